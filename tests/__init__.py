@@ -1,0 +1,1 @@
+"""The tests: real files, real sockets, real processes."""

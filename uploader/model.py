@@ -1,0 +1,124 @@
+"""The nouns of a run: rows, usage events, and what became of them."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Cell = Any
+"""One cell as it stands in the usage log: ``str`` from CSV; from Parquet whatever Arrow makes of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a usage log, unchanged.
+
+    number: 1 for the first data row; blank lines are not counted.
+    cells:  one per column of the log, in its order; empty when ``fault`` is set.
+    text:   the record as it stood in a CSV file, without its line end; empty for Parquet.
+    fault:  why the row cannot be read; empty for a readable row.
+    """
+
+    number: int
+    cells: Sequence[Cell]
+    text: str
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some consecutive rows, and the form in which their file's format holds them.
+
+    source: what the log's own format needs to write the rows out again unchanged (an Arrow table for
+            Parquet); None where the rows' text is enough.
+    """
+
+    rows: Sequence[Row]
+    source: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class UsageEvent:
+    """What is posted for one row.
+
+    total_usage: in the meter's own unit.
+    """
+
+    tenant_id: str
+    device_id: str
+    meter_id: str
+    total_usage: int
+
+
+class Status(str, enum.Enum):
+    """What a row came to, for whoever bills from it."""
+
+    ACCEPTED = "accepted"
+    FAILED = "failed"
+
+
+class Reason(str, enum.Enum):
+    """Why a row failed (``upload_reason``); the values are a public contract."""
+
+    INVALID = "invalid"
+    MALFORMED = "malformed"
+    CUSTOMER_NOT_FOUND = "customer_not_found"
+    LOOKUP_FAILED = "lookup_failed"
+    UNAVAILABLE = "unavailable"
+    REJECTED = "rejected"
+    IN_DOUBT = "in_doubt"
+    NOT_SENT = "not_sent"
+    DUPLICATE = "duplicate"
+    CONFLICT = "conflict"
+    CHANGED = "changed"
+
+
+class Replay(str, enum.Enum):
+    """What sending a failed row again would mean (``upload_replay``); the values are a public contract."""
+
+    YES = "yes"
+    FIX = "fix"
+    CONFIRM = "confirm"
+
+
+REPLAY_BY_REASON = {
+    Reason.INVALID: Replay.FIX,
+    Reason.MALFORMED: Replay.FIX,
+    Reason.CUSTOMER_NOT_FOUND: Replay.FIX,
+    Reason.LOOKUP_FAILED: Replay.YES,
+    Reason.UNAVAILABLE: Replay.YES,
+    Reason.REJECTED: Replay.FIX,
+    Reason.IN_DOUBT: Replay.CONFIRM,
+    Reason.NOT_SENT: Replay.YES,
+    Reason.DUPLICATE: Replay.FIX,
+    Reason.CONFLICT: Replay.FIX,
+    Reason.CHANGED: Replay.FIX,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one row so far.
+
+    reason:      None when the backend accepted the row.
+    detail:      for a person: what happened, in one line.
+    http_status: of the last answer; None when there was none.
+    response:    the start of the last answer's body.
+    """
+
+    reason: Reason | None
+    detail: str = ""
+    http_status: int | None = None
+    response: str = ""
+
+    @property
+    def status(self) -> Status:
+        """``accepted`` or ``failed``."""
+        return Status.ACCEPTED if self.reason is None else Status.FAILED
+
+    @property
+    def replay(self) -> Replay | None:
+        """What replaying the row means; None for an accepted row."""
+        return None if self.reason is None else REPLAY_BY_REASON[self.reason]
