@@ -122,3 +122,19 @@ class Outcome:
     def replay(self) -> Replay | None:
         """What replaying the row means; None for an accepted row."""
         return None if self.reason is None else REPLAY_BY_REASON[self.reason]
+
+
+@dataclass(frozen=True, slots=True)
+class RowState:
+    """What is known of one row of a run.
+
+    attempts:        POSTs that were started.
+    at_milliseconds: when the outcome was known, since 1970 (UTC).
+    customer_id:     empty when no customer was found, or none asked for.
+    """
+
+    row: int
+    outcome: Outcome
+    attempts: int = 0
+    at_milliseconds: int = 0
+    customer_id: str = ""

@@ -1,0 +1,136 @@
+"""One call at a time, for programs that report usage as it happens; and what `requests` settles for every call.
+
+The only file that knows `requests`. It follows no redirect (a POST's 302 would be repeated as a GET and its 200 taken
+for an acceptance) and reads no .netrc (which would replace the Authorization header).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+import requests.utils
+
+from uploader import api
+from uploader.model import UsageEvent
+from uploader.settings import DEFAULT_BASE_URL, Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How calls leave this machine, settled from the environment as `requests` does.
+
+    proxy:     its URL; empty for a direct connection.
+    ca_bundle: path of a file (or a folder) with the certificates to trust.
+    """
+
+    proxy: str
+    ca_bundle: str
+
+
+def settle_route(base_url: str) -> Route:
+    """Settle proxy (``http_proxy``, ``NO_PROXY`` and so on) and CA bundle (``REQUESTS_CA_BUNDLE``) for a base URL."""
+    with requests.Session() as session:
+        chosen = session.merge_environment_settings(base_url, {}, None, None, None)
+    proxy = requests.utils.select_proxy(base_url, chosen["proxies"]) or ""
+    if proxy and not urlsplit(proxy).netloc:
+        proxy = f"http://{proxy}"  # "proxy:3128" is allowed in the environment
+    verify = chosen["verify"]
+    return Route(proxy=proxy, ca_bundle=verify if isinstance(verify, str) else requests.certs.where())
+
+
+class MeterClient:
+    """Post usage events one at a time over one kept connection; each tenant's customer is asked for once.
+
+    Not for files (that is ``uploader upload``) and not for several threads at once. A call that returns None may have
+    been recorded all the same, when the network failed after it was sent: the log says which.
+    """
+
+    def __init__(self, *, base_url: str = DEFAULT_BASE_URL, api_key: str | None = None, timeout_seconds: float = 10.0) -> None:
+        self._settings = Settings(base_url=base_url, api_key=api_key, timeout_seconds=timeout_seconds)
+        self._customer_id_by_tenant: dict[str, str] = {}
+        route = settle_route(self._settings.base_url)
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._session.verify = route.ca_bundle
+        if route.proxy:
+            self._session.proxies = {urlsplit(self._settings.base_url).scheme: route.proxy}
+
+    def __enter__(self) -> MeterClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the kept connection."""
+        self._session.close()
+
+    def customer_id(self, tenant_id: str) -> str | None:
+        """Look a tenant's customer up, once; None when there is none or the look-up failed (asked again next time)."""
+        known = self._customer_id_by_tenant.get(tenant_id)
+        if known is not None:
+            return known
+        if tenant_id in ("", ".", ".."):
+            raise ValueError(f"tenant_id: {api.shown(tenant_id)} cannot stand in a URL")
+        answer = self._answer("GET", api.look_up_request(self._settings, tenant_id))
+        found = api.customer_id_of(answer)
+        if found is None:
+            log.warning("no customer found for tenant %s", api.shown(tenant_id))
+            return None
+        self._customer_id_by_tenant[tenant_id] = found
+        return found
+
+    def post_meter_usage(self, tenant_id: str, device_id: str, meter_id: str, total_usage: int) -> dict[str, Any] | None:
+        """Record one usage event.
+
+        Returns:
+            The backend's JSON; None for a failed look-up, a network error or a status other than 2xx.
+
+        Raises:
+            ValueError: a value that cannot be sent (say, a tenant id with a line break). Nothing was sent.
+        """
+        event = UsageEvent(tenant_id=tenant_id, device_id=device_id, meter_id=meter_id, total_usage=total_usage)
+        if problems := api.wire_problems(event):
+            raise ValueError("; ".join(f"{column}: {words}" for column, words in problems.items()))
+        customer_id = self.customer_id(tenant_id)
+        if customer_id is None:
+            return None
+        answer = self._answer("POST", api.post_request(self._settings, event, customer_id=customer_id, event_id=None))
+        return answer if isinstance(answer, dict) else None
+
+    def _answer(self, method: str, request: api.Request) -> Any:
+        headers = dict(header.split(": ", 1) for header in request.headers)
+        try:
+            response = self._session.request(
+                method,
+                request.url,
+                data=request.body,
+                headers=headers,
+                timeout=self._settings.timeout_seconds,
+                allow_redirects=False,
+            )
+            if not 200 <= response.status_code <= 299:
+                log.warning("%s %s answered HTTP %d", method, request.url, response.status_code)
+                return None
+            return response.json()
+        except requests.RequestException as error:
+            log.warning("%s %s failed: %s", method, request.url, error)
+            return None
+
+
+def post_meter_usage(tenant_id: str, device_id: str, meter_id: str, total_usage: int) -> dict[str, Any] | None:
+    """Look the tenant's customer up and record one usage event, as meter-lib's function of the same name does.
+
+    The backend is the one of ``UPLOADER_BASE_URL``, with the key of ``UPLOADER_API_KEY`` if set; 10 seconds a call.
+    Synchronous. See ``MeterClient.post_meter_usage`` for what is returned and raised.
+    """
+    base_url = os.environ.get("UPLOADER_BASE_URL") or DEFAULT_BASE_URL
+    with MeterClient(base_url=base_url, api_key=os.environ.get("UPLOADER_API_KEY") or None) as client:
+        return client.post_meter_usage(tenant_id, device_id, meter_id, total_usage)

@@ -1,0 +1,190 @@
+"""How many calls at once, when to wait, when to try again, and when going on would only make doubt.
+
+It never looks at a clock: every method is handed the moment, in seconds of a clock that only goes forward.
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+from collections import deque
+
+from uploader.api import Verdict
+from uploader.model import Reason
+
+_DOUBTS_IN_A_ROW = 5
+_WINDOW_OUTCOMES = 1000
+_LEAST_OUTCOMES_FOR_A_SHARE = 200
+_MOST_TROUBLED_SHARE = 0.01
+_MOST_TRIPS = 3
+_FIRST_PAUSE_SECONDS = 1.0
+_SAME_REJECTIONS = 20
+_UNKNOWN_TENANTS = 5
+_FIRST_BACKOFF_SECONDS = 0.5
+_LONGEST_BACKOFF_SECONDS = 30.0
+_RETRIES_AT_FIRST = 100.0
+_RETRIES_PER_ANSWER = 0.1
+_TROUBLE = frozenset({Reason.IN_DOUBT, Reason.UNAVAILABLE, Reason.LOOKUP_FAILED})
+
+
+class Mode(enum.Enum):
+    """How far posting is open."""
+
+    OPEN = "posts up to the limit"
+    PROBING = "a look-up finds out whether the backend answers again"
+    SINGLE = "one post at a time, until one is answered"
+
+
+class Pacing:
+    """The policy of one command.
+
+    stop: why no further call may start; empty while the run may go on.
+    """
+
+    def __init__(self, *, concurrency: int, retries: int, patience_seconds: float, chance: random.Random) -> None:
+        self.stop = ""
+        self.mode = Mode.OPEN
+        self._concurrency = concurrency
+        self._most_attempts = retries + 1
+        self._patience_seconds = patience_seconds
+        self._chance = chance
+        self._retries_left = _RETRIES_AT_FIRST
+        self._paused_until_seconds = 0.0
+        self._next_pause_seconds = _FIRST_PAUSE_SECONDS
+        self._trips = 0
+        self._troubles_in_a_row = 0
+        self._window: deque[bool] = deque(maxlen=_WINDOW_OUTCOMES)
+        self._troubles_in_window = 0
+        self._first_answers: set[int | None] | None = set()
+        self._answers = 0
+        self._only_unknown_tenants = 0
+        self._has_known_a_tenant = False
+
+    def wait_seconds(self, *, now_seconds: float) -> float:
+        """Tell how long no call may start; 0 when one may."""
+        return max(0.0, self._paused_until_seconds - now_seconds)
+
+    def posts_allowed(self, *, now_seconds: float, in_flight: int) -> int:
+        """Tell how many further calls may start, given those in flight."""
+        if self.stop or self.wait_seconds(now_seconds=now_seconds) > 0 or self.mode is Mode.PROBING:
+            return 0
+        limit = 1 if self.mode is Mode.SINGLE else self._concurrency
+        return max(0, limit - in_flight)
+
+    def wants_probe(self, *, now_seconds: float) -> bool:
+        """Tell whether a look-up should now find out if the backend answers again."""
+        return self.mode is Mode.PROBING and not self.stop and self.wait_seconds(now_seconds=now_seconds) == 0
+
+    def retry_delay_seconds(self, verdict: Verdict, *, attempts: int) -> float | None:
+        """Give the wait before another attempt; None when there is to be none.
+
+        Exponential back-off with full jitter, three attempts unless set otherwise, and one budget for the whole command, so that
+        a backend in trouble is not sent twice the load.
+        """
+        if not verdict.retry or attempts >= self._most_attempts or self._retries_left < 1 or self.stop:
+            return None
+        self._retries_left -= 1
+        longest = min(_LONGEST_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2 ** (attempts - 1))
+        return max(self._chance.uniform(0, longest), verdict.retry_after_seconds or 0.0)
+
+    def note_post(self, verdict: Verdict, *, now_seconds: float) -> None:
+        """Learn from what a post came to."""
+        self._note(verdict, now_seconds=now_seconds)
+        self._note_rejection(verdict)
+
+    def note_look_up(self, verdict: Verdict, *, now_seconds: float) -> None:
+        """Learn from what a look-up came to."""
+        self._note(verdict, now_seconds=now_seconds)
+        if verdict.customer_id:
+            self._has_known_a_tenant = True
+        elif verdict.outcome.reason is Reason.CUSTOMER_NOT_FOUND:
+            self._only_unknown_tenants += 1
+            if self._only_unknown_tenants == _UNKNOWN_TENANTS and not self._has_known_a_tenant:
+                self._end(f"the backend knows none of the first {_UNKNOWN_TENANTS} tenants; check the base URL")
+
+    def note_probe(self, verdict: Verdict, *, now_seconds: float) -> None:
+        """Learn from the look-up that asked whether the backend answers again."""
+        if verdict.stop:
+            self._end(verdict.stop)
+        elif verdict.outcome.reason is Reason.LOOKUP_FAILED:
+            self._trip(now_seconds=now_seconds)
+        elif self.mode is Mode.PROBING:
+            self.mode = Mode.SINGLE
+
+    def _note(self, verdict: Verdict, *, now_seconds: float) -> None:
+        if verdict.stop:
+            self._end(verdict.stop)
+        elif verdict.retry_after_seconds is not None:
+            self._pause(verdict.retry_after_seconds, now_seconds=now_seconds)
+        elif verdict.outcome.http_status == 429:
+            self._pause(_FIRST_PAUSE_SECONDS, now_seconds=now_seconds)
+        elif verdict.outcome.reason in _TROUBLE:
+            self._note_trouble(now_seconds=now_seconds)
+        else:
+            self._note_answer()
+
+    def _note_answer(self) -> None:
+        self._troubles_in_a_row = 0
+        self._trips = 0
+        self._retries_left = min(_RETRIES_AT_FIRST, self._retries_left + _RETRIES_PER_ANSWER)
+        if self.mode is Mode.SINGLE:
+            self.mode = Mode.OPEN
+        self._remember(in_trouble=False)
+
+    def _note_trouble(self, *, now_seconds: float) -> None:
+        self._troubles_in_a_row += 1
+        self._remember(in_trouble=True)
+        if self.mode is Mode.PROBING or self.wait_seconds(now_seconds=now_seconds) > 0:
+            return  # it was in flight when posting paused
+        known = len(self._window)
+        too_large_a_share = (
+            known >= _LEAST_OUTCOMES_FOR_A_SHARE and self._troubles_in_window > _MOST_TROUBLED_SHARE * known
+        )
+        if self.mode is Mode.SINGLE or self._troubles_in_a_row >= _DOUBTS_IN_A_ROW or too_large_a_share:
+            self._trip(now_seconds=now_seconds)
+
+    def _remember(self, *, in_trouble: bool) -> None:
+        if len(self._window) == _WINDOW_OUTCOMES:
+            self._troubles_in_window -= self._window[0]
+        self._window.append(in_trouble)
+        self._troubles_in_window += in_trouble
+
+    def _trip(self, *, now_seconds: float) -> None:
+        self._trips += 1
+        if self._trips >= _MOST_TRIPS:
+            self._end(f"the backend gave no whole answer after {_MOST_TRIPS} pauses; see whether it is up")
+            return
+        self.mode = Mode.PROBING
+        self._troubles_in_a_row = 0
+        self._window.clear()
+        self._troubles_in_window = 0
+        self._pause(self._next_pause_seconds, now_seconds=now_seconds)
+        self._next_pause_seconds *= 2
+
+    def _pause(self, seconds: float, *, now_seconds: float) -> None:
+        until_seconds = now_seconds + seconds
+        longer_by_seconds = until_seconds - max(self._paused_until_seconds, now_seconds)
+        if longer_by_seconds <= 0:
+            return
+        if longer_by_seconds > self._patience_seconds:
+            self._end(
+                f"the backend asks to wait {seconds:,.0f} s, longer than the {self._patience_seconds:,.0f} s of patience "
+                "left (--patience)"
+            )
+            return
+        self._patience_seconds -= longer_by_seconds
+        self._paused_until_seconds = until_seconds
+
+    def _note_rejection(self, verdict: Verdict) -> None:
+        if self._first_answers is None:
+            return
+        self._answers += 1
+        status = verdict.outcome.http_status
+        self._first_answers.add(status if verdict.outcome.reason is Reason.REJECTED else None)
+        if len(self._first_answers) > 1 or None in self._first_answers:
+            self._first_answers = None
+        elif self._answers == _SAME_REJECTIONS:
+            self._end(f"the backend rejected each of the first {_SAME_REJECTIONS} rows with HTTP {status}; check the set-up")
+
+    def _end(self, why: str) -> None:
+        self.stop = self.stop or why

@@ -1,0 +1,284 @@
+"""The second pass: rows that are due -> customer known -> marked as sending -> posted -> recorded.
+
+One thread, and one loop that is the whole order of things: nothing is posted that was not committed as "sending"
+before, and a slot takes its next row only in the commit that records its last outcome.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+from uploader import api
+from uploader.customers import Customers
+from uploader.ledger import Ledger, Sending
+from uploader.model import Outcome, Reason, RowState, UsageEvent
+from uploader.pacing import Pacing
+from uploader.sender import Sender
+from uploader.settings import Settings
+
+_MOST_ROWS_HELD = 10_000
+"""Rows read ahead, most of them waiting for their tenant's look-up; some 5 MB."""
+_LONGEST_WAIT_SECONDS = 0.2
+"""So that a signal is noticed soon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A row to be posted.
+
+    attempts: POSTs in earlier commands and in this one.
+    tries:    POSTs in this command alone.
+    doubt:    what an earlier attempt left open; empty when it was certainly not recorded.
+    """
+
+    row: int
+    event: UsageEvent
+    event_id: str
+    attempts: int = 0
+    tries: int = 0
+    doubt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """A tenant to be looked up; a probe asks for a tenant again, to see whether the backend answers."""
+
+    tenant_id: str
+    tries: int = 0
+    is_probe: bool = False
+
+
+Call = Due | LookUp
+
+
+@dataclass(slots=True)
+class Progress:
+    """Counts of one file's posting so far, for whoever watches. ``rows`` is all of them; look-ups and retries are calls."""
+
+    rows: int
+    settled: int = 0
+    accepted: int = 0
+    failed: int = 0
+    in_doubt: int = 0
+    look_ups: int = 0
+    posts: int = 0
+    retries: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Posting:
+    """Posts the rows of one file. What it is handed lives for the whole command, but for the ledger and the progress.
+
+    should_stop: asked in every round; True after a signal. Calls in flight are then waited for, none is started.
+    watch:       called in every round.
+    """
+
+    settings: Settings
+    ledger: Ledger
+    customers: Customers
+    sender: Sender[Call]
+    pacing: Pacing
+    progress: Progress
+    should_stop: Callable[[], bool]
+    watch: Callable[[Progress], None]
+    _ready: deque[Due] = field(default_factory=deque)
+    _waiting_by_tenant: dict[str, list[Due]] = field(default_factory=dict)
+    _later: list[tuple[float, int, Call]] = field(default_factory=list)
+    _serial: Iterator[int] = field(default_factory=itertools.count)
+    _look_ups_again: deque[LookUp] = field(default_factory=deque)
+    _settled: list[RowState] = field(default_factory=list)
+    _rows_held: int = 0
+    _is_all_read: bool = False
+    _is_probing: bool = False
+    _gives_odd_slot_to_look_ups: bool = True
+
+    def post_all(self, rows: Iterator[Due | RowState]) -> None:
+        """Post every row that is due, and record every state that is handed in settled.
+
+        Returns when all is recorded, or when the run must stop (``pacing.stop``, a signal) and nothing is in flight any more;
+        rows that were not reached have no new state then.
+        """
+        while True:
+            if not self._is_stopping():
+                self._take_in(rows)
+            self._commit_and_start(self._choose_calls())
+            if self._is_over():
+                return
+            self._wait_for_answers()
+            self.watch(self.progress)
+
+    def _is_stopping(self) -> bool:
+        return bool(self.pacing.stop) or self.should_stop()
+
+    def _is_over(self) -> bool:
+        if self.sender.in_flight or self._settled:
+            return False
+        return self._is_stopping() or (self._is_all_read and not self._rows_held)
+
+    def _take_in(self, rows: Iterator[Due | RowState]) -> None:
+        enough_ready = 2 * self.settings.concurrency
+        while not self._is_all_read and len(self._ready) < enough_ready and self._rows_held < _MOST_ROWS_HELD:
+            row = next(rows, None)
+            if row is None:
+                self._is_all_read = True
+            elif isinstance(row, RowState):
+                self._settle_row(row)
+                if len(self._settled) >= enough_ready:
+                    return  # a file of invalid rows must not be gathered in memory
+            else:
+                self._rows_held += 1
+                self._route(row)
+
+    def _route(self, due: Due) -> None:
+        tenant_id = due.event.tenant_id
+        customer = self.customers.customer_id(tenant_id)
+        if customer is None:
+            self._waiting_by_tenant.setdefault(tenant_id, []).append(due)
+        elif isinstance(customer, Outcome):
+            self._give_up(due, customer)
+        else:
+            self._ready.append(due)
+
+    def _choose_calls(self) -> list[Call]:
+        now_seconds = time.monotonic()
+        if self._is_stopping():
+            return []
+        if self.pacing.wants_probe(now_seconds=now_seconds) and not self._is_probing and self.customers.first_tenant:
+            self._is_probing = True
+            return [LookUp(self.customers.first_tenant, is_probe=True)]
+        self._wake(now_seconds)
+        free = self.pacing.posts_allowed(now_seconds=now_seconds, in_flight=self.sender.in_flight)
+        look_ups = self._choose_look_ups(self._share_of_look_ups(free))
+        posts = [self._ready.popleft() for _ in range(min(free - len(look_ups), len(self._ready)))]
+        return [*look_ups, *posts]
+
+    def _wake(self, now_seconds: float) -> None:
+        while self._later and self._later[0][0] <= now_seconds:
+            _, _, call = heapq.heappop(self._later)
+            if isinstance(call, Due):
+                self._ready.appendleft(call)
+            else:
+                self._look_ups_again.append(call)
+
+    def _share_of_look_ups(self, free: int) -> int:
+        """Let look-ups and posts share the free slots, so that neither starves the other."""
+        if not self._ready:
+            return free
+        self._gives_odd_slot_to_look_ups = not self._gives_odd_slot_to_look_ups
+        return (free + self._gives_odd_slot_to_look_ups) // 2
+
+    def _choose_look_ups(self, most: int) -> list[LookUp]:
+        chosen: list[LookUp] = []
+        while len(chosen) < most and self._look_ups_again:
+            chosen.append(self._look_ups_again.popleft())
+        while len(chosen) < most and self.customers.has_some_to_ask:
+            chosen.append(LookUp(self.customers.next_to_ask()))
+        return chosen
+
+    def _commit_and_start(self, calls: list[Call]) -> None:
+        starting = [(call, self._request(call)) for call in calls]
+        at_milliseconds = _now_milliseconds()
+        sending = [
+            Sending(call.row, call.attempts + 1, at_milliseconds, self._customer_id(call))
+            for call in calls
+            if isinstance(call, Due)
+        ]
+        if self._settled or sending:
+            self.ledger.commit(settled=self._settled, sending=sending)
+            self._settled.clear()
+        for call, request in starting:
+            self.sender.start(call, request)
+        self.progress.posts += len(sending)
+        self.progress.look_ups += len(calls) - len(sending)
+
+    def _request(self, call: Call) -> api.Request:
+        if isinstance(call, LookUp):
+            return api.look_up_request(self.settings, call.tenant_id)
+        return api.post_request(self.settings, call.event, customer_id=self._customer_id(call), event_id=call.event_id)
+
+    def _customer_id(self, due: Due) -> str:
+        customer_id = self.customers.customer_id(due.event.tenant_id)
+        assert isinstance(customer_id, str), "a row is ready only when its customer is known"  # noqa: S101 -- an invariant
+        return customer_id
+
+    def _wait_for_answers(self) -> None:
+        now_seconds = time.monotonic()
+        wait_seconds = _LONGEST_WAIT_SECONDS
+        if self._later:
+            wait_seconds = min(wait_seconds, max(0.0, self._later[0][0] - now_seconds))
+        if pause_seconds := self.pacing.wait_seconds(now_seconds=now_seconds):
+            wait_seconds = min(wait_seconds, pause_seconds)
+        if not self.sender.in_flight:
+            if not self._settled and not self._ready:
+                time.sleep(wait_seconds)
+            return
+        for call, exchange in self.sender.wait(timeout_seconds=wait_seconds):
+            if isinstance(call, LookUp):
+                self._note_look_up(call, api.judge_look_up(exchange))
+            else:
+                self._note_post(call, api.judge_post(self.settings, exchange))
+
+    def _note_look_up(self, call: LookUp, verdict: api.Verdict) -> None:
+        now_seconds = time.monotonic()
+        if call.is_probe:
+            self._is_probing = False
+            self.pacing.note_probe(verdict, now_seconds=now_seconds)
+            return
+        self.pacing.note_look_up(verdict, now_seconds=now_seconds)
+        tries = call.tries + 1
+        delay_seconds = self.pacing.retry_delay_seconds(verdict, attempts=tries)
+        if delay_seconds is not None:
+            self._call_later(replace(call, tries=tries), now_seconds + delay_seconds)
+        elif not verdict.stop:
+            self.customers.settle(call.tenant_id, verdict)
+            for due in self._waiting_by_tenant.pop(call.tenant_id, ()):
+                self._route(due)
+
+    def _note_post(self, due: Due, verdict: api.Verdict) -> None:
+        now_seconds = time.monotonic()
+        self.pacing.note_post(verdict, now_seconds=now_seconds)
+        outcome = _with_earlier_doubt(verdict.outcome, due.doubt)
+        state = RowState(due.row, outcome, due.attempts + 1, _now_milliseconds(), self._customer_id(due))
+        delay_seconds = self.pacing.retry_delay_seconds(verdict, attempts=due.tries + 1)
+        if delay_seconds is None:
+            self._rows_held -= 1
+            self._settle_row(state)
+            return
+        self._settled.append(state)
+        doubt = outcome.detail if outcome.reason is Reason.IN_DOUBT else ""
+        again = replace(due, attempts=due.attempts + 1, tries=due.tries + 1, doubt=doubt)
+        self._call_later(again, now_seconds + delay_seconds)
+
+    def _call_later(self, call: Call, due_seconds: float) -> None:
+        self.progress.retries += 1
+        heapq.heappush(self._later, (due_seconds, next(self._serial), call))
+
+    def _give_up(self, due: Due, outcome: Outcome) -> None:
+        self._rows_held -= 1
+        self._settle_row(RowState(due.row, _with_earlier_doubt(outcome, due.doubt), due.attempts, _now_milliseconds()))
+
+    def _settle_row(self, state: RowState) -> None:
+        self._settled.append(state)
+        self.progress.settled += 1
+        reason = state.outcome.reason
+        if reason is None:
+            self.progress.accepted += 1
+        else:
+            self.progress.failed += 1
+            self.progress.in_doubt += reason is Reason.IN_DOUBT
+
+
+def _with_earlier_doubt(outcome: Outcome, doubt: str) -> Outcome:
+    """Keep a row in doubt when an earlier attempt may have been recorded and this one was not accepted."""
+    if not doubt or outcome.reason in (None, Reason.IN_DOUBT):
+        return outcome
+    return replace(outcome, reason=Reason.IN_DOUBT, detail=f"{doubt}; a later attempt: {outcome.detail}")
+
+
+def _now_milliseconds() -> int:
+    return time.time_ns() // 1_000_000

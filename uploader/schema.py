@@ -1,0 +1,265 @@
+"""A row -> a usage event, or every problem it has. The only file that knows `jsonschema-rs`.
+
+The schema is JSON Schema 2020-12 for one row as an object of its columns. The plain ``type`` of a property says how its
+cells are read; a column that the schema does not name is carried through and never looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+
+from uploader.api import NOT_FOR_A_HEADER, shown, wire_problems
+from uploader.errors import InputError, SchemaError
+from uploader.model import Cell, Outcome, Reason, Row, UsageEvent
+
+EVENT_COLUMNS = ("tenant_id", "device_id", "meter_id", "total_usage")
+
+_INTEGER = re.compile(r"([+-]?[0-9]{1,100})(?:\.0)?")
+_NUMBER = re.compile(r"-?[0-9]{1,100}(?:\.[0-9]{1,100})?(?:[eE][+-]?[0-9]{1,3})?")
+_BOOLEAN_BY_TEXT = {"true": True, "false": False}
+_HEADER_PATTERN = r"^[\x21-\x7e]+$"
+_JSON_SCALARS = (str, int, float, bool)
+
+
+class _Absent:
+    """Stands for a cell that holds nothing: the property is left out of the object that is checked."""
+
+
+_ABSENT = _Absent()
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """How much usage a row states, as far as it can be read; ``tenant_id`` and ``meter_id`` as text."""
+
+    tenant_id: str
+    meter_id: str
+    total_usage: int
+
+
+class RowSchema:
+    """A schema for the rows of any usage log."""
+
+    def __init__(self, text: str, *, name: str) -> None:
+        """Compile a schema.
+
+        Raises:
+            SchemaError: not JSON, or not a JSON Schema for an object.
+        """
+        self.name = name
+        document = _parsed(text, name=name)
+        properties = document.get("properties", {})
+        required = document.get("required", [])
+        self._validator = _compiled(document, name=name)
+        self._properties: dict[str, Any] = properties
+        self._required = (*EVENT_COLUMNS, *(column for column in required if column not in EVENT_COLUMNS))
+
+    @classmethod
+    def load(cls, path: Path | None) -> RowSchema:
+        """Read a schema file; None stands for the one that ships with this package.
+
+        Raises:
+            SchemaError: the file cannot be read, or is not a schema.
+        """
+        try:
+            text = (_shipped_schema() if path is None else path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SchemaError(f"schema {path}: {error}", remedy="give --schema a readable JSON Schema file") from error
+        return cls(text, name=str(path or "usage.schema.json"))
+
+    def for_columns(self, columns: Sequence[str], *, path: Path) -> RowCheck:
+        """Fit the schema to a log's columns.
+
+        Raises:
+            InputError: a column is missing.
+        """
+        missing = [column for column in self._required if column not in columns]
+        if missing:
+            raise InputError(
+                f"{path}: no column named {', '.join(map(repr, missing))} (it has {', '.join(map(repr, columns))})",
+                remedy="name the columns as the schema does, in the first line of the file",
+            )
+        named = [column for column in columns if column in self._properties or column in EVENT_COLUMNS]
+        readers = [(column, columns.index(column), _reader(self._properties.get(column))) for column in named]
+        return RowCheck(self._validator, readers)
+
+
+class RowCheck:
+    """The schema, fitted to the columns of one log."""
+
+    def __init__(self, validator: Any, readers: list[tuple[str, int, Callable[[Cell], Any]]]) -> None:
+        self._validator = validator
+        self._readers = readers
+        by_column = {column: (index, read) for column, index, read in readers}
+        self._tenant_at, self._read_tenant = by_column["tenant_id"]
+        self._meter_at, self._read_meter = by_column["meter_id"]
+        self._usage_at, self._read_usage = by_column["total_usage"]
+
+    def event(self, row: Row) -> UsageEvent | Outcome:
+        """Give the row's usage event, or the failure that names all of its problems."""
+        if row.fault:
+            return Outcome(Reason.MALFORMED, row.fault)
+        cells = row.cells
+        values = {column: value for column, index, read in self._readers if (value := read(cells[index])) is not _ABSENT}
+        event = UsageEvent(*[values.get(column) for column in EVENT_COLUMNS])  # type: ignore[arg-type]
+        try:
+            if self._validator.is_valid(values) and not wire_problems(event):
+                return event
+            return Outcome(Reason.INVALID, self._all_problems(values, event))
+        except ValueError:
+            return Outcome(Reason.INVALID, _not_of_json(values))
+
+    def units(self, row: Row) -> Units | None:
+        """Give the usage that the row states, valid or not; None where it cannot be read."""
+        if row.fault:
+            return None
+        usage = self._read_usage(row.cells[self._usage_at])
+        if type(usage) is not int:
+            return None
+        tenant, meter = row.cells[self._tenant_at], row.cells[self._meter_at]
+        return Units("" if tenant is None else str(tenant), "" if meter is None else str(meter), usage)
+
+    def _all_problems(self, values: dict[str, Any], event: UsageEvent) -> str:
+        problems_by_column: dict[str, list[str]] = {column: [] for column, _, _ in self._readers}
+        for error in self._validator.iter_errors(values):
+            column, words = _words(error, values)
+            problems_by_column.setdefault(column, []).append(words)
+        for column, words in wire_problems(event).items():
+            if not problems_by_column[column]:
+                problems_by_column[column].append(words)
+        return "; ".join(
+            f"{column}: {words}" if column else words
+            for column, all_words in problems_by_column.items()
+            for words in dict.fromkeys(all_words)
+        )
+
+
+def _not_of_json(values: dict[str, Any]) -> str:
+    """Name the cells of a type that JSON does not have, such as a date of a Parquet file."""
+    return "; ".join(
+        f"{column}: {shown(value)} is neither text nor a number"
+        for column, value in values.items()
+        if value is not None and not isinstance(value, _JSON_SCALARS)
+    )
+
+
+def _parsed(text: str, *, name: str) -> dict[str, Any]:
+    remedy = "see schemas/usage.schema.json for one that works"
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise SchemaError(f"schema {name}: not JSON: {error}", remedy=remedy) from error
+    if not isinstance(document, dict) or not isinstance(document.get("properties", {}), dict):
+        raise SchemaError(f"schema {name}: not a JSON Schema for a row (an object with properties)", remedy=remedy)
+    return document
+
+
+def _compiled(document: dict[str, Any], *, name: str) -> Any:
+    try:
+        return jsonschema_rs.Draft202012Validator(document, validate_formats=True, retriever=_refuse_to_fetch)
+    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
+        first_line = str(error).splitlines()[0]
+        remedy = "correct it; it must be JSON Schema 2020-12 in one file"
+        raise SchemaError(f"schema {name}: {first_line}", remedy=remedy) from error
+
+
+def _refuse_to_fetch(uri: str) -> Any:
+    raise ValueError(f"{uri} is outside the schema file")
+
+
+def _shipped_schema() -> Path:
+    in_wheel = Path(str(files("uploader"))) / "schemas" / "usage.schema.json"
+    in_checkout = Path(__file__).parents[1] / "schemas" / "usage.schema.json"
+    return in_wheel if in_wheel.exists() else in_checkout
+
+
+def _reader(property_schema: object) -> Callable[[Cell], Any]:
+    """Choose how a column's cells are read: by the first of integer, number, boolean among its types, else as text."""
+    stated = property_schema.get("type", "string") if isinstance(property_schema, dict) else "string"
+    types = stated if isinstance(stated, list) else [stated]
+    nothing = None if "null" in types else _ABSENT
+    read = next((_READ_BY_TYPE[name] for name in ("integer", "number", "boolean") if name in types), _read_text)
+
+    def read_cell(cell: Cell) -> Any:
+        if cell is None or (cell == "" and read is not _read_text):
+            return nothing
+        return read(cell)
+
+    return read_cell
+
+
+def _read_text(cell: Cell) -> Any:
+    return str(cell) if type(cell) is int else cell
+
+
+def _read_integer(cell: Cell) -> Any:
+    if isinstance(cell, str):
+        match = _INTEGER.fullmatch(cell)
+        return int(match[1]) if match else cell
+    if isinstance(cell, float) and cell.is_integer():
+        return int(cell)
+    if isinstance(cell, Decimal):
+        return int(cell) if cell.is_finite() and cell == cell.to_integral_value() else str(cell)
+    return cell
+
+
+def _read_number(cell: Cell) -> Any:
+    whole = _read_integer(cell)
+    if isinstance(whole, str) and _NUMBER.fullmatch(whole):
+        return float(whole)
+    return whole
+
+
+def _read_boolean(cell: Cell) -> Any:
+    return _BOOLEAN_BY_TEXT.get(cell, cell) if isinstance(cell, str) else cell
+
+
+_READ_BY_TYPE = {"integer": _read_integer, "number": _read_number, "boolean": _read_boolean}
+
+
+def _words(error: Any, values: dict[str, Any]) -> tuple[str, str]:
+    """Say a validation error as an operator would: the column, and what is wrong with its cell."""
+    rule, stated = error.kind.name, error.kind.value
+    if rule == "required":
+        return str(stated), "is empty"
+    column = str(error.instance_path[0]) if error.instance_path else ""
+    if not column:
+        return "", str(error.message)
+    cell = values.get(column)
+    if cell == "":
+        return column, "is empty"
+    sentence = _SENTENCE_BY_RULE.get(rule)
+    if sentence is None:
+        return column, f"{shown(cell)}: {error.message}"
+    return column, f"{shown(cell)} {sentence(stated)}"
+
+
+def _type_sentence(stated: Any) -> str:
+    names = stated if isinstance(stated, list) else [stated]
+    plain = {"integer": "an integer", "number": "a number", "string": "text", "boolean": "true or false", "null": "empty"}
+    return "is not " + " or ".join(plain.get(str(name), str(name)) for name in names)
+
+
+_SENTENCE_BY_RULE: dict[str, Callable[[Any], str]] = {
+    "type": _type_sentence,
+    "minimum": lambda limit: f"is less than {limit}",
+    "maximum": lambda limit: f"is more than {limit}",
+    "exclusiveMinimum": lambda limit: f"is not more than {limit}",
+    "exclusiveMaximum": lambda limit: f"is not less than {limit}",
+    "multipleOf": lambda step: f"is not a multiple of {step}",
+    "minLength": lambda limit: f"is shorter than {limit} characters",
+    "maxLength": lambda limit: f"is longer than {limit} characters",
+    "pattern": lambda pattern: NOT_FOR_A_HEADER if pattern == _HEADER_PATTERN else f"does not match {pattern}",
+    "format": lambda name: f"is not a {name}",
+    "const": lambda value: f"is not {shown(value)}",
+    "enum": lambda options: f"is not one of {', '.join(shown(option) for option in options[:20])}",
+}

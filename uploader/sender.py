@@ -1,0 +1,259 @@
+"""Many calls in flight on one thread, each sent at most once. The only file that knows libcurl.
+
+libcurl sends a POST again, unasked, when a reused connection dies before any answer, and reports the one success. The
+guard is PREREQFUNCTION (libcurl 7.80), called each time a request is about to go out: the second call within one
+attempt aborts it. The same count proves that a request never left; the error code does not (28 is a connect timeout
+and a lost answer alike).
+"""
+
+from __future__ import annotations
+
+import os.path
+import re
+from collections.abc import Hashable
+from dataclasses import dataclass
+from importlib.metadata import version
+from io import BytesIO
+from typing import Any, Generic, TypeVar
+
+import pycurl
+
+from uploader.api import Exchange, Failure, Request
+from uploader.errors import SettingsError
+
+MOST_ANSWER_BYTES = 64 * 1024
+_MOST_IDLE_SECONDS = 2
+"""A connection idle for longer is not reused: the backend may be closing it, and that race costs a doubt."""
+
+_MISCONFIGURED = frozenset(
+    {
+        pycurl.E_UNSUPPORTED_PROTOCOL,
+        pycurl.E_URL_MALFORMAT,
+        pycurl.E_SSL_ENGINE_NOTFOUND,
+        pycurl.E_SSL_ENGINE_SETFAILED,
+        pycurl.E_SSL_CERTPROBLEM,
+        pycurl.E_SSL_CIPHER,
+        pycurl.E_PEER_FAILED_VERIFICATION,
+        pycurl.E_SSL_CACERT_BADFILE,
+        pycurl.E_SSL_ISSUER_ERROR,
+    }
+)
+_CONTENT_LENGTH = re.compile(rb"^content-length:[ \t]*[0-9]+[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+_CHUNKED = re.compile(rb"^transfer-encoding:.*\bchunked[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+_RETRY_AFTER = re.compile(rb"^retry-after:[ \t]*([^\r\n]*?)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+_FINAL_HEAD = re.compile(rb"^HTTP/1\.[01] (?!1\d\d)(\d{3})(?:[ \r][^\n]*)?\n(.*?)^\r?\n", re.DOTALL | re.MULTILINE)
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """How the sender connects.
+
+    most_in_flight:  calls at once, and connections kept.
+    timeout_seconds: for a whole exchange, connecting included, however slowly the answer drips.
+    proxy:           its URL; empty for none. The environment's proxies are not looked at again.
+    ca_bundle:       path of a file or folder of trusted certificates.
+    """
+
+    most_in_flight: int
+    timeout_seconds: float
+    proxy: str
+    ca_bundle: str
+
+
+class _Slot(Generic[Key]):
+    """One reusable libcurl handle, and what its present attempt has brought."""
+
+    __slots__ = ("body", "curl", "head", "key", "prereq_calls")
+
+    def __init__(self) -> None:
+        self.curl: Any = pycurl.Curl()
+        self.head = BytesIO()
+        self.body = BytesIO()
+        self.prereq_calls = 0
+        self.key: Key
+
+    def begin(self, key: Key) -> None:
+        self.key = key
+        self.prereq_calls = 0
+        self.body.seek(0)
+        self.body.truncate()
+        self.forget_head()
+
+    def forget_head(self) -> None:
+        self.head.seek(0)
+        self.head.truncate()
+
+    def about_to_send(self, *_addresses: object) -> int:
+        self.forget_head()  # what came so far is a proxy's answer to CONNECT
+        self.prereq_calls += 1
+        return pycurl.PREREQFUNC_OK if self.prereq_calls == 1 else pycurl.PREREQFUNC_ABORT
+
+
+class Sender(Generic[Key]):
+    """Up to ``most_in_flight`` calls at once; the caller starts them and waits for what they came to.
+
+    A call is handed to libcurl only when a slot is free, since libcurl's clock would run while it waits in a queue.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        _demand_single_send()
+        self._connection = connection
+        self._multi: Any = pycurl.CurlMulti()
+        self._multi.setopt(pycurl.M_MAXCONNECTS, connection.most_in_flight)
+        self._slots: list[_Slot[Key]] = []
+        self._free: list[_Slot[Key]] = []
+        self._slot_by_curl: dict[Any, _Slot[Key]] = {}
+        self._has_had_an_answer = False
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that were started and not yet handed back."""
+        return len(self._slot_by_curl)
+
+    def start(self, key: Key, request: Request) -> None:
+        """Start a call; what it comes to will carry ``key``.
+
+        Raises:
+            RuntimeError: no slot is free.
+        """
+        slot = self._free_slot()
+        slot.begin(key)
+        curl = slot.curl
+        curl.setopt(pycurl.URL, request.url)
+        if request.body is None:
+            curl.setopt(pycurl.HTTPGET, 1)
+        else:
+            curl.setopt(pycurl.POST, 1)
+            curl.setopt(pycurl.POSTFIELDS, request.body)
+        curl.setopt(pycurl.HTTPHEADER, ["Expect:", *request.headers])
+        self._slot_by_curl[curl] = slot
+        self._multi.add_handle(curl)
+
+    def wait(self, *, timeout_seconds: float) -> list[tuple[Key, Exchange]]:
+        """Let calls go on until at least one has ended or the time is over; give those that ended."""
+        ended = self._advance()
+        if not ended:
+            # select() does not wake for libcurl's own clocks, such as an exchange's time being over.
+            due_milliseconds = self._multi.timeout()
+            if due_milliseconds >= 0:
+                timeout_seconds = min(timeout_seconds, due_milliseconds / 1000)
+            self._multi.select(timeout_seconds)
+            ended = self._advance()
+        return ended
+
+    def close(self) -> None:
+        """Drop every call still in flight, and every connection."""
+        for curl in list(self._slot_by_curl):
+            self._multi.remove_handle(curl)
+        self._slot_by_curl.clear()
+        self._free.clear()
+        for slot in self._slots:
+            slot.curl.close()
+        self._slots.clear()
+        self._multi.close()
+
+    def _free_slot(self) -> _Slot[Key]:
+        if self._free:
+            return self._free.pop()
+        if len(self._slots) >= self._connection.most_in_flight:
+            raise RuntimeError("every slot is in flight")
+        slot: _Slot[Key] = _Slot()
+        _prepare(slot, self._connection)
+        self._slots.append(slot)
+        return slot
+
+    def _advance(self) -> list[tuple[Key, Exchange]]:
+        self._multi.perform()
+        ended = []
+        while True:
+            queued, succeeded, failed = self._multi.info_read()
+            for curl in succeeded:
+                ended.append(self._take_back(curl, code=0, words=""))
+            for curl, code, words in failed:
+                ended.append(self._take_back(curl, code=code, words=words))
+            if not queued:
+                return ended
+
+    def _take_back(self, curl: Any, *, code: int, words: str) -> tuple[Key, Exchange]:
+        slot = self._slot_by_curl.pop(curl)
+        exchange = self._read(slot, code=code, words=words)
+        self._has_had_an_answer |= exchange.http_status > 0
+        self._multi.remove_handle(curl)
+        self._free.append(slot)
+        return slot.key, exchange
+
+    def _read(self, slot: _Slot[Key], *, code: int, words: str) -> Exchange:
+        sent = slot.prereq_calls > 0 or self._went_out_all_the_same(slot, code=code)
+        heads = _FINAL_HEAD.findall(slot.head.getvalue())
+        elapsed_seconds: float = slot.curl.getinfo(pycurl.TOTAL_TIME)
+        if not heads:
+            failure = self._failure(sent=sent, code=code or pycurl.E_GOT_NOTHING)
+            return Exchange(sent=sent, failure=failure, error=_in_words(code, words), elapsed_seconds=elapsed_seconds)
+        status, head = heads[-1]
+        retry_after = _RETRY_AFTER.search(head)
+        return Exchange(
+            sent=sent,
+            failure=self._failure(sent=sent, code=code) if code else Failure.NONE,
+            http_status=int(status),
+            framed=bool(_CONTENT_LENGTH.search(head) or _CHUNKED.search(head)),
+            retry_after=retry_after[1].decode("latin-1") if retry_after else None,
+            body=slot.body.getvalue(),
+            error=_in_words(code, words) if code else "",
+            elapsed_seconds=elapsed_seconds,
+        )
+
+    def _went_out_all_the_same(self, slot: _Slot[Key], *, code: int) -> bool:
+        """Cross-check the count: when in doubt about it, the request counts as sent."""
+        through_proxy = bool(self._connection.proxy)  # REQUEST_SIZE counts a CONNECT too
+        return code == 0 or (not through_proxy and slot.curl.getinfo(pycurl.REQUEST_SIZE) > 0)
+
+    def _failure(self, *, sent: bool, code: int) -> Failure:
+        if sent:
+            return Failure.CUT_SHORT
+        if code in _MISCONFIGURED or (code == pycurl.E_SSL_CONNECT_ERROR and not self._has_had_an_answer):
+            return Failure.MISCONFIGURED
+        return Failure.UNREACHABLE
+
+
+def _prepare(slot: _Slot[Any], connection: Connection) -> None:
+    """Set what is the same for every call; see the traps at the top and in the options' own man pages."""
+    milliseconds = max(1, round(connection.timeout_seconds * 1000))
+    ca_option = pycurl.CAPATH if os.path.isdir(connection.ca_bundle) else pycurl.CAINFO
+    for option, value in (
+        (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1),
+        (pycurl.FOLLOWLOCATION, 0),
+        (pycurl.PATH_AS_IS, 1),
+        (pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),
+        (pycurl.NOSIGNAL, 1),
+        (pycurl.TIMEOUT_MS, milliseconds),
+        (pycurl.CONNECTTIMEOUT_MS, milliseconds),
+        (pycurl.MAXAGE_CONN, _MOST_IDLE_SECONDS),
+        (pycurl.MAXFILESIZE, MOST_ANSWER_BYTES),
+        (pycurl.USERAGENT, f"meter-uploader/{version('meter-uploader')}"),
+        (pycurl.PROXY, connection.proxy),  # set even when empty: unset, libcurl reads the environment
+        (pycurl.NOPROXY, ""),
+        (ca_option, connection.ca_bundle),
+        (pycurl.HEADERFUNCTION, slot.head.write),
+        (pycurl.WRITEFUNCTION, slot.body.write),
+        (pycurl.PREREQFUNCTION, slot.about_to_send),
+    ):
+        slot.curl.setopt(option, value)
+
+
+def _demand_single_send() -> None:
+    """Refuse to run on a libcurl that cannot be kept from sending a POST twice.
+
+    Raises:
+        SettingsError: pycurl is older than 7.49, or its libcurl than 7.80.
+    """
+    if not hasattr(pycurl, "PREREQFUNCTION"):
+        raise SettingsError(
+            f"{pycurl.version} cannot guard a POST against being sent twice (no PREREQFUNCTION)",
+            remedy="install pycurl 7.49 or newer from its wheel: pip install --upgrade --only-binary :all: pycurl",
+        )
+
+
+def _in_words(code: int, words: str) -> str:
+    return f"{words or 'the answer ended before it was whole'} (libcurl {code})" if code else "the answer ended inside its head"

@@ -1,0 +1,133 @@
+"""The settings of a command; each checks itself, so that a wrong one stops the command before anything is read."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from uploader.errors import SettingsError
+
+DEFAULT_BASE_URL = "http://metering.metering.svc.cluster.local:8000/api/v1"
+MOST_IN_FLIGHT = 500
+"""libcurl waits with select(2), which sees only the first 1,024 file descriptors of a process."""
+
+PRINTABLE_ASCII = re.compile(r"[\x21-\x7e]+")
+"""What a header value may hold: libcurl would send a line break in one as it stands."""
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2, token
+_OWN_HEADERS = {"x-tenant-id", "x-device-id", "content-type", "content-length", "authorization", "host", "expect"}
+_DEFAULT_PORT_BY_SCHEME = {"http": 80, "https": 443}
+_CLUSTER_SUFFIXES = (".svc", ".svc.cluster.local")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How to reach the backend, and how hard to try.
+
+    base_url:           normalised: scheme and host in lower case, no default port, no slash at the end.
+    api_key:            sent as ``Authorization: Bearer``; None for a backend without a portal.
+    timeout_seconds:    for each whole exchange, connecting included.
+    retries:            further attempts for a row or look-up that was certainly not recorded.
+    concurrency:        calls in flight at the most, look-ups and posts together.
+    patience_seconds:   how long a run may wait in all for a backend that asks for patience.
+    safe_statuses:      5xx statuses that, by the operator's word, mean "not recorded".
+    idempotency_header: the header by which the backend drops a repeated event; None when it has none.
+    """
+
+    base_url: str = DEFAULT_BASE_URL
+    api_key: str | None = field(default=None, repr=False)
+    timeout_seconds: float = 10.0
+    retries: int = 2
+    concurrency: int = 32
+    patience_seconds: float = 600.0
+    safe_statuses: frozenset[int] = frozenset()
+    idempotency_header: str | None = None
+
+    def __post_init__(self) -> None:
+        """Normalise the base URL and refuse what cannot work.
+
+        Raises:
+            SettingsError: a value is out of its range, or the key would cross a network in plain text.
+        """
+        object.__setattr__(self, "base_url", normalised_base_url(self.base_url))
+        _demand_range("--timeout", self.timeout_seconds, least=0.001, most=3600)
+        _demand_range("--retries", self.retries, least=0, most=100)
+        _demand_range("--concurrency", self.concurrency, least=1, most=MOST_IN_FLIGHT)
+        _demand_range("--patience", self.patience_seconds, least=0, most=30 * 86400)
+        _check_safe_statuses(self.safe_statuses)
+        _check_idempotency_header(self.idempotency_header)
+        _check_api_key(self.api_key, base_url=self.base_url)
+
+
+def normalised_base_url(text: str) -> str:
+    """Give the one spelling of a base URL, so that a run is found again however it was typed.
+
+    Raises:
+        SettingsError: not an http(s) URL with a host, or one with a user name, a query or a fragment.
+    """
+    remedy = f"give it as in {DEFAULT_BASE_URL}"
+    if not PRINTABLE_ASCII.fullmatch(text):
+        raise SettingsError(f"base URL {text!r}: empty, or with spaces or characters outside ASCII", remedy=remedy)
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise SettingsError(f"base URL {text!r}: {error}", remedy=remedy) from None
+    scheme, host = parts.scheme.lower(), (parts.hostname or "").lower()
+    if scheme not in _DEFAULT_PORT_BY_SCHEME or not host:
+        raise SettingsError(f"base URL {text!r}: not an http or https URL with a host", remedy=remedy)
+    if parts.username is not None or parts.query or parts.fragment:
+        raise SettingsError(f"base URL {text!r}: a user name, a query or a fragment has no place in it", remedy=remedy)
+    shown_host = f"[{host}]" if ":" in host else host
+    shown_port = "" if port in (None, _DEFAULT_PORT_BY_SCHEME[scheme]) else f":{port}"
+    return f"{scheme}://{shown_host}{shown_port}{parts.path.rstrip('/')}"
+
+
+def _demand_range(option: str, value: float, *, least: float, most: float) -> None:
+    if not least <= value <= most:  # also refuses NaN
+        raise SettingsError(f"{option} {value}: outside {least:g} to {most:g}", remedy=f"choose a value within it for {option}")
+
+
+def _check_safe_statuses(statuses: frozenset[int]) -> None:
+    wrong = sorted(status for status in statuses if not 500 <= status <= 599)
+    if wrong:
+        raise SettingsError(
+            f"--safe-status {','.join(map(str, wrong))}: only a 5xx status leaves it open whether a row was recorded",
+            remedy="name 5xx statuses alone, as in --safe-status 500,502",
+        )
+
+
+def _check_idempotency_header(name: str | None) -> None:
+    if name is not None and (not _HEADER_NAME.fullmatch(name) or name.lower() in _OWN_HEADERS):
+        raise SettingsError(
+            f"--idempotency-header {name!r}: not a header name, or one that the upload itself needs",
+            remedy="give the name that the backend documents, as in --idempotency-header Idempotency-Key",
+        )
+
+
+def _check_api_key(key: str | None, *, base_url: str) -> None:
+    if key is None:
+        return
+    if not PRINTABLE_ASCII.fullmatch(key):
+        raise SettingsError(
+            "the API key is empty, or holds spaces, line breaks or characters outside ASCII",
+            remedy="set UPLOADER_API_KEY to the key alone",
+        )
+    parts = urlsplit(base_url)
+    if parts.scheme == "http" and not _stays_inside(parts.hostname or ""):
+        raise SettingsError(
+            f"the API key would cross the network in plain text to {base_url}",
+            remedy="use https, or unset UPLOADER_API_KEY",
+        )
+
+
+def _stays_inside(host: str) -> bool:
+    """Tell whether plain http to this host stays on the machine or inside the cluster."""
+    if host == "localhost" or host.endswith(_CLUSTER_SUFFIXES):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
