@@ -148,7 +148,16 @@ def customer_id_of(answer: object) -> str | None:
     found = account.get("id") if isinstance(account, dict) else None
     if type(found) is int:
         found = str(found)
-    return found if isinstance(found, str) and found else None
+    # Not printable: a lone surrogate, say, which neither the ledger nor a results file can hold.
+    return found if isinstance(found, str) and found and found.isprintable() else None
+
+
+def json_of(body: bytes) -> Any:
+    """Read an answer's JSON; None when it is none, or nests deeper than Python follows."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
 
 
 def judge_look_up(exchange: Exchange) -> Verdict:
@@ -171,10 +180,7 @@ def judge_look_up(exchange: Exchange) -> Verdict:
 
 
 def _judge_account(exchange: Exchange) -> Verdict:
-    try:
-        answer = json.loads(exchange.body)  # a list or object that was cut does not parse, framed or not
-    except ValueError:
-        answer = None
+    answer = json_of(exchange.body)  # a list or object that was cut does not parse, framed or not
     if not isinstance(answer, list | dict):
         return Verdict(outcome=_outcome(Reason.LOOKUP_FAILED, exchange, "the customer look-up's answer was not JSON"), retry=True)
     customer_id = customer_id_of(answer)
@@ -211,11 +217,7 @@ def judge_post(settings: Settings, exchange: Exchange) -> Verdict:
 def _judge_recorded(settings: Settings, exchange: Exchange) -> Verdict:
     if not exchange.framed:
         return _doubt(settings, exchange, "probably recorded: the answer did not say where it ends")
-    try:
-        answer = json.loads(exchange.body)
-    except ValueError:
-        answer = None
-    if not isinstance(answer, dict):
+    if not isinstance(json_of(exchange.body), dict):
         return _doubt(settings, exchange, "probably recorded: the answer was not a JSON object")
     return Verdict(outcome=_outcome(None, exchange, ""))
 
@@ -266,7 +268,7 @@ def _seconds(retry_after: str | None) -> float | None:
         return float(text)
     try:
         moment = email.utils.parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)

@@ -1,8 +1,8 @@
 """The bytes of a usage log: in every pass the same ones, or none.
 
-A run reads its log twice, and posts in the second pass what it counted and compared in the first. So the file is
-opened once, every block's SHA-256 is noted when the block is first read, and from then on no byte of a block is
-handed on unless the whole block still has that digest.
+A run reads its log twice, and posts in the second pass what it counted and compared in the first. So the
+file is opened once, every block's SHA-256 is noted when the block is first read, and from then on no byte of
+a block is handed on unless the whole block still has that digest.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Content:
 
     compression: how the file's bytes are packed; None when they are the content itself.
 
-    Raises ``InputError`` when the path is no readable regular file. What has changed on disk is an ``InputError`` as
-    long as the first pass is not complete, and an ``InputChangedError`` after it.
+    Raises ``InputError`` when the path is no readable regular file. A change of the file is an ``InputError``
+    as long as the first pass is not complete, and an ``InputChangedError`` after it.
     """
 
     def __init__(self, path: Path, *, compression: Compression | None = None) -> None:
@@ -65,7 +65,7 @@ class Content:
         return bool(self._sha256)
 
     def open_lines(self) -> io.BufferedReader:
-        """The decompressed content from its start, for one pass over its lines.
+        """Start a pass over the decompressed content.
 
         Reading raises ``InputError`` for packed data that is cut short or damaged, and for more than
         ``LINE_LIMIT_BYTES`` without a line end.
@@ -73,7 +73,7 @@ class Content:
         return io.BufferedReader(_LineStream(self, self._unpacked()), BLOCK_BYTES)
 
     def open_seekable(self, *, kept_blocks: int) -> VerifiedFile:
-        """The file's own bytes at any position; ``kept_blocks`` of them (1 MiB each) stay in memory."""
+        """Open the file's own bytes, at any position; ``kept_blocks`` of 1 MiB stay in memory."""
         return VerifiedFile(self, size_bytes=self._size_bytes, kept_blocks=kept_blocks)
 
     def hash_file(self) -> None:
@@ -88,7 +88,7 @@ class Content:
         self._sha256 = self._sha256 or sha256
 
     def read_block(self, index: int) -> bytes:
-        """The file's bytes from ``index * BLOCK_BYTES``, the same as when they were first read."""
+        """Give the file's bytes from ``index * BLOCK_BYTES``, the same as when they were first read."""
         start = index * BLOCK_BYTES
         wanted = min(BLOCK_BYTES, self._size_bytes - start)
         try:
@@ -143,15 +143,15 @@ class VerifiedFile(io.RawIOBase):
         self._position = 0
 
     def readable(self) -> bool:
-        """Always."""
+        """Say yes."""
         return True
 
     def seekable(self) -> bool:
-        """Always."""
+        """Say yes."""
         return True
 
     def tell(self) -> int:
-        """The position of the next byte."""
+        """Give the position of the next byte."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -160,7 +160,7 @@ class VerifiedFile(io.RawIOBase):
         self._position = max(0, base + offset)
         return self._position
 
-    # typeshed's name for the argument is private to it (a buffer of any kind).
+    # typeshed wants any kind of buffer here; io's own classes pass a memoryview.
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         """Fill the buffer, short only at the end of the file."""
         wanted = min(len(buffer), self._size_bytes - self._position)
@@ -193,7 +193,8 @@ class _LineStream(io.RawIOBase):
             count = self._source.readinto(buffer) or 0
         except EOFError as error:
             raise InputError(
-                f"{path} is cut short: its compressed data ends too early", remedy="copy or write the file again"
+                f"{path} is cut short: its compressed data ends too early",
+                remedy="copy or write the file again",
             ) from error
         except _DAMAGE as error:
             raise InputError(
@@ -222,10 +223,11 @@ class _LineStream(io.RawIOBase):
 class _Bz2Members(io.RawIOBase):
     """The content of all members of a bzip2 file.
 
-    Not ``bz2.BZ2File``: that takes a member it cannot read, from the second on, for padding, and ends there unsaid.
+    Not ``bz2.BZ2File``: that takes a member it cannot read, from the second on, for padding, and ends there
+    unsaid.
     """
 
-    def __init__(self, packed: io.BufferedReader) -> None:
+    def __init__(self, packed: io.BufferedIOBase) -> None:
         super().__init__()
         self._packed = packed
         self._member = bz2.BZ2Decompressor()

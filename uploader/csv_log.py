@@ -1,9 +1,9 @@
 """A usage log in CSV: every record as it stands, or the words for why it cannot be read.
 
-Records are split by the standard library's ``csv``, strictly (RFC 4180). A record that breaks its rules is one
-malformed row, and the file goes on after it -- but ``csv`` itself goes on at the next line, which may lie inside a
-quoted cell of that very record, and would make a row of it that is not there. So whatever ``csv`` refuses, or what
-looks odd, is read again by ``csv_scan.Scan``: it finds the record's end, and its verdict is the same on every Python.
+Records are split by the standard library's ``csv``, strictly (RFC 4180), as long as each line is one sound
+record. A record that breaks the rules is one malformed row, and the file goes on after it. But ``csv`` itself
+goes on at the next line, which may lie inside a quoted cell of that very record, and would make a row of it
+that is not there. So lines that ``csv`` refuses, or that look odd, are split by ``csv_scan.Scan`` instead.
 """
 
 from __future__ import annotations
@@ -15,18 +15,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal
+from typing import Final, final
 
 from .content import Compression, Content
-from .csv_scan import ESCAPED_BYTE, KEPT_CHARACTERS, Scan
+from .csv_scan import CELL_LIMIT_CHARACTERS, ESCAPED_BYTE, Scan
 from .errors import InputError
 from .model import Batch, Row
 
-RECORD_LIMIT_CHARACTERS: Final = 16 * 1024 * 1024
-"""A longer record is malformed; without a limit, one that never ends would fill the memory."""
-
 _BATCH_ROWS = 1000
-_BATCH_CHARACTERS = 4 * 1024 * 1024
+_CHUNK_CHARACTERS = 64 * 1024
 
 _BOM = "\ufeff"
 _SAVE_AS_UTF8 = 'save it as "CSV UTF-8", with the column names in its first line'
@@ -41,13 +38,14 @@ _FOREIGN_STARTS = (
 )
 
 
+@final
 class CsvLog:
     """A CSV usage log, open; ``readers.UsageLog`` says what each attribute is.
 
     Raises ``InputError`` when the file or its header cannot be taken.
     """
 
-    kind: Final[Literal["csv"]] = "csv"
+    kind: Final = "csv"
 
     def __init__(self, path: Path, *, delimiter: str, compression: Compression | None) -> None:
         self.path: Final = path
@@ -86,13 +84,14 @@ class CsvLog:
         count = 0
         with self._open_text() as text:
             records = _Records(text, path=self.path, delimiter=self.delimiter)
-            while rows := records.next_rows(first_number=count + 1):
-                yield Batch(rows)
+            while rows := records.next_rows():
                 count += len(rows)
+                for start in range(0, len(rows), _BATCH_ROWS):
+                    yield Batch(rows[start : start + _BATCH_ROWS])
         self._row_count = count
 
     def record_text(self, row: Row) -> str:
-        """The row's record as it stood, without its line end."""
+        """Give the row's record as it stood, without its line end."""
         return row.text
 
     def close(self) -> None:
@@ -130,112 +129,97 @@ class _Header:
     has_bom: bool
 
 
-class _RecordTooLongError(Exception):
-    """A record goes on past ``RECORD_LIMIT_CHARACTERS``."""
-
-
 class _Records:
     """The records of one pass: the header at once, then the rows."""
 
     def __init__(self, text: io.TextIOWrapper, *, path: Path, delimiter: str) -> None:
+        self._text = text
         self._path = path
         self._delimiter = delimiter
-        # The lines of the record that csv is reading, and how many stand before it.
-        self._taken: list[str] = []
-        self._lines_before = 0
-        first_line = text.readline()
-        has_bom = first_line.startswith(_BOM)
-        self._source = itertools.chain([first_line[1:]] if has_bom else [first_line], text)
-        self.header = self._read_header(has_bom=has_bom)
-        self._reader = self._new_reader()
+        self._lines_read = 0
+        self._rows_read = 0
+        self.header = self._read_header()
 
-    def next_rows(self, *, first_number: int) -> list[Row]:
-        """Up to ``_BATCH_ROWS`` more rows; none at the end of the file."""
-        taken = self._taken
-        width = len(self.header.columns)
+    def next_rows(self) -> list[Row]:
+        """Read some more lines' rows; none at the end of the file."""
         rows: list[Row] = []
-        characters = 0
-        while len(rows) < _BATCH_ROWS:
-            try:
-                # A pass costs what this loop costs, so it calls nothing that a sound row does not need.
-                for cells in self._reader:
-                    line = taken[0] if len(taken) == 1 else "".join(taken)
-                    text = line[:-2] if line.endswith("\r\n") else line[:-1] if line.endswith("\n") else line
-                    if (
-                        len(cells) == width
-                        and "\0" not in text
-                        and "\r" not in text
-                        and (text.isascii() or not ESCAPED_BYTE.search(text))
-                    ):
-                        rows.append(Row(first_number + len(rows), cells, text))
-                        self._lines_before += len(taken)
-                        taken.clear()
-                    elif text:
-                        rows.append(self._examined(first_number + len(rows), cells, text))
-                    else:
-                        self._lines_before += 1
-                        taken.clear()
-                    characters += len(text)
-                    if len(rows) == _BATCH_ROWS or characters > _BATCH_CHARACTERS:
-                        return rows
-                break
-            except (csv.Error, _RecordTooLongError) as error:
-                rows.append(self._broken(first_number + len(rows), str(error)))
-                self._reader = self._new_reader()
+        while not rows and (lines := self._text.readlines(_CHUNK_CHARACTERS)):
+            rows = self._plain_rows(lines) or self._scanned_rows(lines)
+        self._rows_read += len(rows)
         return rows
 
-    def _new_reader(self) -> Iterator[list[str]]:
-        return csv.reader(self._lines(), delimiter=self._delimiter, strict=True)
+    def _plain_rows(self, lines: list[str]) -> list[Row]:
+        """Split lines that are one sound record each; no rows when any line may be something else.
 
-    def _lines(self) -> Iterator[str]:
-        """The lines of the file, each noted as taken before ``csv`` sees it."""
-        taken = self._taken
-        characters = 0
-        for line in self._source:
-            characters = characters + len(line) if taken else len(line)
-            taken.append(line)
-            if characters > RECORD_LIMIT_CHARACTERS:
-                raise _RecordTooLongError(f"a record of more than {RECORD_LIMIT_CHARACTERS:,} characters")
-            yield line
+        This is what a pass over a usual file costs, so no Python code runs for a cell, and little for a line.
+        """
+        chunk = "".join(lines)
+        if (
+            len(chunk) > CELL_LIMIT_CHARACTERS
+            or "\0" in chunk
+            or chunk.count("\r") != chunk.count("\r\n")
+            or (not chunk.isascii() and ESCAPED_BYTE.search(chunk))
+        ):
+            return []
+        try:
+            records = list(csv.reader(lines, delimiter=self._delimiter, strict=True))
+        except csv.Error:
+            return []
+        if len(records) != len(lines) or set(map(len, records)) != {len(self.header.columns)}:
+            return []
+        self._lines_read += len(lines)
+        texts = [line.rstrip("\r\n") for line in lines]
+        return list(map(Row, itertools.count(self._rows_read + 1), records, texts))
 
-    def _examined(self, number: int, cells: list[str], text: str) -> Row:
-        """The row of a record that ``csv`` takes, but which may hold what it should not."""
-        scan = self._scan()
-        fault = scan.fault(width=len(self.header.columns))
-        return Row(number, (), scan.text, fault) if fault else Row(number, cells, text)
+    def _scanned_rows(self, lines: list[str]) -> list[Row]:
+        """Split any lines, and as many more as their last record has."""
+        source = itertools.chain(lines, self._text)
+        last_line = self._lines_read + len(lines)
+        rows: list[Row] = []
+        while self._lines_read < last_line:
+            scan = self._scan(source)
+            number = self._rows_read + len(rows) + 1
+            text = scan.text
+            fault = scan.fault(width=len(self.header.columns))
+            if fault and text:
+                rows.append(Row(number, (), scan.shortened_text, fault))
+            elif text:
+                rows.append(Row(number, self._cells(text), text))
+        return rows
 
-    def _broken(self, number: int, error: str) -> Row:
-        """The malformed row of a record that ``csv`` gave up in the middle of."""
-        scan = self._scan()
-        fault = scan.fault(width=len(self.header.columns))
-        return Row(number, (), scan.text, fault or f"{scan.lines}: {error}")
-
-    def _scan(self) -> Scan:
-        """Read one record, from the lines that ``csv`` has taken of it to its end."""
-        scan = Scan(first_line=self._lines_before + 1, delimiter=self._delimiter)
-        for line in itertools.chain(self._taken, self._source):
+    def _scan(self, source: Iterator[str]) -> Scan:
+        """Read the next record; it has no lines at the end of the file."""
+        scan = Scan(first_line=self._lines_read + 1, delimiter=self._delimiter)
+        for line in source:
             scan.feed(line)
             if not scan.in_quotes:
                 break
         if scan.in_quotes:
             raise InputError(
-                f"{self._path}: the quote opened in line {scan.cell_line} is still open at the end of the file",
+                f"{self._path}: the quote opened in line {scan.cell_line} is still open at the end",
                 remedy="close the quote, or copy the file again if it was cut short",
             )
-        self._lines_before += scan.line_count
-        self._taken.clear()
+        self._lines_read += scan.line_count
         return scan
 
-    def _read_header(self, *, has_bom: bool) -> _Header:
-        scan = self._scan()
+    def _cells(self, text: str) -> list[str]:
+        (cells,) = csv.reader([text], delimiter=self._delimiter, strict=True)
+        return cells
+
+    def _read_header(self) -> _Header:
+        first_line = self._text.readline()
+        source = itertools.chain([first_line.removeprefix(_BOM)], self._text)
+        scan = self._scan(source)
         while scan.line_count and not scan.text:
-            scan = self._scan()
+            scan = self._scan(source)
         if not scan.line_count:
             raise InputError(f"{self._path} is empty: it has no header", remedy=_SAVE_AS_UTF8)
         fault = scan.fault(width=scan.cell_count)
-        if scan.left_out_characters:
-            fault = f"{scan.lines}: more than {KEPT_CHARACTERS:,} characters"
         if fault:
             raise InputError(f"{self._path}: its header cannot be read: {fault}", remedy=_SAVE_AS_UTF8)
-        (columns,) = csv.reader([scan.text], delimiter=self._delimiter, strict=True)
-        return _Header(columns=tuple(columns), text=scan.text, line_end=scan.line_end or "\n", has_bom=has_bom)
+        return _Header(
+            columns=tuple(self._cells(scan.text)),
+            text=scan.text,
+            line_end=scan.line_end or "\n",
+            has_bom=first_line.startswith(_BOM),
+        )

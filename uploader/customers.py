@@ -12,6 +12,8 @@ class Customers:
     """What is known of the tenants so far, and which are still to be asked for.
 
     A tenant is unasked, then waiting (for a slot, or for its answer), then settled: found or failed, for the whole command.
+
+    first_tenant: the one that serves as a probe: the first that was asked for, answered or not; None before.
     """
 
     def __init__(self) -> None:
@@ -19,12 +21,8 @@ class Customers:
         self._failed: dict[str, Outcome] = {}
         self._waiting: set[str] = set()
         self._to_ask: deque[str] = deque()
+        self.first_tenant: str | None = None
         self.look_ups = 0
-
-    @property
-    def first_tenant(self) -> str | None:
-        """The tenant that serves as a probe: one that was asked for before."""
-        return next(iter(self._found), None) or next(iter(self._failed), None)
 
     @property
     def has_some_to_ask(self) -> bool:
@@ -49,7 +47,9 @@ class Customers:
     def next_to_ask(self) -> str:
         """Take a tenant from the queue, to be looked up now."""
         self.look_ups += 1
-        return self._to_ask.popleft()
+        tenant_id = self._to_ask.popleft()
+        self.first_tenant = self.first_tenant or tenant_id
+        return tenant_id
 
     def settle(self, tenant_id: str, verdict: Verdict) -> None:
         """Keep a look-up's last answer."""

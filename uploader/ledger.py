@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import sqlite3
 import sys
 import uuid
@@ -25,6 +26,7 @@ from uploader.model import Outcome, Reason, RowState
 
 LEDGER_VERSION = 1
 _NAMESPACE = uuid.UUID("6f1c9d1e-52f1-5d0b-9c39-3a0f7f1c1f5e")
+_RUN_ID = re.compile(r"r[0-9a-f]{15}")
 _CRASHED = "may have been recorded: the upload ended while the row was being sent"
 
 _TABLES = """
@@ -53,10 +55,37 @@ class RunIdentity:
     period: str
     content_sha256: str
 
+    @classmethod
+    def of_known_run(cls, folder: Path, run_id: str) -> RunIdentity:
+        """Find what a run of this ledger was about, by its id.
+
+        Raises:
+            LedgerRefusal: this ledger does not know the run.
+        """
+        path = folder / f"{run_id}.sqlite"
+        unknown = LedgerRefusal(
+            f"run {run_id} is not known to the ledger in {folder}",
+            remedy="give --ledger the folder that the upload used",
+        )
+        if not _RUN_ID.fullmatch(run_id) or not path.exists():
+            raise unknown
+        lock = _lock(path)
+        try:
+            with contextlib.closing(_connect(path)) as connection:
+                found = connection.execute("select value from run where name = 'identity'").fetchone()
+        except sqlite3.Error as error:
+            raise _unusable(path, error) from error
+        finally:
+            os.close(lock)
+        if found is None:
+            raise unknown
+        base_url, period, content_sha256 = json.loads(found[0])
+        return cls(base_url=base_url, period=period, content_sha256=content_sha256)
+
     @property
     def run_id(self) -> str:
-        """16 hex digits; the ledger file's name and the results' ``upload_run``."""
-        return hashlib.sha256(self._canonical.encode()).hexdigest()[:16]
+        """The ledger file's name and the results' ``upload_run``; begins with a letter, so no spreadsheet takes it for a number."""
+        return "r" + hashlib.sha256(self._canonical.encode()).hexdigest()[:15]
 
     @property
     def namespace(self) -> uuid.UUID:
@@ -93,6 +122,16 @@ class Sending:
     customer_id: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What a run's ledger holds: counts of rows, the highest row that has a state (0 for none), the time of the last."""
+
+    accepted: int
+    in_doubt: int
+    last_row: int
+    at_milliseconds: int
+
+
 class Ledger:
     """One run's ledger, held by this process alone until it is closed.
 
@@ -103,18 +142,21 @@ class Ledger:
         """Open the run's file, or begin it; rows that were being sent when an earlier process ended become in doubt.
 
         Raises:
-            LedgerRefusal: another process holds the run, or a newer program wrote its file.
-            LedgerFault: the folder or the file cannot be used.
+            LedgerRefusal: another process holds the run, a newer program wrote its file, or it cannot be used.
         """
         self.identity = identity
         self.path = folder / f"{identity.run_id}.sqlite"
-        with _fault(self.path):
+        try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = _lock(self.path)
+        except OSError as error:
+            raise _unusable(self.path, error) from error
         try:
-            with _fault(self.path):
-                self._connection = _connect(self.path)
-                self._begin_or_continue()
+            self._connection = _connect(self.path)
+            self._begin_or_continue()
+        except (sqlite3.Error, OSError) as error:
+            os.close(self._lock)
+            raise _unusable(self.path, error) from error
         except BaseException:
             os.close(self._lock)
             raise
@@ -153,20 +195,29 @@ class Ledger:
                 [(row.row, row.attempts, row.at_milliseconds, row.customer_id) for row in sending],
             )
 
-    def known(self, first_row: int, last_row: int) -> dict[int, RowState]:
-        """Give the states of the rows from first to last that have one, by row number."""
-        return {state.row: state for state in self._states("where row between ? and ?", (first_row, last_row))}
-
-    def states(self) -> Iterator[RowState]:
-        """Give the state of every row that has one, in the order of the rows."""
-        return self._states("order by row", ())
-
-    def last_row(self) -> int:
-        """Give the highest row number that has a state; 0 for a fresh run."""
+    def known(self, rows: Sequence[int]) -> dict[int, RowState]:
+        """Give the states of those rows that have one, by row number; at most some thousand at a time."""
         with _fault(self.path):
-            return int(self._connection.execute("select ifnull(max(row), 0) from outcome").fetchone()[0])
+            found = self._connection.execute(
+                f"select * from outcome where row in ({_marks(rows)})",  # noqa: S608 -- question marks alone
+                rows,
+            ).fetchall()
+        return {
+            row: RowState(row, Outcome(Reason(reason) if reason else None, detail, status, response), attempts, at, customer_id)
+            for row, reason, detail, status, response, attempts, at, customer_id in found
+        }
 
-    def keep_originals(self, cells_by_row: dict[int, dict[str, str]]) -> None:
+    def history(self) -> History:
+        """Sum up what earlier commands recorded."""
+        with _fault(self.path):
+            accepted, in_doubt, last_row, at = self._connection.execute(
+                "select count(*) filter (where reason is null), count(*) filter (where reason = ?), ifnull(max(row), 0), "
+                "ifnull(max(at_milliseconds), 0) from outcome",
+                (Reason.IN_DOUBT.value,),
+            ).fetchone()
+        return History(accepted=accepted, in_doubt=in_doubt, last_row=last_row, at_milliseconds=at)
+
+    def keep_originals(self, cells_by_row: dict[int, dict[str, Any]]) -> None:
         """Keep failed rows' cells as they were, by column, so that a replay can tell what was edited."""
         with self._transaction():
             self._connection.executemany(
@@ -174,21 +225,14 @@ class Ledger:
                 [(row, json.dumps(cells)) for row, cells in cells_by_row.items()],
             )
 
-    def originals(self, rows: Sequence[int]) -> dict[int, dict[str, str]]:
+    def originals(self, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
         """Give back what ``keep_originals`` kept of some rows."""
-        marks = ",".join("?" * len(rows))
         with _fault(self.path):
-            found = self._connection.execute(f"select row, cells from original where row in ({marks})", rows).fetchall()  # noqa: S608 -- marks are question marks
+            found = self._connection.execute(
+                f"select row, cells from original where row in ({_marks(rows)})",  # noqa: S608 -- question marks alone
+                rows,
+            ).fetchall()
         return {row: json.loads(cells) for row, cells in found}
-
-    def _states(self, clause: str, values: tuple[int, ...]) -> Iterator[RowState]:
-        with _fault(self.path):
-            for row, reason, detail, status, response, attempts, at, customer_id in self._connection.execute(
-                f"select * from outcome {clause}",  # noqa: S608 -- clauses are written above
-                values,
-            ):
-                outcome = Outcome(Reason(reason) if reason else None, detail, status, response)
-                yield RowState(row, outcome, attempts, at, customer_id)
 
     def _record(self, states: Sequence[RowState]) -> None:
         self._connection.executemany("delete from sending where row = ?", [(state.row,) for state in states])
@@ -231,6 +275,7 @@ class Ledger:
             )
         if found == 0:
             self._connection.executescript(f"begin immediate; {_TABLES} pragma user_version = {LEDGER_VERSION}; commit;")
+            self.remember(identity=[self.identity.base_url, self.identity.period, self.identity.content_sha256])
         self._settle_crashed_rows()
 
     def _settle_crashed_rows(self) -> None:
@@ -239,6 +284,10 @@ class Ledger:
             in_doubt = Outcome(Reason.IN_DOUBT, _CRASHED)
             with self._transaction():
                 self._record([RowState(row, in_doubt, attempts, at, customer) for row, attempts, at, customer in crashed])
+
+
+def _marks(values: Sequence[int]) -> str:
+    return ",".join("?" * len(values))
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -273,6 +322,13 @@ def _lock(path: Path) -> int:
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"process {os.getpid()}\n".encode(), 0)
     return lock
+
+
+def _unusable(path: Path, error: Exception) -> LedgerRefusal:
+    return LedgerRefusal(
+        f"ledger {path} cannot be used: {error}",
+        remedy="give --ledger a folder on a local disk that can be written to; nothing was posted",
+    )
 
 
 @contextlib.contextmanager

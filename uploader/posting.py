@@ -12,9 +12,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from uploader import api
 from uploader.customers import Customers
+from uploader.errors import UploaderError
 from uploader.ledger import Ledger, Sending
 from uploader.model import Outcome, Reason, RowState, UsageEvent
 from uploader.pacing import Pacing
@@ -34,6 +36,7 @@ class Due:
     attempts: POSTs in earlier commands and in this one.
     tries:    POSTs in this command alone.
     doubt:    what an earlier attempt left open; empty when it was certainly not recorded.
+    note:     the detail that the row keeps should it be accepted.
     """
 
     row: int
@@ -42,6 +45,7 @@ class Due:
     attempts: int = 0
     tries: int = 0
     doubt: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ class LookUp:
     is_probe: bool = False
 
 
-Call = Due | LookUp
+Call: TypeAlias = Due | LookUp
 
 
 @dataclass(slots=True)
@@ -68,6 +72,14 @@ class Progress:
     look_ups: int = 0
     posts: int = 0
     retries: int = 0
+
+    def settle(self, state: RowState) -> None:
+        """Count a row whose state is final for this command."""
+        self.settled += 1
+        reason = state.outcome.reason
+        self.accepted += reason is None
+        self.failed += reason is not None
+        self.in_doubt += reason is Reason.IN_DOUBT
 
 
 @dataclass(slots=True, kw_only=True)
@@ -93,6 +105,7 @@ class Posting:
     _look_ups_again: deque[LookUp] = field(default_factory=deque)
     _settled: list[RowState] = field(default_factory=list)
     _rows_held: int = 0
+    _fault: UploaderError | None = None
     _is_all_read: bool = False
     _is_probing: bool = False
     _gives_odd_slot_to_look_ups: bool = True
@@ -102,18 +115,23 @@ class Posting:
 
         Returns when all is recorded, or when the run must stop (``pacing.stop``, a signal) and nothing is in flight any more;
         rows that were not reached have no new state then.
+
+        Raises:
+            UploaderError: as the rows or the ledger raised it.
         """
         while True:
             if not self._is_stopping():
                 self._take_in(rows)
             self._commit_and_start(self._choose_calls())
             if self._is_over():
-                return
+                break
             self._wait_for_answers()
             self.watch(self.progress)
+        if self._fault is not None:
+            raise self._fault
 
     def _is_stopping(self) -> bool:
-        return bool(self.pacing.stop) or self.should_stop()
+        return bool(self.pacing.stop) or self._fault is not None or self.should_stop()
 
     def _is_over(self) -> bool:
         if self.sender.in_flight or self._settled:
@@ -123,7 +141,7 @@ class Posting:
     def _take_in(self, rows: Iterator[Due | RowState]) -> None:
         enough_ready = 2 * self.settings.concurrency
         while not self._is_all_read and len(self._ready) < enough_ready and self._rows_held < _MOST_ROWS_HELD:
-            row = next(rows, None)
+            row = self._next(rows)
             if row is None:
                 self._is_all_read = True
             elif isinstance(row, RowState):
@@ -133,6 +151,13 @@ class Posting:
             else:
                 self._rows_held += 1
                 self._route(row)
+
+    def _next(self, rows: Iterator[Due | RowState]) -> Due | RowState | None:
+        try:
+            return next(rows, None)
+        except UploaderError as error:  # say, the log changed under us; calls in flight are still worth their answers
+            self._fault = error
+            return None
 
     def _route(self, due: Due) -> None:
         tenant_id = due.event.tenant_id
@@ -242,7 +267,7 @@ class Posting:
     def _note_post(self, due: Due, verdict: api.Verdict) -> None:
         now_seconds = time.monotonic()
         self.pacing.note_post(verdict, now_seconds=now_seconds)
-        outcome = _with_earlier_doubt(verdict.outcome, due.doubt)
+        outcome = _with_history(verdict.outcome, due)
         state = RowState(due.row, outcome, due.attempts + 1, _now_milliseconds(), self._customer_id(due))
         delay_seconds = self.pacing.retry_delay_seconds(verdict, attempts=due.tries + 1)
         if delay_seconds is None:
@@ -260,24 +285,20 @@ class Posting:
 
     def _give_up(self, due: Due, outcome: Outcome) -> None:
         self._rows_held -= 1
-        self._settle_row(RowState(due.row, _with_earlier_doubt(outcome, due.doubt), due.attempts, _now_milliseconds()))
+        self._settle_row(RowState(due.row, _with_history(outcome, due), due.attempts, _now_milliseconds()))
 
     def _settle_row(self, state: RowState) -> None:
         self._settled.append(state)
-        self.progress.settled += 1
-        reason = state.outcome.reason
-        if reason is None:
-            self.progress.accepted += 1
-        else:
-            self.progress.failed += 1
-            self.progress.in_doubt += reason is Reason.IN_DOUBT
+        self.progress.settle(state)
 
 
-def _with_earlier_doubt(outcome: Outcome, doubt: str) -> Outcome:
+def _with_history(outcome: Outcome, due: Due) -> Outcome:
     """Keep a row in doubt when an earlier attempt may have been recorded and this one was not accepted."""
-    if not doubt or outcome.reason in (None, Reason.IN_DOUBT):
+    if outcome.reason is None:
+        return replace(outcome, detail=due.note) if due.note else outcome
+    if not due.doubt or outcome.reason is Reason.IN_DOUBT:
         return outcome
-    return replace(outcome, reason=Reason.IN_DOUBT, detail=f"{doubt}; a later attempt: {outcome.detail}")
+    return replace(outcome, reason=Reason.IN_DOUBT, detail=f"{due.doubt}; a later attempt: {outcome.detail}")
 
 
 def _now_milliseconds() -> int:

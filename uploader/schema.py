@@ -128,6 +128,14 @@ class RowCheck:
         tenant, meter = row.cells[self._tenant_at], row.cells[self._meter_at]
         return Units("" if tenant is None else str(tenant), "" if meter is None else str(meter), usage)
 
+    def stated(self, row: Row) -> dict[str, Any]:
+        """Give the event's cells as they are read, by column, to be compared with an edited copy."""
+        return {
+            column: value if isinstance(value, _JSON_SCALARS) else str(value)
+            for column, index, read in self._readers
+            if column in EVENT_COLUMNS and (value := read(row.cells[index])) is not None and value is not _ABSENT
+        }
+
     def _all_problems(self, values: dict[str, Any], event: UsageEvent) -> str:
         problems_by_column: dict[str, list[str]] = {column: [] for column, _, _ in self._readers}
         for error in self._validator.iter_errors(values):

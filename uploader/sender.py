@@ -186,7 +186,8 @@ class Sender(Generic[Key]):
 
     def _read(self, slot: _Slot[Key], *, code: int, words: str) -> Exchange:
         sent = slot.prereq_calls > 0 or self._went_out_all_the_same(slot, code=code)
-        heads = _FINAL_HEAD.findall(slot.head.getvalue())
+        # Unsent, any head there is a proxy's answer to CONNECT.
+        heads = _FINAL_HEAD.findall(slot.head.getvalue()) if sent else []
         elapsed_seconds: float = slot.curl.getinfo(pycurl.TOTAL_TIME)
         if not heads:
             failure = self._failure(sent=sent, code=code or pycurl.E_GOT_NOTHING)

@@ -1,0 +1,331 @@
+"""Options in, exit code out. The only file that knows `click`.
+
+What a command needs is imported when it runs: ``uploader --help`` must not wait for libcurl, Arrow and the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from uploader.errors import ImbalanceError, RefusedError, SettingsError, UploaderError
+from uploader.settings import DEFAULT_BASE_URL, Settings
+
+if TYPE_CHECKING:
+    from uploader.desk import FileReport, Plan, Watcher
+
+_FAULT_OF_OURS = 4
+_FILE = click.Path(path_type=Path)
+
+
+def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def add_all(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add_all
+
+
+def _option(name: str, **facts: Any) -> Callable[[Any], Any]:
+    """Make an option that can also be set as UPLOADER_NAME; flags that can bill again are made without."""
+    variable = "UPLOADER_" + name.removeprefix("--").replace("-", "_").upper()
+    return click.option(name, envvar=variable, show_envvar=True, **facts)
+
+
+_schema = _option("--schema", type=_FILE, help="JSON Schema for the rows; without it the one that ships.")
+_delimiter = _option("--delimiter", metavar="CHAR", help="Between the cells of a CSV file; without it a comma (.tsv: a tab).")
+_results_dir = _option("--results-dir", type=_FILE, help="Folder for the results; without it beside the input.")
+_ledger = _option("--ledger", type=_FILE, help="Folder of the ledger, on a local disk.  [default: ~/.local/state/uploader/ledger]")
+_sending = _options(
+    _option("--base-url", default=DEFAULT_BASE_URL, show_default=True, help="Where the backend is."),
+    _schema,
+    _delimiter,
+    _results_dir,
+    _ledger,
+    _option("--concurrency", type=int, default=32, show_default=True, help="Calls in flight at the most."),
+    _option("--timeout", type=float, default=10.0, show_default=True, metavar="SECONDS", help="For each whole exchange."),
+    _option("--retries", type=int, default=2, show_default=True, help="Further attempts for what was certainly not recorded."),
+    _option("--patience", type=float, default=600.0, show_default=True, metavar="SECONDS", help="Waiting in all for a backend in trouble."),
+    _option("--safe-status", metavar="STATUS,...", help="5xx answers that, by your word, mean 'not recorded', as in 500,502."),
+    _option("--idempotency-header", metavar="NAME", help="The header by which the backend drops repeats."),
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="meter-uploader", prog_name="uploader")
+def cli() -> None:
+    """Upload usage logs to a metering backend: every row posted once, every row accounted for.
+
+    \b
+    Example:
+      uploader upload usage.csv
+
+    The key of a backend behind a portal is read from UPLOADER_API_KEY, or from the file that UPLOADER_API_KEY_FILE names.
+    """
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True, type=_FILE)
+@_sending
+@_option("--results", type=_FILE, help="Name of the results file, for a single input.")
+@_option("--period", default="", help="A label for a billing period: the same content in another period is another upload.")
+@click.option("--sandbox", is_flag=True, help="Try it: post to a local backend that is started for this run.")
+def upload(files: tuple[Path, ...], *, results: Path | None, period: str, sandbox: bool, **sending: Any) -> None:
+    """Post each row of FILES (CSV or Parquet) once, and write what became of it.
+
+    For usage.csv: usage.results.csv holds every row, usage.failed.csv the failed ones. Run the same command again to continue
+    after a crash or a stop.
+
+    \b
+    Examples:
+      uploader upload usage.csv
+      uploader upload day1.csv day2.parquet --results-dir out/
+      uploader upload sample_data/usage.csv --sandbox
+
+    \b
+    Exit codes:
+      0  every row was accepted, now or before
+      1  finished; some rows failed: see the failed file
+      2  nothing was posted: wrong usage, input, schema or settings
+      3  stopped early: the same command continues
+      4  a fault of this program, or totals that do not balance
+      129, 130, 143  interrupted; the same command continues
+    """
+    from uploader.upload import upload as run  # noqa: PLC0415 -- heavy, see the top
+
+    if results is not None and len(files) > 1:
+        raise SettingsError(f"--results names one file, and there are {len(files)} inputs", remedy="use --results-dir")
+    if sandbox:
+        with _sandbox_for_a_run(sending) as said:
+            _run(sending, lambda plan, watcher: run(files, plan=plan, watcher=watcher), results=results, period=period, and_say=said)
+    else:
+        _run(sending, lambda plan, watcher: run(files, plan=plan, watcher=watcher), results=results, period=period)
+
+
+@cli.command()
+@click.argument("file", type=_FILE)
+@_sending
+@click.option("--include-in-doubt", is_flag=True, help="Post the rows in doubt once more: each may then be billed twice.")
+@click.option("--accept-changes", is_flag=True, help="Take ids that a spreadsheet seems to have changed as they are now.")
+def replay(file: Path, *, include_in_doubt: bool, accept_changes: bool, **sending: Any) -> None:
+    """Post the failed rows of FILE again: a results or failed file, as it is or corrected in a spreadsheet.
+
+    Rows marked yes or fix in upload_replay are checked and posted, accepted ones never. For a row marked confirm write resend
+    (post it exactly as it was) or recorded (the backend has it) into upload_replay.
+
+    \b
+    Example:
+      uploader replay usage.failed.csv
+    """
+    from uploader.replay import Permissions  # noqa: PLC0415 -- heavy, see the top
+    from uploader.replay import replay as run  # noqa: PLC0415 -- likewise
+
+    permissions = Permissions(include_in_doubt=include_in_doubt, accept_changes=accept_changes)
+    _run(sending, lambda plan, watcher: [run(file, plan=plan, watcher=watcher, permissions=permissions)])
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True, type=_FILE)
+@_schema
+@_delimiter
+def validate(files: tuple[Path, ...], *, schema: Path | None, delimiter: str | None) -> None:
+    """Check FILES as an upload would, and post nothing.
+
+    \b
+    Example:
+      uploader validate usage.csv --schema our-meters.schema.json
+    """
+    from uploader.validate import validate as run  # noqa: PLC0415 -- heavy, see the top
+
+    worst = 0
+    for path in files:
+        try:
+            verdicts = run(
+                path,
+                schema_path=schema,
+                delimiter=delimiter,
+                tell=lambda number, outcome, path=path: click.echo(f"{path}: row {number}: {outcome.reason.value}: {outcome.detail}"),
+            )
+        except UploaderError as error:
+            click.echo(f"{path}: {error}", err=True)
+            worst = 2
+            continue
+        click.echo(f"{path}: {verdicts.rows - verdicts.failing:,} of {verdicts.rows:,} rows would be posted, {verdicts.units:,} units")
+        worst = max(worst, 1 if verdicts.failing else 0)
+    sys.exit(worst)
+
+
+@cli.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, help="0 takes a free one.")
+@click.option("--latency", "latency_milliseconds", default=0.0, show_default=True, metavar="MS", help="How long each answer is held back.")
+@click.option("--fail-with-503", default=0.0, metavar="SHARE", help="Posts answered 503 with Retry-After, 0 to 1; not recorded.")
+@click.option("--fail-with-500", default=0.0, metavar="SHARE", help="Posts answered 500; every second one is recorded all the same.")
+@click.option("--drop", default=0.0, metavar="SHARE", help="Posts recorded and then left without an answer.")
+@click.option("--seed", default=0, show_default=True, help="Which posts those are.")
+def sandbox(**settings: Any) -> None:
+    """Run a local metering backend that records what it is sent, until Ctrl-C.
+
+    Tenants that begin with "unknown" have no customer, meters that begin with "forbidden" are rejected.
+
+    \b
+    Example:
+      uploader sandbox --port 8000 --drop 0.01
+    """
+    from uploader.sandbox import SandboxSettings, serve  # noqa: PLC0415 -- an optional extra
+
+    serve(
+        SandboxSettings(**settings),
+        announce=lambda base_url: click.echo(f"listening; use it with: uploader upload FILE --base-url {base_url}"),
+    )
+
+
+def main() -> None:
+    """Run the command line; the exit code says what became of the rows."""
+    try:
+        cli(prog_name="uploader")
+    except UploaderError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(_exit_code_of(error))
+    except Exception as error:  # noqa: BLE001 -- the last one who can say that it is our fault
+        traceback.print_exc()
+        click.echo(f"error: a fault of this program: {error!r} -- please report it; the ledger is safe", err=True)
+        sys.exit(_FAULT_OF_OURS)
+
+
+def _run(
+    sending: dict[str, Any],
+    command: Callable[[Plan, Watcher], list[FileReport]],
+    *,
+    results: Path | None = None,
+    period: str = "",
+    and_say: Callable[[], str] | None = None,
+) -> None:
+    from uploader.console import Display, summary  # noqa: PLC0415 -- heavy, see the top
+    from uploader.desk import Plan, Watcher  # noqa: PLC0415 -- likewise
+
+    plan = Plan(
+        settings=_settings(sending),
+        ledger_folder=sending["ledger"] or _default_ledger_folder(),
+        schema_path=sending["schema"],
+        delimiter=sending["delimiter"],
+        results=results,
+        results_dir=sending["results_dir"],
+        period=period,
+    )
+    display = Display()
+    with _noted_signals() as noted:
+        watcher = Watcher(begin=display.begin, watch=display.watch, say=display.say, should_stop=lambda: bool(noted))
+        try:
+            reports = command(plan, watcher)
+        finally:
+            display.end()
+    ledger_option = f" --ledger {sending['ledger']}" if sending["ledger"] else ""
+    click.echo(summary(reports, command=ledger_option))
+    if and_say is not None:
+        click.echo(and_say())
+    sys.exit(128 + noted[0] if noted else _exit_code(reports))
+
+
+def _settings(sending: dict[str, Any]) -> Settings:
+    return Settings(
+        base_url=sending["base_url"],
+        api_key=_api_key(),
+        timeout_seconds=sending["timeout"],
+        retries=sending["retries"],
+        concurrency=sending["concurrency"],
+        patience_seconds=sending["patience"],
+        safe_statuses=_statuses(sending["safe_status"] or ""),
+        idempotency_header=sending["idempotency_header"],
+    )
+
+
+def _statuses(text: str) -> frozenset[int]:
+    try:
+        return frozenset(int(status) for status in text.split(",") if status.strip())
+    except ValueError:
+        raise SettingsError(f"--safe-status {text!r}: not a list of statuses", remedy="write it as in --safe-status 500,502") from None
+
+
+def _api_key() -> str | None:
+    """Read the key from the environment or a file: on a command line every user of the machine could see it."""
+    path = os.environ.get("UPLOADER_API_KEY_FILE")
+    if not path:
+        return os.environ.get("UPLOADER_API_KEY") or None
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"UPLOADER_API_KEY_FILE {path}: {error}", remedy="name a readable file with the key alone in it") from error
+
+
+def _default_ledger_folder() -> Path:
+    from platformdirs import user_state_path  # noqa: PLC0415 -- heavy, see the top
+
+    return user_state_path("uploader") / "ledger"
+
+
+@contextlib.contextmanager
+def _sandbox_for_a_run(sending: dict[str, Any]) -> Iterator[Callable[[], str]]:
+    """Point a run at a backend of its own, with a throw-away ledger and results in a fresh folder."""
+    from uploader.sandbox import SandboxProcess, SandboxSettings  # noqa: PLC0415 -- an optional extra
+
+    with SandboxProcess(SandboxSettings()) as backend, tempfile.TemporaryDirectory(prefix="uploader-ledger-") as ledger:
+        sending["base_url"] = backend.base_url
+        sending["ledger"] = Path(ledger)
+        sending["results_dir"] = sending["results_dir"] or Path(tempfile.mkdtemp(prefix="uploader-sandbox-"))
+
+        def what_it_recorded() -> str:
+            recorded = backend.recorded()
+            repeats = sum(count - 1 for count in recorded.repeated_request_ids.values())
+            return (
+                f"The sandbox recorded {recorded.events:,} events with {recorded.units:,} units, {repeats:,} of them twice, "
+                f"and {recorded.look_ups:,} look-ups."
+            )
+
+        yield what_it_recorded
+
+
+@contextlib.contextmanager
+def _noted_signals() -> Iterator[list[int]]:
+    """Note the first SIGINT, SIGTERM or SIGHUP; a second one ends the process at once, which the ledger survives."""
+    noted: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        if noted:
+            os._exit(128 + number)
+        noted.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _exit_code(reports: list[FileReport]) -> int:
+    errors = [report.error for report in reports if report.error is not None]
+    if any(isinstance(error, ImbalanceError) for error in errors):
+        return _FAULT_OF_OURS
+    if len(errors) == len(reports) and all(isinstance(error, RefusedError) for error in errors):
+        return 2
+    if errors or any(report.stop for report in reports):
+        return 3
+    return 1 if any(report.failed_rows for report in reports) else 0
+
+
+def _exit_code_of(error: UploaderError) -> int:
+    if isinstance(error, ImbalanceError):
+        return _FAULT_OF_OURS
+    return 2 if isinstance(error, RefusedError) else 3

@@ -1,0 +1,136 @@
+"""What a person sees: progress while it runs, a summary at the end. The only file that knows `rich`.
+
+Progress and sentences go to standard error, the summary to standard output.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from uploader.desk import FileReport
+from uploader.model import REPLAY_BY_REASON, Reason, Replay
+from uploader.posting import Progress as Counts
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Display:
+    """Shows a command's progress: a bar on a terminal, a plain line every ten seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._name = ""
+        self._begun_seconds = self._next_line_seconds = 0.0
+        self._settled_before = 0
+
+    def begin(self, path: Path, counts: Counts) -> None:
+        """Turn to the next file."""
+        self.end()
+        self._name = path.name
+        self._begun_seconds = time.monotonic()
+        self._next_line_seconds = self._begun_seconds + _SECONDS_BETWEEN_LINES
+        self._settled_before = counts.settled
+        if self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+                TextColumn("{task.fields[counts]}"),
+                TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
+            )
+            self._task = self._bar.add_task(self._name, total=counts.rows, counts="")
+            self._bar.start()
+
+    def watch(self, counts: Counts) -> None:
+        """Show the counts as they are now; cheap enough to be called all the time."""
+        now_seconds = time.monotonic()
+        if self._bar is None and now_seconds < self._next_line_seconds:
+            return
+        rate = (counts.settled - self._settled_before) / max(now_seconds - self._begun_seconds, 0.001)
+        tallies = f"{counts.accepted:,} accepted, {counts.failed:,} failed, {counts.in_doubt:,} in doubt, {rate:,.0f} rows/s"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=counts.settled, counts=tallies)
+            return
+        self._next_line_seconds = now_seconds + _SECONDS_BETWEEN_LINES
+        left_seconds = (counts.rows - counts.settled) / rate if rate else 0.0
+        left = f", {left_seconds:,.0f} s left" if rate else ""
+        self.say(f"{self._name}: {counts.settled:,} of {counts.rows:,} rows, {tallies}{left}")
+
+    def say(self, sentence: str) -> None:
+        """Print a sentence, with the time where no one is watching."""
+        if self._console.is_terminal:
+            self._console.print(sentence, markup=False)
+        else:
+            moment = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+            sys.stderr.write(f"{moment} {sentence}\n")
+            sys.stderr.flush()
+
+    def end(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def summary(reports: Sequence[FileReport], *, command: str) -> str:
+    """Sum up a command: of each file the counts, the units, where the results are, and what to run next.
+
+    command: the options that a replay needs too, such as ``--ledger``; empty for none.
+    """
+    return "\n".join(_file_summary(report, command=command) for report in reports)
+
+
+def _file_summary(report: FileReport, *, command: str) -> str:
+    if report.error is not None:
+        return f"{report.path}: not done: {report.error}"
+    rows = sum(entry.rows for entry in report.entry_by_reason.values())
+    accepted = rows - report.failed_rows
+    rate = f", {report.posts / report.seconds:,.0f} rows/s" if report.posts and report.seconds else ""
+    lines = [
+        f"{report.path}: {accepted:,} of {rows:,} rows accepted, {report.failed_rows:,} failed "
+        f"({report.posts:,} posts and {report.look_ups:,} look-ups in {report.seconds:,.1f} s{rate})"
+    ]
+    lines += [
+        f"  {_name(reason):<28}{entry.rows:>14,} rows{entry.units:>22,} units" for reason, entry in report.entry_by_reason.items()
+    ]
+    if report.stop:
+        lines.append(f"  stopped early: {report.stop}")
+    if report.names is not None:
+        lines.append(f"  results: {report.names.results}")
+        if report.failed_rows:
+            lines.append(f"  failed:  {report.names.failed}")
+    lines += [f"  next:    {step}" for step in _next_steps(report, command=command)]
+    return "\n".join(lines)
+
+
+def _name(reason: Reason | None) -> str:
+    return "accepted" if reason is None else f"failed, {reason.value} ({REPLAY_BY_REASON[reason].value})"
+
+
+def _next_steps(report: FileReport, *, command: str) -> list[str]:
+    """Say what to run: the same command again, or a replay once a person has done their part."""
+    if report.names is None:
+        return []
+    replays = {REPLAY_BY_REASON[reason] for reason in report.entry_by_reason if reason is not None}
+    replay = f"uploader replay {report.names.failed}{command}"
+    steps = []
+    if Replay.CONFIRM in replays:
+        steps.append("ask the backend's owners about the rows in doubt; write resend or recorded into their upload_replay")
+    if Replay.FIX in replays:
+        steps.append("correct the rows marked fix in the failed file (or have the backend set up for them)")
+    if report.stop:
+        steps.append("run the same command again: it continues with the rows that were not sent")
+    if replays and not (report.stop and replays == {Replay.YES}):
+        steps.append(replay)
+    return steps

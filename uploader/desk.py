@@ -1,0 +1,186 @@
+"""What an upload and a replay share: the plan, what lives for a whole command, and how the results are written."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from uploader.books import Entry
+from uploader.client import settle_route
+from uploader.customers import Customers
+from uploader.errors import UploaderError
+from uploader.ledger import EventIds, Ledger
+from uploader.model import Batch, Reason, RowState
+from uploader.pacing import Pacing
+from uploader.posting import Call, Posting, Progress
+from uploader.results import OWN_COLUMNS, Log, Names, Reservation, TableWriter, room_needed_bytes, write_results
+from uploader.schema import RowSchema
+from uploader.sender import Connection, Sender
+from uploader.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a command was asked to do, beside how to reach the backend.
+
+    schema_path:   None for the schema of this package.
+    delimiter:     of CSV files; None for what their name says.
+    results:       name of the one results file; None to derive it from the usage log's.
+    results_dir:   folder for derived names; None for the usage log's own.
+    ledger_folder: where every run's ledger file is.
+    period:        the operator's label for a billing period; empty without one.
+    """
+
+    settings: Settings
+    ledger_folder: Path
+    schema_path: Path | None = None
+    delimiter: str | None = None
+    results: Path | None = None
+    results_dir: Path | None = None
+    period: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watcher:
+    """How a run talks to whoever watches, and how they stop it.
+
+    begin:       a file's posting begins: its path, and the counts that go on changing.
+    watch:       called often, with those counts.
+    say:         a sentence worth reading.
+    should_stop: True once the run is to end; calls in flight are waited for.
+    """
+
+    begin: Callable[[Path, Progress], None]
+    watch: Callable[[Progress], None]
+    say: Callable[[str], None]
+    should_stop: Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileReport:
+    """What became of one file.
+
+    names:           where the results are; None when none were written. The failed file exists only if rows failed.
+    entry_by_reason: rows and units, by why they failed; None stands for accepted.
+    posts, look_ups: calls of this command.
+    stop:            why the run ended early; empty when every row had its turn.
+    error:           why the file could not be taken, or the run not be finished.
+    """
+
+    path: Path
+    run_id: str = ""
+    names: Names | None = None
+    entry_by_reason: dict[Reason | None, Entry] = field(default_factory=dict)
+    posts: int = 0
+    look_ups: int = 0
+    seconds: float = 0.0
+    stop: str = ""
+    error: UploaderError | None = None
+
+    @property
+    def failed_rows(self) -> int:
+        """Rows that were not accepted."""
+        return sum(entry.rows for reason, entry in self.entry_by_reason.items() if reason is not None)
+
+
+@dataclass(slots=True, kw_only=True)
+class Desk:
+    """What lives for a whole command, whatever the number of files."""
+
+    plan: Plan
+    watcher: Watcher
+    schema: RowSchema
+    customers: Customers
+    pacing: Pacing
+    sender: Sender[Call]
+
+    def why_stopped(self) -> str:
+        """Say why the run ends early; empty when it does not."""
+        return self.pacing.stop or ("the command was interrupted" if self.watcher.should_stop() else "")
+
+    def posting(self, ledger: Ledger, progress: Progress) -> Posting:
+        """Set up the posting of one file."""
+        return Posting(
+            settings=self.plan.settings,
+            ledger=ledger,
+            customers=self.customers,
+            sender=self.sender,
+            pacing=self.pacing,
+            progress=progress,
+            should_stop=self.watcher.should_stop,
+            watch=self.watcher.watch,
+        )
+
+
+@contextlib.contextmanager
+def open_desk(plan: Plan, watcher: Watcher) -> Iterator[Desk]:
+    """Check schema, route and libcurl before any file is read, and close every connection at the end."""
+    settings = plan.settings
+    route = settle_route(settings.base_url)
+    sender: Sender[Call] = Sender(
+        Connection(
+            most_in_flight=settings.concurrency,
+            timeout_seconds=settings.timeout_seconds,
+            proxy=route.proxy,
+            ca_bundle=route.ca_bundle,
+        )
+    )
+    pacing = Pacing(
+        concurrency=settings.concurrency,
+        retries=settings.retries,
+        patience_seconds=settings.patience_seconds,
+        chance=random.Random(),  # noqa: S311 -- jitter, not a secret
+    )
+    with contextlib.closing(sender):
+        yield Desk(
+            plan=plan,
+            watcher=watcher,
+            schema=RowSchema.load(plan.schema_path),
+            customers=Customers(),
+            pacing=pacing,
+            sender=sender,
+        )
+
+
+@contextlib.contextmanager
+def reserved(choices: Iterator[Names], log: Log, ledger: Ledger, *, rows: int) -> Iterator[Reservation]:
+    """Hold the names of the results; let go of them should the run fail."""
+    reservation = Reservation(
+        choices,
+        run_id=ledger.identity.run_id,
+        own_files=ledger.recall("files") or {},
+        room_bytes=room_needed_bytes(log, rows=rows),
+    )
+    try:
+        ledger.remember(files=reservation.facts())
+        yield reservation
+    except BaseException:
+        reservation.release()
+        raise
+
+
+def write_out(
+    log: Log, reservation: Reservation, ledger: Ledger, answered: Iterator[tuple[Batch, Sequence[RowState]]]
+) -> None:
+    """Make the third pass: write the results, and have the ledger know them as this run's own."""
+    write_results(
+        log,
+        reservation,
+        answered,
+        run_id=ledger.identity.run_id,
+        event_id_of=EventIds(ledger.identity).of,
+        parquet_table=_parquet_table(log) if log.kind == "parquet" else None,
+    )
+    ledger.remember(files=reservation.facts())
+
+
+def _parquet_table(log: Log) -> Callable[[BinaryIO], TableWriter]:
+    # pyarrow takes 0.4 s to import; a log that is Parquet has paid for it already.
+    from uploader.parquet_log import AnnotatedParquetWriter, ParquetLog  # noqa: PLC0415 -- see above
+
+    assert isinstance(log, ParquetLog), "only a Parquet log says that it is one"  # noqa: S101 -- an invariant
+    return lambda file: AnnotatedParquetWriter(file, log, extra_columns=OWN_COLUMNS)

@@ -1,0 +1,307 @@
+"""A usage log in Parquet, whoever wrote it; the only file that knows pyarrow.
+
+A cell becomes the Python value that says exactly what the file says:
+
+  string, large string, string view, UUID       ``str``
+  dictionary                                    what its values become
+  integer of any width                          ``int``
+  decimal                                       ``Decimal``
+  floating point                                ``float``
+  boolean, null                                 ``bool``, ``None``
+  date, time, timestamp                         ``str``, ISO 8601; with a Z when the timestamps have a zone
+  duration                                      ``str``, its count and unit
+  anything else                                 as pyarrow gives it: ``bytes``, ``list``, ``dict``
+
+Dates and times are text because Python's own end at year 9999 and at microseconds, and Parquet's do not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Final, Literal, final
+from uuid import UUID
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .content import Content
+from .errors import InputError, UploaderError
+from .model import Batch, Cell, Row
+
+_BATCH_ROWS = 1000
+# Without it, pyarrow holds each column of a row group in memory, and a row group may be the whole file.
+_COLUMN_BUFFER_BYTES = 256 * 1024
+# Columns lie apart in the file and are read in turns; a block that is not kept is read and verified again.
+_KEPT_BLOCKS = 16
+_ROW_GROUP_ROWS = 64 * 1024
+_ROW_GROUP_BYTES = 64 * 1024 * 1024
+_WRITE_AGAIN = "copy the file again, or write it again"
+
+
+@final
+class ParquetLog:
+    """A Parquet usage log, open; ``readers.UsageLog`` says what each attribute is.
+
+    schema: the Arrow schema of the file, its metadata included.
+
+    Raises ``InputError`` when the file cannot be taken.
+    """
+
+    kind: Final = "parquet"
+    delimiter: Final = ","
+    line_end: Final = "\n"
+    has_bom: Final = False
+
+    def __init__(self, path: Path) -> None:
+        self.path: Final = path
+        self._row_count: int | None = None
+        self._content = Content(path)
+        try:
+            with self._reading():
+                self._file = self._open()
+                self.schema: Final = self._file.schema_arrow
+                self.columns: Final[tuple[str, ...]] = tuple(self.schema.names)
+        except BaseException:
+            self._content.close()
+            raise
+        self.header_text: Final = _csv_record(self.columns)
+
+    @property
+    def content_sha256(self) -> str:
+        """Hex digest of the file; ``RuntimeError`` before the first complete pass."""
+        return self._content.sha256
+
+    @property
+    def row_count(self) -> int:
+        """Rows, malformed ones included; ``RuntimeError`` before the first complete pass."""
+        if self._row_count is None:
+            raise RuntimeError(f"{self.path}: the number of rows is known after the first complete pass")
+        return self._row_count
+
+    def batches(self) -> Iterator[Batch]:
+        """One pass over all rows; a batch's ``source`` is the ``pyarrow.RecordBatch`` of exactly its rows.
+
+        Raises ``InputError`` for a file that is damaged or holds what pyarrow cannot read,
+        ``InputChangedError`` for content that is no longer the first pass's.
+        """
+        if not self._content.is_complete():
+            # Hashed before any row of it is read, the file's very first rows are of the hashed content too.
+            self._content.hash_file()
+        count = 0
+        for source in self._record_batches():
+            yield Batch(self._rows(source, first_number=count + 1), source)
+            count += source.num_rows
+        announced = self._file.metadata.num_rows
+        if count != announced:
+            raise InputError(
+                f"{self.path} is damaged: it announces {announced:,} rows and holds {count:,}",
+                remedy=_WRITE_AGAIN,
+            )
+        self._row_count = count
+
+    def record_text(self, row: Row) -> str:
+        """Render the row as a CSV record.
+
+        Decimals stand in plain notation, floats as their shortest exact form, null as nothing, binary as
+        hexadecimal digits, lists and structs as JSON. Bytes that are not UTF-8 are surrogate-escaped.
+        """
+        return row.text or _csv_record([_cell_text(cell) for cell in row.cells])
+
+    def close(self) -> None:
+        """Close the file."""
+        self._content.close()
+
+    def __enter__(self) -> ParquetLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open(self) -> Any:
+        file = self._content.open_seekable(kept_blocks=_KEPT_BLOCKS)
+        start = file.read(4)
+        if start == b"PARE":
+            raise InputError(f"{self.path} is encrypted", remedy="write it without encryption")
+        if start != b"PAR1":
+            raise InputError(
+                f"{self.path} holds no Parquet data", remedy=f"name it after what it holds, or {_WRITE_AGAIN}"
+            )
+        # A page that carries a checksum is checked, so that a damaged number is not billed.
+        return pq.ParquetFile(
+            file, pre_buffer=False, buffer_size=_COLUMN_BUFFER_BYTES, page_checksum_verification=True
+        )
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Turn whatever pyarrow raises on a file it cannot read into an ``InputError``."""
+        try:
+            yield
+        except UploaderError:
+            raise
+        except (pa.ArrowException, ArithmeticError, OSError, ValueError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"{self.path} cannot be read as Parquet: {reason}", remedy=_WRITE_AGAIN
+            ) from error
+
+    def _record_batches(self) -> Iterator[Any]:
+        # One thread: more made it no faster and took more memory.
+        batches = self._file.iter_batches(_BATCH_ROWS, use_threads=False)
+        while True:
+            with self._reading():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+    def _rows(self, source: Any, *, first_number: int) -> list[Row]:
+        with self._reading():
+            try:
+                columns = [_cells(column) for column in source.columns]
+            except UnicodeDecodeError:
+                alone = (source.slice(index, 1) for index in range(source.num_rows))
+                return [self._row_alone(row, number) for number, row in enumerate(alone, first_number)]
+        records = zip(*columns, strict=True)
+        return [Row(number, cells, "") for number, cells in enumerate(records, first_number)]
+
+    def _row_alone(self, source: Any, number: int) -> Row:
+        """Read one row of a batch in which some text is not UTF-8."""
+        cells = [_cell_alone(column) for column in source.columns]
+        pairs = zip(self.columns, cells, strict=True)
+        faults = [f"column {name!r} is not UTF-8" for name, cell in pairs if isinstance(cell, _NotUtf8)]
+        if not faults:
+            return Row(number, cells, "")
+        text = _csv_record([_cell_text(cell) for cell in cells])
+        return Row(number, (), text, f"row {number}: {', '.join(faults)}")
+
+
+class AnnotatedParquetWriter:
+    """Writes a log's rows with their own columns unchanged (same Arrow types and metadata), and more columns.
+
+    file:          receives the Parquet data; it is neither closed nor synced.
+    extra_columns: name to type of the columns to be added, in their order.
+    """
+
+    def __init__(
+        self, file: BinaryIO, log: ParquetLog, *, extra_columns: Mapping[str, Literal["text", "integer"]]
+    ) -> None:
+        self._extra_types = [pa.string() if kind == "text" else pa.int64() for kind in extra_columns.values()]
+        self._schema = log.schema
+        for name, type_ in zip(extra_columns, self._extra_types, strict=True):
+            self._schema = self._schema.append(pa.field(name, type_))
+        self._pending: list[Any] = []
+        self._pending_rows = 0
+        self._pending_bytes = 0
+        self._writer = _Writer(file, self._schema)
+
+    def write(self, batch: Batch, extra_cells: Sequence[Sequence[str | int | None]]) -> None:
+        """Add a batch of the log; ``extra_cells`` has one sequence per row of it.
+
+        Raises ``OSError`` when the file cannot be written.
+        """
+        columns = zip(zip(*extra_cells, strict=True), self._extra_types, strict=True)
+        added = [_extra_array(cells, type_) for cells, type_ in columns]
+        widened = pa.RecordBatch.from_arrays([*batch.source.columns, *added], schema=self._schema)
+        self._pending.append(widened)
+        self._pending_rows += widened.num_rows
+        self._pending_bytes += widened.nbytes
+        if self._pending_rows >= _ROW_GROUP_ROWS or self._pending_bytes >= _ROW_GROUP_BYTES:
+            self._write_row_group()
+
+    def close(self) -> None:
+        """Write what is left and the footer, without which the file cannot be read."""
+        if self._pending:
+            self._write_row_group()
+        self._writer.close()
+
+    def _write_row_group(self) -> None:
+        self._writer.write_table(pa.Table.from_batches(self._pending, self._schema))
+        self._pending = []
+        self._pending_rows = 0
+        self._pending_bytes = 0
+
+
+class _Writer(pq.ParquetWriter):  # type: ignore[misc] # pyarrow ships no types
+    def __del__(self) -> None:
+        """Do nothing: pyarrow's own would end an abandoned file with a footer, even one closed by now."""
+
+
+class _NotUtf8(str):
+    """A text that is not UTF-8, its bytes surrogate-escaped."""
+
+    __slots__ = ()
+
+
+def _cell_alone(column: Any) -> Cell:
+    try:
+        return _cells(column)[0]
+    except UnicodeDecodeError as error:
+        return _NotUtf8(error.object, "utf-8", "surrogateescape")
+
+
+def _cells(column: Any) -> list[Cell]:
+    """Give an array's values as the module's table says; ``UnicodeDecodeError`` for text not in UTF-8."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _cells(column.dictionary_decode())
+    if pa.types.is_temporal(kind):
+        return _times_as_text(column)
+    if isinstance(kind, pa.BaseExtensionType) and kind.extension_name == "arrow.uuid":
+        return [None if raw is None else str(UUID(bytes=raw)) for raw in column.storage.to_pylist()]
+    if pa.types.is_float16(kind):
+        return _cells(column.cast(pa.float32()))
+    return list(column.to_pylist())
+
+
+def _times_as_text(column: Any) -> list[Cell]:
+    kind = column.type
+    if pa.types.is_timestamp(kind):
+        # Viewed without its zone, a timestamp is in UTC; so no time zone database is needed.
+        zone = "Z" if kind.tz else ""
+        texts = column.view(pa.timestamp(kind.unit)).cast(pa.string()).to_pylist()
+        return [None if text is None else text.replace(" ", "T") + zone for text in texts]
+    unit = f" {kind.unit}" if pa.types.is_duration(kind) else ""
+    return [None if text is None else text + unit for text in column.cast(pa.string()).to_pylist()]
+
+
+def _cell_text(cell: Cell) -> str:
+    if cell is None or isinstance(cell, str):
+        return cell or ""
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
+    if isinstance(cell, (list, tuple, dict)):
+        return json.dumps(cell, ensure_ascii=False, default=_cell_text)
+    if isinstance(cell, Decimal):
+        return format(cell, "f")
+    return cell.hex() if isinstance(cell, bytes) else str(cell)
+
+
+def _csv_record(cells: Sequence[str]) -> str:
+    record = io.StringIO()
+    # Before Python 3.11, only a character of the line end was sure to be quoted.
+    csv.writer(record, lineterminator="\r\n").writerow(cells)
+    return record.getvalue().removesuffix("\r\n")
+
+
+def _extra_array(cells: Sequence[str | int | None], type_: Any) -> Any:
+    try:
+        return pa.array(cells, type_)
+    except UnicodeEncodeError:
+        # The text of a malformed row holds bytes that were not UTF-8; a Parquet text cannot.
+        plain = [
+            cell.encode("utf-8", "backslashreplace").decode() if isinstance(cell, str) else cell
+            for cell in cells
+        ]
+        return pa.array(plain, type_)

@@ -1,0 +1,132 @@
+"""Usage logs of every format and packing, opened by their file name; nothing about them is guessed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Protocol
+
+from .content import Compression
+from .csv_log import CsvLog
+from .errors import InputError
+from .model import Batch, Row
+
+_DELIMITER_BY_EXTENSION = {".csv": ",", ".tsv": "\t"}
+_COMPRESSION_BY_EXTENSION: dict[str, Compression] = {".gz": "gz", ".bz2": "bz2", ".zst": "zst"}
+_PARQUET_EXTENSIONS = (".parquet", ".pq")
+
+
+class UsageLog(Protocol):
+    """An open usage log: any number of passes over its rows, one at a time.
+
+    The rows of every pass are those of the first, or the pass ends in ``InputChangedError``.
+    """
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+
+    @property
+    def kind(self) -> Literal["csv", "parquet"]:
+        """The file's format."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The column names, as they stand."""
+
+    @property
+    def header_text(self) -> str:
+        """The header as a CSV record, as it stood, without byte order mark and line end."""
+
+    @property
+    def delimiter(self) -> str:
+        """The character between cells; a comma for Parquet."""
+
+    @property
+    def line_end(self) -> str:
+        """LF or CRLF, as the header ends; LF for Parquet."""
+
+    @property
+    def has_bom(self) -> bool:
+        """Whether the file begins with a byte order mark."""
+
+    @property
+    def content_sha256(self) -> str:
+        """Hex digest of the decompressed content; ``RuntimeError`` before the first complete pass."""
+
+    @property
+    def row_count(self) -> int:
+        """Rows, malformed ones included; ``RuntimeError`` before the first complete pass."""
+
+    def batches(self) -> Iterator[Batch]:
+        """Read the whole file from its start, at most 1000 rows at a time, numbered from 1."""
+
+    def record_text(self, row: Row) -> str:
+        """Give the row as a CSV record in the log's own dialect, without line end."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+    def __enter__(self) -> UsageLog: ...  # noqa: PYI034 -- typing.Self is Python 3.11's
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
+def open_usage_log(path: Path, *, delimiter: str | None) -> UsageLog:
+    """Open a usage log and read its header.
+
+    delimiter: of a CSV file, whatever its extension says; None to go by that (``.csv`` comma, ``.tsv`` tab).
+
+    Raises ``InputError`` when the file cannot be taken as it is.
+    """
+    log = _open_by_extension(path, delimiter=delimiter)
+    try:
+        _check_columns(log)
+    except InputError:
+        log.close()
+        raise
+    return log
+
+
+def _open_by_extension(path: Path, *, delimiter: str | None) -> UsageLog:
+    name = path.name.lower()
+    if name.endswith(_PARQUET_EXTENSIONS):
+        # pyarrow takes 0.4 s to import, and most runs read CSV.
+        from .parquet_log import ParquetLog  # noqa: PLC0415 -- see the line above
+
+        return ParquetLog(path)
+    packing = next((extension for extension in _COMPRESSION_BY_EXTENSION if name.endswith(extension)), "")
+    separator = _DELIMITER_BY_EXTENSION.get(Path(name.removesuffix(packing)).suffix)
+    if separator is None:
+        raise InputError(
+            f"{path} has no extension of a usage log",
+            remedy="name it after what it holds: .csv or .tsv (also with .gz, .bz2 or .zst), .parquet or .pq",
+        )
+    if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n\0'):
+        raise InputError(
+            f"the delimiter {delimiter!r} cannot separate cells",
+            remedy="give one character, not a quote or a line end",
+        )
+    compression = _COMPRESSION_BY_EXTENSION.get(packing)
+    return CsvLog(path, delimiter=delimiter or separator, compression=compression)
+
+
+def _check_columns(log: UsageLog) -> None:
+    for number, name in enumerate(log.columns, 1):
+        if not name:
+            raise InputError(
+                f"{log.path}: column {number} has no name",
+                remedy="name it in the header, or leave the column out (pandas: index=False)",
+            )
+    for name, count in Counter(log.columns).items():
+        if count > 1:
+            raise InputError(
+                f"{log.path}: {count} columns are named {name!r}", remedy="give each column a name of its own"
+            )

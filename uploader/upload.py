@@ -1,0 +1,145 @@
+"""An upload: the run, one line a step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from uploader.books import Books
+from uploader.desk import Desk, FileReport, Plan, Watcher, open_desk, reserved, write_out
+from uploader.errors import InputError, StoppedError, UploaderError
+from uploader.ledger import EventIds, Ledger, RunIdentity
+from uploader.model import Batch, Reason, RowState, UsageEvent
+from uploader.posting import Due, Progress
+from uploader.readers import UsageLog, open_usage_log
+from uploader.results import NOT_SENT, Names, choose_names
+from uploader.schema import RowCheck, RowSchema
+
+
+def upload(paths: Sequence[Path], *, plan: Plan, watcher: Watcher) -> list[FileReport]:
+    """Upload usage logs in the order given; a file that cannot be taken does not stop the others.
+
+    Raises:
+        RefusedError: the command as a whole cannot begin. Nothing was posted.
+    """
+    with open_desk(plan, watcher) as desk:
+        return [_upload_or_say_why_not(path, desk) for path in paths]
+
+
+def _upload_or_say_why_not(path: Path, desk: Desk) -> FileReport:
+    if why := desk.why_stopped():
+        return FileReport(path=path, error=StoppedError(f"{path}: not begun, because {why}", remedy="run the same command again"))
+    try:
+        return _upload_file(path, desk)
+    except UploaderError as error:
+        return FileReport(path=path, error=error)
+
+
+def _upload_file(path: Path, desk: Desk) -> FileReport:
+    started_seconds = time.monotonic()
+    with open_usage_log(path, delimiter=desk.plan.delimiter) as log:
+        check = fitted_check(log, desk.schema)
+        books = read_through(log, check)
+        identity = RunIdentity(
+            base_url=desk.plan.settings.base_url, period=desk.plan.period, content_sha256=log.content_sha256
+        )
+        with Ledger(desk.plan.ledger_folder, identity) as ledger, reserved(
+            _names(log, desk.plan), log, ledger, rows=log.row_count
+        ) as reservation:
+            ledger.remember(rows=log.row_count)
+            progress = Progress(rows=log.row_count)
+            _say_what_is_known(path, ledger, progress, desk.watcher)
+            desk.watcher.begin(path, progress)
+            desk.posting(ledger, progress).post_all(_due_rows(log, check, ledger, progress))
+            stop = desk.why_stopped()
+            write_out(log, reservation, ledger, _answered(log, check, ledger, books))
+            accepted = ledger.history().accepted
+        books.balance(accepted=accepted, may_leave_unsent=bool(stop))
+    return FileReport(
+        path=path,
+        run_id=identity.run_id,
+        names=reservation.names,
+        entry_by_reason=books.entry_by_reason(),
+        posts=progress.posts,
+        look_ups=progress.look_ups,
+        seconds=time.monotonic() - started_seconds,
+        stop=stop,
+    )
+
+
+def fitted_check(log: UsageLog, schema: RowSchema) -> RowCheck:
+    """Fit the schema to a usage log.
+
+    Raises:
+        InputError: a column is missing, or the file is one that this program wrote.
+    """
+    own = [column for column in log.columns if column.startswith("upload_")]
+    if own:
+        raise InputError(
+            f"{log.path}: its column {own[0]!r} is one that results and failed files have",
+            remedy=f"to send its failed rows again: uploader replay {log.path}",
+        )
+    return schema.for_columns(log.columns, path=log.path)
+
+
+def read_through(log: UsageLog, check: RowCheck) -> Books:
+    """Make the first pass: read every row, post nothing; afterwards the log's hash and row count are known.
+
+    Raises:
+        InputError: the file is broken.
+    """
+    books = Books()
+    for batch in log.batches():
+        for row in batch.rows:
+            books.take_in(check.units(row))
+    return books
+
+
+def _names(log: UsageLog, plan: Plan) -> Iterator[Names]:
+    return choose_names(log, results=plan.results, results_dir=plan.results_dir)
+
+
+def _say_what_is_known(path: Path, ledger: Ledger, progress: Progress, watcher: Watcher) -> None:
+    history = ledger.history()
+    if history.last_row == 0:
+        return
+    day = datetime.fromtimestamp(history.at_milliseconds / 1000, timezone.utc).date()
+    left = progress.rows - history.accepted - history.in_doubt
+    doubtful = f" and {history.in_doubt:,} left in doubt" if history.in_doubt else ""
+    watcher.say(f"{path}: {history.accepted:,} of {progress.rows:,} rows were accepted{doubtful} by {day}; posting {left:,}")
+
+
+def _due_rows(log: UsageLog, check: RowCheck, ledger: Ledger, progress: Progress) -> Iterator[Due | RowState]:
+    """Make the second pass: every row that is neither accepted nor in doubt, or its state if it cannot be posted."""
+    last_known_row = ledger.history().last_row
+    event_id_of = EventIds(ledger.identity).of
+    for batch in log.batches():
+        numbers = [row.number for row in batch.rows]
+        known = ledger.known(numbers) if numbers[0] <= last_known_row else {}
+        for row in batch.rows:
+            before = known.get(row.number)
+            if before is not None and before.outcome.reason in (None, Reason.IN_DOUBT):
+                progress.settle(before)
+                continue
+            event = check.event(row)
+            attempts = before.attempts if before else 0
+            if isinstance(event, UsageEvent):
+                yield Due(row.number, event, event_id_of(row.number), attempts=attempts)
+            else:
+                yield RowState(row.number, event, attempts, time.time_ns() // 1_000_000)
+
+
+def _answered(log: UsageLog, check: RowCheck, ledger: Ledger, books: Books) -> Iterator[tuple[Batch, list[RowState]]]:
+    for batch in log.batches():
+        known = ledger.known([row.number for row in batch.rows])
+        states = [known.get(row.number) or RowState(row.number, NOT_SENT) for row in batch.rows]
+        failed = {}
+        for row, state in zip(batch.rows, states, strict=True):
+            books.give_out(check.units(row), state)
+            if state.outcome.reason is not None and not row.fault:
+                failed[row.number] = check.stated(row)
+        if failed:
+            ledger.keep_originals(failed)
+        yield batch, states
