@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,16 @@ import pytest
 import trustme
 
 from tests.billing_server import BillingServer
+
+
+@pytest.fixture
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away what leads calls elsewhere: proxies, certificates, .netrc and our own settings."""
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy") or name.startswith("UPLOADER_"):
+            monkeypatch.delenv(name)
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

@@ -89,17 +89,28 @@ def wire_problems(event: UsageEvent) -> dict[str, str]:
     The types are checked at run time: a user's own schema may have let anything through.
     """
     problem_by_column = {}
-    for column in ("tenant_id", "device_id"):
-        value: Any = getattr(event, column)
-        if not isinstance(value, str) or not PRINTABLE_ASCII.fullmatch(value):
-            problem_by_column[column] = f"{shown(value)} {NOT_FOR_A_HEADER}" if value else "is empty"
-    if event.tenant_id in (".", ".."):
-        problem_by_column["tenant_id"] = f"{shown(event.tenant_id)} cannot stand in a URL"
+    if problem := tenant_problem(event.tenant_id):
+        problem_by_column["tenant_id"] = problem
+    if problem := _header_problem(event.device_id):
+        problem_by_column["device_id"] = problem
     if not isinstance(event.meter_id, str) or not event.meter_id:
         problem_by_column["meter_id"] = f"{shown(event.meter_id)} is not text" if event.meter_id else "is empty"
     if type(event.total_usage) is not int:
         problem_by_column["total_usage"] = f"{shown(event.total_usage)} is not an integer"
     return problem_by_column
+
+
+def tenant_problem(tenant_id: object) -> str:
+    """Say what keeps a tenant id out of a header and a URL's path; empty when nothing does."""
+    if tenant_id in (".", ".."):
+        return f"{shown(tenant_id)} cannot stand in a URL"
+    return _header_problem(tenant_id)
+
+
+def _header_problem(value: object) -> str:
+    if isinstance(value, str) and PRINTABLE_ASCII.fullmatch(value):
+        return ""
+    return "is empty" if value is None or value == "" else f"{shown(value)} {NOT_FOR_A_HEADER}"
 
 
 def shown(value: object) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -231,11 +232,20 @@ def _run(
             reports = command(plan, watcher)
         finally:
             display.end()
-    ledger_option = f" --ledger {sending['ledger']}" if sending["ledger"] else ""
-    click.echo(summary(reports, command=ledger_option))
-    if and_say is not None:
+    if and_say is None:
+        click.echo(summary(reports, replay_options=_replay_options(sending)))
+    else:
+        click.echo(summary(reports, replay_options=None))
         click.echo(and_say())
     sys.exit(128 + noted[0] if noted else _exit_code(reports))
+
+
+def _replay_options(sending: dict[str, Any]) -> str:
+    """Spell the options without which a replay would not find the same run and backend."""
+    base_url = "" if sending["base_url"] == DEFAULT_BASE_URL else f" --base-url {shlex.quote(sending['base_url'])}"
+    ledger = f" --ledger {shlex.quote(str(sending['ledger']))}" if sending["ledger"] else ""
+    schema = f" --schema {shlex.quote(str(sending['schema']))}" if sending["schema"] else ""
+    return base_url + ledger + schema
 
 
 def _settings(sending: dict[str, Any]) -> Settings:

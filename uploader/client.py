@@ -16,6 +16,7 @@ import requests
 import requests.utils
 
 from uploader import api
+from uploader.errors import SettingsError
 from uploader.model import UsageEvent
 from uploader.settings import DEFAULT_BASE_URL, Settings
 
@@ -35,14 +36,24 @@ class Route:
 
 
 def settle_route(base_url: str) -> Route:
-    """Settle proxy (``http_proxy``, ``NO_PROXY`` and so on) and CA bundle (``REQUESTS_CA_BUNDLE``) for a base URL."""
+    """Settle proxy (``http_proxy``, ``NO_PROXY`` and so on) and CA bundle (``REQUESTS_CA_BUNDLE``) for a base URL.
+
+    Raises:
+        SettingsError: the backend is reached over TLS, and the CA bundle is not there.
+    """
     with requests.Session() as session:
         chosen = session.merge_environment_settings(base_url, {}, None, None, None)
     proxy = requests.utils.select_proxy(base_url, chosen["proxies"]) or ""
     if proxy and not urlsplit(proxy).netloc:
         proxy = f"http://{proxy}"  # "proxy:3128" is allowed in the environment
     verify = chosen["verify"]
-    return Route(proxy=proxy, ca_bundle=verify if isinstance(verify, str) else requests.certs.where())
+    ca_bundle = verify if isinstance(verify, str) else requests.certs.where()
+    if base_url.startswith("https:") and not os.path.exists(ca_bundle):
+        raise SettingsError(
+            f"{ca_bundle}: no such file or folder of certificates",
+            remedy="set REQUESTS_CA_BUNDLE to one, or unset it and CURL_CA_BUNDLE",
+        )
+    return Route(proxy=proxy, ca_bundle=ca_bundle)
 
 
 class MeterClient:
@@ -73,12 +84,16 @@ class MeterClient:
         self._session.close()
 
     def customer_id(self, tenant_id: str) -> str | None:
-        """Look a tenant's customer up, once; None when there is none or the look-up failed (asked again next time)."""
+        """Look a tenant's customer up, once; None when there is none or the look-up failed (asked again next time).
+
+        Raises:
+            ValueError: a tenant id that cannot be sent. Nothing was sent.
+        """
         known = self._customer_id_by_tenant.get(tenant_id)
         if known is not None:
             return known
-        if tenant_id in ("", ".", ".."):
-            raise ValueError(f"tenant_id: {api.shown(tenant_id)} cannot stand in a URL")
+        if problem := api.tenant_problem(tenant_id):
+            raise ValueError(f"tenant_id: {problem}")
         answer = self._answer("GET", api.look_up_request(self._settings, tenant_id))
         found = api.customer_id_of(answer)
         if found is None:
@@ -116,13 +131,17 @@ class MeterClient:
                 timeout=self._settings.timeout_seconds,
                 allow_redirects=False,
             )
-            if not 200 <= response.status_code <= 299:
-                log.warning("%s %s answered HTTP %d", method, request.url, response.status_code)
-                return None
-            return response.json()
         except requests.RequestException as error:
             log.warning("%s %s failed: %s", method, request.url, error)
             return None
+        if not 200 <= response.status_code <= 299:
+            log.warning("%s %s answered HTTP %d", method, request.url, response.status_code)
+            return None
+        answer = api.json_of(response.content)
+        if not isinstance(answer, list | dict):
+            log.warning("%s %s answered HTTP %d without JSON", method, request.url, response.status_code)
+            return None
+        return answer
 
 
 def post_meter_usage(tenant_id: str, device_id: str, meter_id: str, total_usage: int) -> dict[str, Any] | None:

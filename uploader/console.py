@@ -5,6 +5,7 @@ Progress and sentences go to standard error, the summary to standard output.
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -83,15 +84,15 @@ class Display:
             self._bar = None
 
 
-def summary(reports: Sequence[FileReport], *, command: str) -> str:
+def summary(reports: Sequence[FileReport], *, replay_options: str | None) -> str:
     """Sum up a command: of each file the counts, the units, where the results are, and what to run next.
 
-    command: the options that a replay needs too, such as ``--ledger``; empty for none.
+    replay_options: what a replay must be given too, such as ``--ledger``; None when there can be no replay.
     """
-    return "\n".join(_file_summary(report, command=command) for report in reports)
+    return "\n".join(_file_summary(report, replay_options=replay_options) for report in reports)
 
 
-def _file_summary(report: FileReport, *, command: str) -> str:
+def _file_summary(report: FileReport, *, replay_options: str | None) -> str:
     if report.error is not None:
         return f"{report.path}: not done: {report.error}"
     rows = sum(entry.rows for entry in report.entry_by_reason.values())
@@ -101,29 +102,38 @@ def _file_summary(report: FileReport, *, command: str) -> str:
         f"{report.path}: {accepted:,} of {rows:,} rows accepted, {report.failed_rows:,} failed "
         f"({report.posts:,} posts and {report.look_ups:,} look-ups in {report.seconds:,.1f} s{rate})"
     ]
-    lines += [
-        f"  {_name(reason):<28}{entry.rows:>14,} rows{entry.units:>22,} units" for reason, entry in report.entry_by_reason.items()
-    ]
+    lines += _table(report)
     if report.stop:
         lines.append(f"  stopped early: {report.stop}")
     if report.names is not None:
         lines.append(f"  results: {report.names.results}")
         if report.failed_rows:
             lines.append(f"  failed:  {report.names.failed}")
-    lines += [f"  next:    {step}" for step in _next_steps(report, command=command)]
+    if replay_options is not None:
+        lines += [f"  next:    {step}" for step in _next_steps(report, replay_options=replay_options)]
     return "\n".join(lines)
+
+
+def _table(report: FileReport) -> list[str]:
+    cells = [
+        (_name(reason), f"{entry.rows:,}", f"{entry.units:,}") for reason, entry in report.entry_by_reason.items()
+    ]
+    widths = [max((len(line[at]) for line in cells), default=0) for at in range(3)]
+    return [
+        f"  {name:<{widths[0]}}  {rows:>{widths[1]}} rows  {units:>{widths[2]}} units" for name, rows, units in cells
+    ]
 
 
 def _name(reason: Reason | None) -> str:
     return "accepted" if reason is None else f"failed, {reason.value} ({REPLAY_BY_REASON[reason].value})"
 
 
-def _next_steps(report: FileReport, *, command: str) -> list[str]:
+def _next_steps(report: FileReport, *, replay_options: str) -> list[str]:
     """Say what to run: the same command again, or a replay once a person has done their part."""
     if report.names is None:
         return []
     replays = {REPLAY_BY_REASON[reason] for reason in report.entry_by_reason if reason is not None}
-    replay = f"uploader replay {report.names.failed}{command}"
+    replay = f"uploader replay {shlex.quote(str(report.names.failed))}{replay_options}"
     steps = []
     if Replay.CONFIRM in replays:
         steps.append("ask the backend's owners about the rows in doubt; write resend or recorded into their upload_replay")

@@ -1,8 +1,8 @@
 """One CSV record read with care: where it ends, what is wrong with it, and how it stood.
 
 The rules are those of ``csv.reader`` without ``strict``: a quote opens only at the start of a cell, ``""``
-inside is a quote, and what follows a closing quote is text up to the next delimiter. So a record that breaks the
-strict rules ends where a lenient reader would end it. The verdicts are the same on every version of Python.
+inside is a quote, and what follows a closing quote is text up to the next delimiter. So a record that breaks
+the strict rules ends where a lenient reader would end it. The verdicts are the same on every version of Python.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import random
-from collections import deque
+from collections import Counter, deque
 
 from uploader.api import Verdict
 from uploader.model import Reason
@@ -32,7 +32,14 @@ class Mode(enum.Enum):
 
     OPEN = "posts up to the limit"
     PROBING = "a look-up finds out whether the backend answers again"
-    SINGLE = "one post at a time, until one is answered"
+    SINGLE = "one call at a time, until a post is accepted"
+
+
+class _Kind(enum.Enum):
+    """What was answered: a backend whose look-ups are fine may still leave every post in doubt."""
+
+    POST = enum.auto()
+    LOOK_UP = enum.auto()
 
 
 class Pacing:
@@ -52,7 +59,7 @@ class Pacing:
         self._paused_until_seconds = 0.0
         self._next_pause_seconds = _FIRST_PAUSE_SECONDS
         self._trips = 0
-        self._troubles_in_a_row = 0
+        self._troubles_in_a_row = Counter[_Kind]()
         self._window: deque[bool] = deque(maxlen=_WINDOW_OUTCOMES)
         self._troubles_in_window = 0
         self._first_answers: set[int | None] | None = set()
@@ -89,12 +96,16 @@ class Pacing:
 
     def note_post(self, verdict: Verdict, *, now_seconds: float) -> None:
         """Learn from what a post came to."""
-        self._note(verdict, now_seconds=now_seconds)
+        self._note(verdict, kind=_Kind.POST, now_seconds=now_seconds)
         self._note_rejection(verdict)
+        if verdict.outcome.reason is None:
+            self._trips = 0
+            if self.mode is Mode.SINGLE:
+                self.mode = Mode.OPEN
 
     def note_look_up(self, verdict: Verdict, *, now_seconds: float) -> None:
         """Learn from what a look-up came to."""
-        self._note(verdict, now_seconds=now_seconds)
+        self._note(verdict, kind=_Kind.LOOK_UP, now_seconds=now_seconds)
         if verdict.customer_id:
             self._has_known_a_tenant = True
         elif verdict.outcome.reason is Reason.CUSTOMER_NOT_FOUND:
@@ -104,35 +115,37 @@ class Pacing:
 
     def note_probe(self, verdict: Verdict, *, now_seconds: float) -> None:
         """Learn from the look-up that asked whether the backend answers again."""
-        if verdict.stop:
-            self._end(verdict.stop)
-        elif verdict.outcome.reason is Reason.LOOKUP_FAILED:
+        if self._heeds(verdict, now_seconds=now_seconds):
+            return
+        if verdict.outcome.reason is Reason.LOOKUP_FAILED:
             self._trip(now_seconds=now_seconds)
         elif self.mode is Mode.PROBING:
             self.mode = Mode.SINGLE
 
-    def _note(self, verdict: Verdict, *, now_seconds: float) -> None:
-        if verdict.stop:
-            self._end(verdict.stop)
-        elif verdict.retry_after_seconds is not None:
-            self._pause(verdict.retry_after_seconds, now_seconds=now_seconds)
-        elif verdict.outcome.http_status == 429:
-            self._pause(_FIRST_PAUSE_SECONDS, now_seconds=now_seconds)
-        elif verdict.outcome.reason in _TROUBLE:
-            self._note_trouble(now_seconds=now_seconds)
-        else:
-            self._note_answer()
-
-    def _note_answer(self) -> None:
-        self._troubles_in_a_row = 0
-        self._trips = 0
+    def _note(self, verdict: Verdict, *, kind: _Kind, now_seconds: float) -> None:
+        if self._heeds(verdict, now_seconds=now_seconds):
+            return
+        if verdict.outcome.reason in _TROUBLE:
+            self._note_trouble(kind, now_seconds=now_seconds)
+            return
+        self._troubles_in_a_row[kind] = 0
         self._retries_left = min(_RETRIES_AT_FIRST, self._retries_left + _RETRIES_PER_ANSWER)
-        if self.mode is Mode.SINGLE:
-            self.mode = Mode.OPEN
         self._remember(in_trouble=False)
 
-    def _note_trouble(self, *, now_seconds: float) -> None:
-        self._troubles_in_a_row += 1
+    def _heeds(self, verdict: Verdict, *, now_seconds: float) -> bool:
+        """Do as the backend asks, and tell whether it asked the run to stop or to wait."""
+        if verdict.stop:
+            self._end(verdict.stop)
+            return True
+        if verdict.retry_after_seconds is None and verdict.outcome.http_status != 429:
+            return False
+        # Never shorter: a backend that always says "Retry-After: 0" would be asked again without end.
+        seconds = max(_FIRST_PAUSE_SECONDS, verdict.retry_after_seconds or 0.0)
+        self._pause(seconds, why="the backend asks to wait", now_seconds=now_seconds)
+        return True
+
+    def _note_trouble(self, kind: _Kind, *, now_seconds: float) -> None:
+        self._troubles_in_a_row[kind] += 1
         self._remember(in_trouble=True)
         if self.mode is Mode.PROBING or self.wait_seconds(now_seconds=now_seconds) > 0:
             return  # it was in flight when posting paused
@@ -140,7 +153,7 @@ class Pacing:
         too_large_a_share = (
             known >= _LEAST_OUTCOMES_FOR_A_SHARE and self._troubles_in_window > _MOST_TROUBLED_SHARE * known
         )
-        if self.mode is Mode.SINGLE or self._troubles_in_a_row >= _DOUBTS_IN_A_ROW or too_large_a_share:
+        if self.mode is Mode.SINGLE or self._troubles_in_a_row.total() >= _DOUBTS_IN_A_ROW or too_large_a_share:
             self._trip(now_seconds=now_seconds)
 
     def _remember(self, *, in_trouble: bool) -> None:
@@ -155,22 +168,24 @@ class Pacing:
             self._end(f"the backend gave no whole answer after {_MOST_TRIPS} pauses; see whether it is up")
             return
         self.mode = Mode.PROBING
-        self._troubles_in_a_row = 0
+        self._troubles_in_a_row.clear()
         self._window.clear()
         self._troubles_in_window = 0
-        self._pause(self._next_pause_seconds, now_seconds=now_seconds)
+        self._pause(
+            self._next_pause_seconds,
+            why="the backend gives no whole answer, and the next pause is",
+            now_seconds=now_seconds,
+        )
         self._next_pause_seconds *= 2
 
-    def _pause(self, seconds: float, *, now_seconds: float) -> None:
+    def _pause(self, seconds: float, *, why: str, now_seconds: float) -> None:
         until_seconds = now_seconds + seconds
         longer_by_seconds = until_seconds - max(self._paused_until_seconds, now_seconds)
         if longer_by_seconds <= 0:
             return
         if longer_by_seconds > self._patience_seconds:
-            self._end(
-                f"the backend asks to wait {seconds:,.0f} s, longer than the {self._patience_seconds:,.0f} s of patience "
-                "left (--patience)"
-            )
+            left = f"the {self._patience_seconds:,.0f} s of patience left (--patience)"
+            self._end(f"{why} {seconds:,.0f} s, longer than {left}")
             return
         self._patience_seconds -= longer_by_seconds
         self._paused_until_seconds = until_seconds

@@ -330,8 +330,13 @@ def own_cells(row: Row, state: RowState, *, event_id: str, run_id: str) -> OwnCe
         _safe_text(state.customer_id),
         _safe_text(outcome.response),
         None if at is None else at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        row.text if row.fault else None,
+        _raw_text(row.text) if row.fault else None,
     )
+
+
+def _raw_text(text: str) -> str:
+    r"""Write bytes that are not UTF-8, and NUL, as \xNN: with them as they stood our own row could not be read again."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").replace("\0", r"\x00")
 
 
 def _safe_text(text: str) -> str:

@@ -221,7 +221,7 @@ class Sender(Generic[Key]):
 def _prepare(slot: _Slot[Any], connection: Connection) -> None:
     """Set what is the same for every call; see the traps at the top and in the options' own man pages."""
     milliseconds = max(1, round(connection.timeout_seconds * 1000))
-    ca_option = pycurl.CAPATH if os.path.isdir(connection.ca_bundle) else pycurl.CAINFO
+    is_folder = os.path.isdir(connection.ca_bundle)
     for option, value in (
         (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1),
         (pycurl.FOLLOWLOCATION, 0),
@@ -235,7 +235,8 @@ def _prepare(slot: _Slot[Any], connection: Connection) -> None:
         (pycurl.USERAGENT, f"meter-uploader/{version('meter-uploader')}"),
         (pycurl.PROXY, connection.proxy),  # set even when empty: unset, libcurl reads the environment
         (pycurl.NOPROXY, ""),
-        (ca_option, connection.ca_bundle),
+        (pycurl.CAPATH if is_folder else pycurl.CAINFO, connection.ca_bundle),
+        (pycurl.PROXY_CAPATH if is_folder else pycurl.PROXY_CAINFO, connection.ca_bundle),
         (pycurl.HEADERFUNCTION, slot.head.write),
         (pycurl.WRITEFUNCTION, slot.body.write),
         (pycurl.PREREQFUNCTION, slot.about_to_send),

@@ -18,6 +18,7 @@ PRINTABLE_ASCII = re.compile(r"[\x21-\x7e]+")
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2, token
 _OWN_HEADERS = {"x-tenant-id", "x-device-id", "content-type", "content-length", "authorization", "host", "expect"}
+_OWN_HEADERS |= {"connection", "transfer-encoding"}
 _DEFAULT_PORT_BY_SCHEME = {"http": 80, "https": 443}
 _CLUSTER_SUFFIXES = (".svc", ".svc.cluster.local")
 
@@ -79,7 +80,8 @@ def normalised_base_url(text: str) -> str:
     if scheme not in _DEFAULT_PORT_BY_SCHEME or not host:
         raise SettingsError(f"base URL {text!r}: not an http or https URL with a host", remedy=remedy)
     if parts.username is not None or parts.query or parts.fragment:
-        raise SettingsError(f"base URL {text!r}: a user name, a query or a fragment has no place in it", remedy=remedy)
+        # Not shown: there may be a password in it.
+        raise SettingsError(f"base URL at {host}: a user name, a query or a fragment has no place in it", remedy=remedy)
     shown_host = f"[{host}]" if ":" in host else host
     shown_port = "" if port in (None, _DEFAULT_PORT_BY_SCHEME[scheme]) else f":{port}"
     return f"{scheme}://{shown_host}{shown_port}{parts.path.rstrip('/')}"
