@@ -17,8 +17,17 @@ PRINTABLE_ASCII = re.compile(r"[\x21-\x7e]+")
 """What a header value may hold: libcurl would send a line break in one as it stands."""
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2, token
-_OWN_HEADERS = {"x-tenant-id", "x-device-id", "content-type", "content-length", "authorization", "host", "expect"}
-_OWN_HEADERS |= {"connection", "transfer-encoding"}
+_OWN_HEADERS = {
+    "authorization",
+    "connection",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "transfer-encoding",
+    "x-device-id",
+    "x-tenant-id",
+}
 _DEFAULT_PORT_BY_SCHEME = {"http": 80, "https": 443}
 _CLUSTER_SUFFIXES = (".svc", ".svc.cluster.local")
 

@@ -1,0 +1,81 @@
+"""The house: files import only from rows below their own, and each outside library is known by one file."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "uploader"
+
+ROWS = [
+    {"cli"},
+    {"console", "validate", "sandbox"},
+    {"upload", "replay"},
+    {"desk"},
+    {"posting"},
+    {"readers", "books", "customers", "sender", "pacing", "ledger", "results", "client"},
+    {"csv_log", "parquet_log", "schema"},
+    {"content", "csv_scan", "api"},
+    {"settings", "model"},
+    {"errors"},
+]
+"""From the top; the parts of one row do not know each other."""
+
+FILE_BY_LIBRARY = {
+    "click": "cli",
+    "platformdirs": "cli",
+    "rich": "console",
+    "starlette": "sandbox",
+    "uvicorn": "sandbox",
+    "pyarrow": "parquet_log",
+    "jsonschema_rs": "schema",
+    "pycurl": "sender",
+    "sqlite3": "ledger",
+    "requests": "client",
+    "backports": "content",
+    "compression": "content",
+}
+
+
+def _imports(name: str) -> set[str]:
+    """List what a file imports, inside functions and TYPE_CHECKING too."""
+    found = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = f"uploader.{node.module}" if node.level else str(node.module)
+            found |= {f"{module}.{alias.name}" for alias in node.names} if module == "uploader" else {module}
+    return found
+
+
+FILES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+def test_every_file_has_its_row() -> None:
+    """A new file is given a place in the picture."""
+    assert set(FILES) == set().union(*ROWS)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_imports_go_down(name: str) -> None:
+    """A file imports only from rows below its own."""
+    row = next(at for at, names in enumerate(ROWS) if name in names)
+    below = set().union(*ROWS[row + 1 :])
+    own = {module.split(".")[1] for module in _imports(name) if module.startswith("uploader.")}
+    assert own <= below
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_each_library_is_known_by_one_file(name: str) -> None:
+    """An outside library is imported by the one file that is there for it."""
+    libraries = {module.split(".")[0] for module in _imports(name)} & set(FILE_BY_LIBRARY)
+    assert {FILE_BY_LIBRARY[library] for library in libraries} <= {name}
+
+
+def test_readme_draws_every_file() -> None:
+    """The picture in the README names every file of the package."""
+    picture = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    assert [name for name in FILES if f"{name}.py" not in picture] == []
