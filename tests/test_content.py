@@ -49,7 +49,7 @@ def lines_of_blocks(count: int) -> bytes:
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
-    """A file of somewhat more than three blocks."""
+    """Make a file of somewhat more than three blocks."""
     return write(tmp_path / "usage.csv", lines_of_blocks(3))
 
 
@@ -82,9 +82,7 @@ def test_packed_content_is_unpacked_over_all_its_members(tmp_path: Path, packing
 
 @every_packing
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.999])
-def test_packed_content_that_is_cut_short_is_refused(
-    tmp_path: Path, packing: Compression, kept: float
-) -> None:
+def test_packed_content_that_is_cut_short_is_refused(tmp_path: Path, packing: Compression, kept: float) -> None:
     """Compressed data that ends too early is an input error that says so, not a shorter log."""
     packed = PACK[packing](os.urandom(50_000).hex().encode() + b"\n")
     path = write(tmp_path / "usage.csv", packed[: int(len(packed) * kept) or 3])
@@ -94,9 +92,7 @@ def test_packed_content_that_is_cut_short_is_refused(
 
 @every_packing
 @pytest.mark.parametrize("junk", [b"BZh9 but not really", b"\x1f\x8b\x08 but not really", b"a,b\n1,2\n"])
-def test_a_damaged_member_is_refused_even_after_a_sound_one(
-    tmp_path: Path, packing: Compression, junk: bytes
-) -> None:
+def test_a_damaged_member_is_refused_even_after_a_sound_one(tmp_path: Path, packing: Compression, junk: bytes) -> None:
     """What follows the first member is content or an error; it is never dropped unsaid."""
     for name, start in (("first", b""), ("second", PACK[packing](b"a,b\n"))):
         path = write(tmp_path / name, start + junk)
@@ -109,9 +105,7 @@ def test_a_flipped_bit_in_packed_content_is_refused(tmp_path: Path, packing: Com
     """The packing's own checksum is heeded."""
     options = [(zstd.CompressionParameter.checksum_flag, 1)]
     content = os.urandom(5_000).hex().encode()
-    packed = bytearray(
-        zstd.compress(content, options=dict(options)) if packing == "zst" else PACK[packing](content)
-    )
+    packed = bytearray(zstd.compress(content, options=dict(options)) if packing == "zst" else PACK[packing](content))
     packed[len(packed) // 2] ^= 1
     path = write(tmp_path / "usage.csv", bytes(packed))
     with pytest.raises(InputError, match=r"is damaged|is cut short"):
@@ -214,14 +208,17 @@ def test_text_without_line_ends_is_refused_before_it_fills_the_memory(tmp_path: 
     """More than 64 MiB without a line end is no CSV; up to that, it is left to the reader of lines."""
     path = write(tmp_path / "usage.csv", b"a,b\n")
     os.truncate(path, 4 + LINE_LIMIT_BYTES)
+    read_through(path)
+    os.truncate(path, 4 + LINE_LIMIT_BYTES + 1)
+    with pytest.raises(InputError, match="67,108,864 bytes without a line end"):
+        read_through(path)
+
+
+def read_through(path: Path) -> None:
+    """Read the content a block at a time."""
     stream = Content(path).open_lines()
     while stream.read(BLOCK_BYTES):
         pass
-    os.truncate(path, 4 + LINE_LIMIT_BYTES + 1)
-    stream = Content(path).open_lines()
-    with pytest.raises(InputError, match="67,108,864 bytes without a line end"):
-        while stream.read(BLOCK_BYTES):
-            pass
 
 
 def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
@@ -240,9 +237,9 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
 
 def test_closing_gives_the_descriptor_back(log: Path) -> None:
     """A closed log holds no descriptor, and closing it twice is harmless."""
-    before = os.listdir("/dev/fd")
+    before = list(Path("/dev/fd").iterdir())
     content = Content(log)
-    assert len(os.listdir("/dev/fd")) == len(before) + 1
+    assert len(list(Path("/dev/fd").iterdir())) == len(before) + 1
     content.close()
     content.close()
-    assert len(os.listdir("/dev/fd")) == len(before)
+    assert len(list(Path("/dev/fd").iterdir())) == len(before)

@@ -52,7 +52,23 @@ def faults_of(rows: list[Row]) -> list[str]:
 
 @pytest.mark.parametrize(
     "cell",
-    ["00123", "NA", "null", "None", "nan", "1e5", "1_000", " x ", "", "'5", "=1+1", "é", "日本", "\u2028", "\x0b\x1c\x85"],
+    [
+        "00123",
+        "NA",
+        "null",
+        "None",
+        "nan",
+        "1e5",
+        "1_000",
+        " x ",
+        "",
+        "'5",
+        "=1+1",
+        "é",
+        "日本",
+        "\u2028",
+        "\x0b\x1c\x85",
+    ],
 )
 def test_a_cell_is_text_as_it_stands(tmp_path: Path, cell: str) -> None:
     """No cell is trimmed, converted or taken for a missing value."""
@@ -134,9 +150,7 @@ LONG = "x" * (CELL_LIMIT_CHARACTERS + 1)
         (b"a,\0,1", "line 3: a NUL character"),
         (b'a,"x\n\0",1', "line 4: a NUL character"),
         (b"a\rb,b,1", "line 3: a bare carriage return"),
-        (b"a,b,1\r", "line 3: a bare carriage return"),
         (b'"a"\r,b,1', "line 3: a bare carriage return"),
-        (b"\r", "line 3: a bare carriage return"),
         (f"a,{LONG},1".encode(), "line 3: a cell of more than 131,072 characters"),
         (f'a,"{LONG}",1'.encode(), "line 3: a cell of more than 131,072 characters"),
         (f'a,"\n{LONG}\n",1'.encode(), "line 3: a cell of more than 131,072 characters"),
@@ -154,6 +168,13 @@ def test_a_record_that_breaks_the_rules_is_one_malformed_row(
     assert (bad.cells, bad.fault) == ((), fault)
     if len(record) <= KEPT_CHARACTERS:
         assert bad.text.encode("utf-8", "surrogateescape") == record
+
+
+def test_a_carriage_return_too_many_is_no_line_end(tmp_path: Path) -> None:
+    """Only CRLF is a line end; another carriage return is not dropped, also not at the end of the file."""
+    rows = rows_in(tmp_path, b"a,b,1\r\r\n\r\r\nc,d,2\r")
+    assert [row.text for row in rows] == ["a,b,1\r", "\r", "c,d,2\r"]
+    assert faults_of(rows) == [f"line {line}: a bare carriage return" for line in (2, 3, 4)]
 
 
 @pytest.mark.parametrize(
@@ -181,9 +202,7 @@ def test_rows_that_all_have_a_cell_too_many_are_all_malformed(tmp_path: Path) ->
     """Columns are never shifted, not even when every row has the same number of cells."""
     rows = rows_in(tmp_path, b"a,b,1,x\n" * 2500)
     assert len(rows) == 2500
-    assert {row.fault for row in rows} == {
-        f"line {line}: 4 cells where the header has 3" for line in range(2, 2502)
-    }
+    assert {row.fault for row in rows} == {f"line {line}: 4 cells where the header has 3" for line in range(2, 2502)}
 
 
 def test_line_numbers_count_every_line_of_the_file(tmp_path: Path) -> None:
@@ -206,22 +225,23 @@ def test_a_quote_open_at_the_end_refuses_the_file(tmp_path: Path, body: bytes) -
             _ = log.row_count
 
 
+LINE = b"0123456789" * 100 + b"\n"
+
+
 def test_a_huge_cell_is_one_malformed_row_with_a_bounded_text(tmp_path: Path) -> None:
     """Of 10 MB, the first 64 Ki characters are kept, and words for the rest."""
-    _, bad, after = rows_in(tmp_path, b"a,b,1\n" + b'a,"' + b"0123456789\n" * 1_000_000 + b'",1\nc,d,2\n')
+    _, bad, after = rows_in(tmp_path, b"a,b,1\n" + b'a,"' + LINE * 10_000 + b'",1\nc,d,2\n')
     assert bad.fault == "line 3: a cell of more than 131,072 characters"
-    kept = ('a,"' + "0123456789\n" * 10_000)[:KEPT_CHARACTERS]
-    left_out = 3 + 11_000_000 + 3 - KEPT_CHARACTERS
+    kept = ('a,"' + LINE.decode() * 10_000)[:KEPT_CHARACTERS]
+    left_out = 3 + 10_000 * len(LINE) + 3 - KEPT_CHARACTERS
     first_line = 3 + kept.count("\n")
-    assert bad.text == f"{kept} [{left_out:,} more characters left out: lines {first_line}-1000003 of the file]"
+    assert bad.text == f"{kept} [{left_out:,} more characters left out: lines {first_line}-10003 of the file]"
     assert after.cells == ["c", "d", "2"]
 
 
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b""])
 @pytest.mark.parametrize("extra", [0, 1])
-def test_a_malformed_text_is_cut_past_its_limit_and_not_before(
-    tmp_path: Path, extra: int, line_end: bytes
-) -> None:
+def test_a_malformed_text_is_cut_past_its_limit_and_not_before(tmp_path: Path, extra: int, line_end: bytes) -> None:
     """The line end is not counted."""
     record = b"x" * (KEPT_CHARACTERS + extra)
     (row,) = rows_in(tmp_path, record + line_end)
@@ -238,11 +258,11 @@ def test_a_cell_of_the_longest_length_is_read(tmp_path: Path) -> None:
 
 def test_a_record_that_never_ends_is_malformed(tmp_path: Path) -> None:
     """The memory for a record has a limit; its end is found all the same."""
-    cell = b'"\n",'
+    cell = b'"' + b"x" * 1000 + b'\n",'
     count = RECORD_LIMIT_CHARACTERS // len(cell) + 1
     bad, after = rows_in(tmp_path, cell * count + b"x\nc,d,2\n")
     assert bad.fault == "line 2: a record of more than 16,777,216 characters"
-    assert bad.text.endswith(f"of the file]")
+    assert bad.text.endswith(" of the file]")
     assert after.cells == ["c", "d", "2"]
 
 
@@ -269,7 +289,7 @@ def test_a_record_that_never_ends_is_malformed(tmp_path: Path) -> None:
 )
 def test_a_file_without_a_sound_header_is_refused(tmp_path: Path, data: bytes, words: str) -> None:
     """The message names the file, what it is or what is wrong with its header, and a remedy."""
-    with pytest.raises(InputError, match=f"(?s)usage.csv.*{words}.* -- "):
+    with pytest.raises(InputError, match=f"(?s)usage.csv.*{words}"):
         opened(tmp_path, data)
 
 
@@ -313,8 +333,10 @@ def test_what_a_pass_finds_out_is_not_known_before_its_end(tmp_path: Path) -> No
 def test_packed_content_is_read_as_if_it_were_not(tmp_path: Path) -> None:
     """The digest is the content's, so a log and its compressed copy are one."""
     data = b"h\n" + b"1\n" * 5000
-    with opened(tmp_path, data) as plain, opened(tmp_path, gzip.compress(data), compression="gz") as packed:
-        assert rows_of(plain.__class__(tmp_path / "usage.csv", delimiter=",", compression="gz")) == rows_of(packed)
+    (tmp_path / "packed").mkdir()
+    packed_data = gzip.compress(data)
+    with opened(tmp_path, data) as plain, opened(tmp_path / "packed", packed_data, compression="gz") as packed:
+        assert rows_of(plain) == rows_of(packed)
         assert packed.content_sha256 == hashlib.sha256(data).hexdigest()
 
 
@@ -325,12 +347,12 @@ def test_a_row_that_changed_since_the_first_pass_never_comes_out(tmp_path: Path)
         first = rows_of(log)
         with log.path.open("r+b") as file:
             file.seek(2 * BLOCK_BYTES)
-            file.write(b"9")
-        second: list[Row] = []
+            file.write(b"X")
+        rows = (row for batch in log.batches() for row in batch.rows)
+        second = [next(rows) for _ in range(BLOCK_BYTES // 11)]
+        assert second == first[: len(second)]
         with pytest.raises(InputChangedError):
-            for batch in log.batches():
-                second.extend(batch.rows)
-    assert 0 < len(second) < len(first)
+            second.extend(rows)
     assert second == first[: len(second)]
 
 
@@ -400,13 +422,11 @@ def is_sound(text: str) -> bool:
 def test_every_line_belongs_to_exactly_one_row(data: bytes) -> None:
     """Whatever the bytes are, no line is lost or read twice, and a row is sound if and only if its text is."""
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            rows = rows_in(Path(folder), data, header="h1,h2")
-        except InputError as error:
-            assert "is still open at the end" in str(error)
-            # A closing quote and a line end are all that the file lacked.
-            rows = rows_in(Path(folder), data + b'"\n', header="h1,h2")
+        rows = rows_unless_open(Path(folder), data)
+        if rows is None:
+            # A closing quote was all that the file lacked.
             data += b'"\n'
+            rows = rows_in(Path(folder), data, header="h1,h2")
     left = data.decode("utf-8", "surrogateescape")
     for number, row in enumerate(rows, 1):
         left = without_blank_lines(left)
@@ -421,6 +441,16 @@ def test_every_line_belongs_to_exactly_one_row(data: bytes) -> None:
     assert not without_blank_lines(left)
 
 
+def rows_unless_open(folder: Path, data: bytes) -> list[Row] | None:
+    """Read rows of two cells; None when a quote is open at the end."""
+    try:
+        return rows_in(folder, data, header="h1,h2")
+    except InputError as error:
+        if "is still open at the end" not in str(error):
+            raise
+        return None
+
+
 def without_blank_lines(text: str) -> str:
     """Cut off the blank lines that the text begins with."""
     while text.startswith(("\n", "\r\n")):
@@ -432,10 +462,7 @@ def without_blank_lines(text: str) -> str:
 @given(st.lists(st.lists(pieces, max_size=8).map(b"".join), max_size=6))
 def test_a_verdict_does_not_depend_on_the_neighbours(lines: list[bytes]) -> None:
     """Rows are the same whether ``csv`` splits a chunk or, for a blank line at its end, the scan does."""
-    body = b"".join(line.replace(b"\n", b"") + b"\n" for line in lines if line.count(b'"') % 2 == 0)
+    body = b"".join(line.replace(b"\n", b"") + b"\n" for line in lines)
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            alone = rows_in(Path(folder), body, header="h1,h2")
-        except InputError:
-            return
-        assert rows_in(Path(folder), body + b"\n", header="h1,h2") == alone
+        alone = rows_unless_open(Path(folder), body)
+        assert rows_unless_open(Path(folder), body + b"\n") == alone

@@ -1,0 +1,64 @@
+"""Each tenant is asked for once; what was answered holds for the whole command."""
+
+from __future__ import annotations
+
+import pytest
+
+from uploader.api import Verdict
+from uploader.customers import Customers
+from uploader.model import Outcome, Reason
+
+FOUND = Verdict(outcome=Outcome(None, http_status=200), customer_id="cus_1")
+UNKNOWN = Verdict(outcome=Outcome(Reason.CUSTOMER_NOT_FOUND, "unknown", 404))
+FAILED = Verdict(outcome=Outcome(Reason.LOOKUP_FAILED, "no answer"))
+
+
+@pytest.fixture
+def customers() -> Customers:
+    """Begin a command that knows no tenant."""
+    return Customers()
+
+
+def test_tenants_are_asked_for_once_and_in_order(customers: Customers) -> None:
+    """However many rows name a tenant, before its look-up starts, while it runs or after: one look-up."""
+    for tenant_id in ("b", "a", "b", "c", "a"):
+        assert customers.customer_id(tenant_id) is None
+    assert [customers.next_to_ask() for _ in range(3)] == ["b", "a", "c"]
+    assert not customers.has_some_to_ask
+    assert customers.customer_id("a") is None
+    assert not customers.has_some_to_ask
+    customers.settle("a", FOUND)
+    assert customers.customer_id("a") == "cus_1"
+    assert not customers.has_some_to_ask
+    assert customers.look_ups == 3
+
+
+@pytest.mark.parametrize("verdict", [UNKNOWN, FAILED])
+def test_a_failed_look_up_is_the_outcome_of_all_the_tenants_rows(
+    customers: Customers, verdict: Verdict
+) -> None:
+    """A tenant that was not found, or whose look-up failed for good, is not asked for again."""
+    assert customers.customer_id("a") is None
+    customers.settle(customers.next_to_ask(), verdict)
+    assert customers.customer_id("a") == verdict.outcome
+    assert not customers.has_some_to_ask
+    assert customers.look_ups == 1
+
+
+def test_tenants_are_told_apart_by_every_character(customers: Customers) -> None:
+    """Ids that differ in case or in leading zeros are different tenants."""
+    for tenant_id in ("acme", "Acme", "0042", "42"):
+        assert customers.customer_id(tenant_id) is None
+    assert [customers.next_to_ask() for _ in range(4)] == ["acme", "Acme", "0042", "42"]
+
+
+def test_the_first_tenant_asked_for_is_the_probe(customers: Customers) -> None:
+    """The probe is there before any answer is: a backend that is down from the start gives none."""
+    assert customers.first_tenant is None
+    for tenant_id in ("b", "a"):
+        assert customers.customer_id(tenant_id) is None
+    assert customers.first_tenant is None
+    assert customers.next_to_ask() == "b"
+    assert customers.first_tenant == "b"
+    customers.settle(customers.next_to_ask(), FOUND)
+    assert customers.first_tenant == "b"

@@ -1,0 +1,79 @@
+"""How much of a usage log was posted before, under another content: a theta sketch a run, never a list of rows.
+
+The only file that knows `datasketches`. A sketch is a sample of some 8,000 row hashes, so that a share is known to about
+one part in a hundred whatever the number of rows (datasketches.apache.org, Theta Sketch Framework).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+
+from datasketches import compact_theta_sketch, theta_intersection, theta_union, update_theta_sketch
+
+from uploader.model import Cell
+
+_LG_SAMPLE = 13
+_STANDARD_DEVIATIONS = 2
+_BETWEEN_CELLS = "\x1f"
+
+
+class RowSketch:
+    """A sample of the rows of one usage log, all columns compared, whatever their order."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self._in_order = itemgetter(*sorted(range(len(columns)), key=columns.__getitem__))
+        self._names = _BETWEEN_CELLS.join(sorted(columns))
+        self._sketch = update_theta_sketch(_LG_SAMPLE)
+
+    def add(self, cells: Sequence[Cell]) -> None:
+        """Take a row into account."""
+        texts = _BETWEEN_CELLS.join(map(str, self._in_order(cells)))
+        self._sketch.update(f"{self._names}{_BETWEEN_CELLS}{texts}")
+
+    def to_bytes(self) -> bytes:
+        """Give the sketch for keeping, at most some 64 KB."""
+        kept: bytes = self._sketch.compact().serialize()
+        return kept
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """How many of a log's distinct rows stand in earlier runs; estimates.
+
+    share:          0 to 1, of all of them.
+    rows_by_run_id: for each earlier run with some.
+    """
+
+    share: float
+    rows_by_run_id: Mapping[str, float]
+
+
+def overlap_with(rows: bytes, earlier_by_run_id: Mapping[str, bytes]) -> Overlap:
+    """Estimate how many of some rows stand in the union of earlier runs.
+
+    Run by run the sample stays as fine as the smaller of the two, however many runs there are; but a row that two runs hold counts
+    twice. The union counts it once, and coarsely. The share is the lower of the two answers.
+    """
+    candidate = compact_theta_sketch.deserialize(rows)
+    if candidate.is_empty():
+        return Overlap(0.0, {})
+    union = theta_union(_LG_SAMPLE)
+    rows_by_run_id: dict[str, float] = {}
+    for run_id, kept in earlier_by_run_id.items():
+        earlier = compact_theta_sketch.deserialize(kept)
+        union.update(earlier)
+        common = _common(candidate, earlier)
+        if common.get_estimate() > 0:
+            rows_by_run_id[run_id] = common.get_estimate()
+    all_rows = candidate.get_estimate()
+    at_most = _common(candidate, union.get_result()).get_upper_bound(_STANDARD_DEVIATIONS)
+    return Overlap(min(1.0, sum(rows_by_run_id.values()) / all_rows, at_most / all_rows), rows_by_run_id)
+
+
+def _common(one: compact_theta_sketch, other: compact_theta_sketch) -> compact_theta_sketch:
+    intersection = theta_intersection()
+    intersection.update(one)
+    intersection.update(other)
+    return intersection.get_result()
