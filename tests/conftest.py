@@ -10,6 +10,7 @@ import pytest
 import trustme
 
 from tests.billing_server import BillingServer
+from tests.command import Home
 
 
 @pytest.fixture
@@ -41,3 +42,9 @@ def authority_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFacto
     path = tmp_path_factory.mktemp("authority") / "ca.pem"
     authority.cert_pem.write_to_path(str(path))
     return path
+
+
+@pytest.fixture
+def home(tmp_path: Path, billing_server: BillingServer) -> Home:
+    """Make an empty home folder for the ``uploader`` command, which is pointed at the billing server."""
+    return Home(folder=tmp_path, base_url=billing_server.base_url)

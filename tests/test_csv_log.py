@@ -6,6 +6,8 @@ import csv
 import gzip
 import hashlib
 import io
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -214,6 +216,12 @@ def test_line_numbers_count_every_line_of_the_file(tmp_path: Path) -> None:
     assert faults == [f"line {7 + 6 * index}: 1 cell where the header has 3" for index in range(30_000)]
 
 
+def test_a_fault_far_down_has_its_line(tmp_path: Path) -> None:
+    """The lines of sound rows are counted too."""
+    *_, bad = rows_in(tmp_path, b"a,b,1\n" * 100_000 + b"bad\n")
+    assert bad.fault == "line 100002: 1 cell where the header has 3"
+
+
 @pytest.mark.parametrize("body", [b'a,"b,1\nc,d,2\n', b'a,b,1\n"', b'a,b,1\n"x"y,"', b'a,b,1\n\xff,"\n\n'])
 def test_a_quote_open_at_the_end_refuses_the_file(tmp_path: Path, body: bytes) -> None:
     """All that follows a lost quote may be rows, so none of it is read; the message names the quote's line."""
@@ -249,11 +257,29 @@ def test_a_malformed_text_is_cut_past_its_limit_and_not_before(tmp_path: Path, e
     assert row.text == "x" * KEPT_CHARACTERS + mark
 
 
+def test_the_longest_cell_does_not_depend_on_the_process(tmp_path: Path) -> None:
+    """Another library may raise csv's process-wide limit: a row's verdict stays, and so does the limit."""
+    program = """
+import csv
+from pathlib import Path
+from uploader.csv_log import CsvLog
+csv.field_size_limit(10**9)
+with CsvLog(Path("usage.csv"), delimiter=",", compression=None) as log:
+    (fault,) = [row.fault for batch in log.batches() for row in batch.rows]
+assert fault == "line 2: a cell of more than 131,072 characters", fault
+assert csv.field_size_limit() == 10**9
+"""
+    (tmp_path / "usage.csv").write_text(f"a,b\n1,{LONG}\n")
+    environment = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, env=environment)
+
+
 def test_a_cell_of_the_longest_length_is_read(tmp_path: Path) -> None:
     """The limit is a cell's own length, quotes and doubled quotes not counted."""
     longest = '"' * CELL_LIMIT_CHARACTERS
-    (row,) = rows_in(tmp_path, f'a,"{longest * 2}",1\n'.encode())
+    row, longer = rows_in(tmp_path, f'a,"{longest * 2}",1\na,"{longest * 2}""",1\n'.encode())
     assert (row.cells, row.fault) == (["a", longest, "1"], "")
+    assert longer.fault == "line 3: a cell of more than 131,072 characters"
 
 
 def test_a_record_that_never_ends_is_malformed(tmp_path: Path) -> None:

@@ -34,9 +34,7 @@ def test_tenants_are_asked_for_once_and_in_order(customers: Customers) -> None:
 
 
 @pytest.mark.parametrize("verdict", [UNKNOWN, FAILED])
-def test_a_failed_look_up_is_the_outcome_of_all_the_tenants_rows(
-    customers: Customers, verdict: Verdict
-) -> None:
+def test_a_failed_look_up_is_the_outcome_of_all_the_tenants_rows(customers: Customers, verdict: Verdict) -> None:
     """A tenant that was not found, or whose look-up failed for good, is not asked for again."""
     assert customers.customer_id("a") is None
     customers.settle(customers.next_to_ask(), verdict)

@@ -138,9 +138,7 @@ LINE_BY_NAME = {
     "--safe-status, another": Line(
         exchanges=whole(501, 503, 504), reason=Reason.IN_DOUBT, replay=Replay.CONFIRM, settings=SAFE
     ),
-    "--safe-status, cut": Line(
-        exchanges=cut(500, 502), reason=Reason.IN_DOUBT, replay=Replay.CONFIRM, settings=SAFE
-    ),
+    "--safe-status, cut": Line(exchanges=cut(500, 502), reason=Reason.IN_DOUBT, replay=Replay.CONFIRM, settings=SAFE),
     "--idempotency-header, in doubt": Line(
         exchanges=[*cut(0, 200), *whole(500, 304), *whole(200, framed=False), *whole(200, body=b"")],
         reason=Reason.IN_DOUBT,
@@ -195,9 +193,7 @@ def accounts(*answers: Any) -> list[Exchange]:
 LOOK_UP_LINE_BY_NAME = {
     "found in a list": LookUpLine(exchanges=accounts([{"id": "cus_1"}, {"id": "cus_2"}]), customer_id="cus_1"),
     "found in an object": LookUpLine(exchanges=accounts({"name": "x", "id": "cus_1"}), customer_id="cus_1"),
-    "found, unframed": LookUpLine(
-        exchanges=whole(200, body=b'[{"id": "cus_1"}]', framed=False), customer_id="cus_1"
-    ),
+    "found, unframed": LookUpLine(exchanges=whole(200, body=b'[{"id": "cus_1"}]', framed=False), customer_id="cus_1"),
     "found as a number": LookUpLine(exchanges=accounts([{"id": 417}], {"id": 417}), customer_id="417"),
     "an empty list, or no id": LookUpLine(
         exchanges=accounts(
@@ -214,9 +210,7 @@ LOOK_UP_LINE_BY_NAME = {
     "no answer, or cut within": LookUpLine(
         exchanges=cut(0, 200, 302, 401, 404, 500), reason=Reason.LOOKUP_FAILED, retried=True
     ),
-    "never sent": LookUpLine(
-        exchanges=unsent(Failure.UNREACHABLE), reason=Reason.LOOKUP_FAILED, retried=True
-    ),
+    "never sent": LookUpLine(exchanges=unsent(Failure.UNREACHABLE), reason=Reason.LOOKUP_FAILED, retried=True),
     "2xx, not a JSON list or object": LookUpLine(
         exchanges=[
             exchange
@@ -227,13 +221,9 @@ LOOK_UP_LINE_BY_NAME = {
         retried=True,
     ),
     "other 3xx": LookUpLine(exchanges=whole(300, 304, 399), reason=Reason.LOOKUP_FAILED),
-    "301, 302, 303, 307, 308": LookUpLine(
-        exchanges=whole(*STOPPING_3XX), reason=Reason.NOT_SENT, stops=True
-    ),
+    "301, 302, 303, 307, 308": LookUpLine(exchanges=whole(*STOPPING_3XX), reason=Reason.NOT_SENT, stops=True),
     "401": LookUpLine(exchanges=whole(401), reason=Reason.NOT_SENT, stops=True),
-    "never sent: TLS, CA, URL": LookUpLine(
-        exchanges=unsent(Failure.MISCONFIGURED), reason=Reason.NOT_SENT, stops=True
-    ),
+    "never sent: TLS, CA, URL": LookUpLine(exchanges=unsent(Failure.MISCONFIGURED), reason=Reason.NOT_SENT, stops=True),
 }
 
 
@@ -285,9 +275,7 @@ NONSENSE = ("", "soon", "-1", "1.5", "1e3", "\u0663", "1 Jan 9999999999999999999
     ],
 )
 @pytest.mark.parametrize("status", [429, 503])
-def test_retry_after_is_read_as_seconds_or_as_a_date(
-    status: int, retry_after: str, least: float, most: float
-) -> None:
+def test_retry_after_is_read_as_seconds_or_as_a_date(status: int, retry_after: str, least: float, most: float) -> None:
     """The wait that the backend asks for is passed on, for a post and a look-up alike; a past date is no wait."""
     (exchange,) = whole(status, retry_after=retry_after)
     for verdict in (api.judge_post(SETTINGS, exchange), api.judge_look_up(exchange)):
@@ -355,7 +343,7 @@ def test_the_requests_are_those_of_the_contract(
     look_up = api.look_up_request(SETTINGS, tenant_id)
     before, _, last = look_up.url.rpartition("/")
     assert before == "http://127.0.0.1:1/api/v1/customer-accounts/tenant"
-    assert not set(last) & set("/?#;&=+:@\"\\ \n")
+    assert not set(last) & set('/?#;&=+:@"\\ \n')
     assert (look_up.headers, look_up.body) == ((), None)
 
 

@@ -20,6 +20,7 @@ from uploader.settings import PRINTABLE_ASCII, Settings
 
 MOST_RESPONSE_CHARACTERS = 1024
 NOT_FOR_A_HEADER = "has characters that cannot travel in a header (spaces, control or non-ASCII characters)"
+_UNKNOWN_CUSTOMER = "the backend knows no customer for this tenant"
 _REDIRECTS_THAT_STOP = frozenset({301, 302, 303, 307, 308})
 _SAFE_TO_RETRY = frozenset({408, 421, 425, 429})
 
@@ -133,7 +134,7 @@ def post_request(settings: Settings, event: UsageEvent, *, customer_id: str, eve
     The body is byte for byte what meter-lib sends; ``event_id`` travels in the header that the backend dedupes by, or
     as a mere request id where it has none; None sends none, as meter-lib does.
     """
-    headers = (
+    headers: tuple[str, ...] = (
         f"x-tenant-id: {event.tenant_id}",
         f"x-device-id: {event.device_id}",
         "Content-Type: application/json",
@@ -184,20 +185,21 @@ def judge_look_up(exchange: Exchange) -> Verdict:
             retry_after_seconds=_seconds(exchange.retry_after) if status in (429, 503) else None,
         )
     if status == 404:
-        return Verdict(outcome=_outcome(Reason.CUSTOMER_NOT_FOUND, exchange, "the backend knows no customer for this tenant"))
+        return Verdict(outcome=_outcome(Reason.CUSTOMER_NOT_FOUND, exchange, _UNKNOWN_CUSTOMER))
     if status >= 300:
-        return Verdict(outcome=_outcome(Reason.LOOKUP_FAILED, exchange, f"the customer look-up was refused: HTTP {status}"))
+        detail = f"the customer look-up was refused: HTTP {status}"
+        return Verdict(outcome=_outcome(Reason.LOOKUP_FAILED, exchange, detail))
     return _judge_account(exchange)
 
 
 def _judge_account(exchange: Exchange) -> Verdict:
     answer = json_of(exchange.body)  # a list or object that was cut does not parse, framed or not
     if not isinstance(answer, list | dict):
-        return Verdict(outcome=_outcome(Reason.LOOKUP_FAILED, exchange, "the customer look-up's answer was not JSON"), retry=True)
+        detail = "the customer look-up's answer was not JSON"
+        return Verdict(outcome=_outcome(Reason.LOOKUP_FAILED, exchange, detail), retry=True)
     customer_id = customer_id_of(answer)
     if customer_id is None:
-        detail = "the backend knows no customer for this tenant"
-        return Verdict(outcome=_outcome(Reason.CUSTOMER_NOT_FOUND, exchange, detail))
+        return Verdict(outcome=_outcome(Reason.CUSTOMER_NOT_FOUND, exchange, _UNKNOWN_CUSTOMER))
     return Verdict(outcome=Outcome(reason=None, http_status=exchange.http_status), customer_id=customer_id)
 
 
@@ -216,12 +218,18 @@ def judge_post(settings: Settings, exchange: Exchange) -> Verdict:
         return _doubt(settings, exchange, before + _happening(exchange))
     if 200 <= status <= 299:
         return _judge_recorded(settings, exchange)
+    return _judge_refused(settings, exchange)
+
+
+def _judge_refused(settings: Settings, exchange: Exchange) -> Verdict:
+    status = exchange.http_status
     if status in settings.safe_statuses:
         return _unavailable(exchange, f"HTTP {status}, which --safe-status declares as not recorded")
     if status in _SAFE_TO_RETRY or (status == 503 and _seconds(exchange.retry_after) is not None):
         return _unavailable(exchange, f"HTTP {status}: the backend is not taking rows now")
     if 400 <= status <= 499:
-        return Verdict(outcome=_outcome(Reason.REJECTED, exchange, f"the backend rejected the row: HTTP {status}"), stop=_why_stop(exchange))
+        detail = f"the backend rejected the row: HTTP {status}"
+        return Verdict(outcome=_outcome(Reason.REJECTED, exchange, detail), stop=_why_stop(exchange))
     return _doubt(settings, exchange, f"may have been recorded: HTTP {status or '?'}", stop=_why_stop(exchange))
 
 
@@ -249,7 +257,8 @@ def _doubt(settings: Settings, exchange: Exchange, detail: str, *, stop: str = "
 def _why_stop(exchange: Exchange) -> str:
     """Tell why a wrong set-up, not this one row, is at fault; empty when it is not."""
     if exchange.failure is Failure.MISCONFIGURED:
-        return f"cannot talk to the backend: {exchange.error}; check --base-url, REQUESTS_CA_BUNDLE and the proxy settings"
+        remedy = "check --base-url, REQUESTS_CA_BUNDLE and the proxy settings"
+        return f"cannot talk to the backend: {exchange.error}; {remedy}"
     if exchange.failure is not Failure.NONE:
         return ""
     if exchange.http_status == 401:

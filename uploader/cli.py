@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
@@ -197,12 +197,32 @@ def main() -> None:
     try:
         cli(prog_name="uploader")
     except UploaderError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(_exit_code_of(error))
+        _last_words(f"error: {error}", err=True)
+        _end(_exit_code_of(error))
     except Exception as error:  # noqa: BLE001 -- the last one who can say that it is our fault
         traceback.print_exc()
-        click.echo(f"error: a fault of this program: {error!r} -- please report it; the ledger is safe", err=True)
-        sys.exit(_FAULT_OF_OURS)
+        _last_words(f"error: a fault of this program: {error!r} -- please report it; the ledger is safe", err=True)
+        _end(_FAULT_OF_OURS)
+
+
+def _last_words(text: str, *, err: bool = False) -> None:
+    """Print; whoever was to read it may have gone (``| head``, a closed terminal); the exit code is owed all the same."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=err)
+
+
+def _end(exit_code: int) -> NoReturn:
+    """End with this exit code; with words left that no one reads, Python would end with its own, 120."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None when the caller closed it (2>&-)
+        _empty(stream)
+    sys.exit(exit_code)
+
+
+def _empty(stream: TextIO) -> None:
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run(
@@ -233,11 +253,10 @@ def _run(
         finally:
             display.end()
     if and_say is None:
-        click.echo(summary(reports, replay_options=_replay_options(sending)))
+        _last_words(summary(reports, replay_options=_replay_options(sending)))
     else:
-        click.echo(summary(reports, replay_options=None))
-        click.echo(and_say())
-    sys.exit(128 + noted[0] if noted else _exit_code(reports))
+        _last_words(f"{summary(reports, replay_options=None)}\n{and_say()}")
+    _end(128 + noted[0] if noted else _exit_code(reports))
 
 
 def _replay_options(sending: dict[str, Any]) -> str:
@@ -316,7 +335,9 @@ def _noted_signals() -> Iterator[list[int]]:
             os._exit(128 + number)
         noted.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # One that the caller has set aside stays so: nohup ignores SIGHUP.
+    before = {number: signal.signal(number, note) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
     try:
         yield noted
     finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -47,8 +48,8 @@ def settle_route(base_url: str) -> Route:
     if proxy and not urlsplit(proxy).netloc:
         proxy = f"http://{proxy}"  # "proxy:3128" is allowed in the environment
     verify = chosen["verify"]
-    ca_bundle = verify if isinstance(verify, str) else requests.certs.where()
-    if base_url.startswith("https:") and not os.path.exists(ca_bundle):
+    ca_bundle = verify if isinstance(verify, str) else requests.utils.DEFAULT_CA_BUNDLE_PATH
+    if base_url.startswith("https:") and not Path(ca_bundle).exists():
         raise SettingsError(
             f"{ca_bundle}: no such file or folder of certificates",
             remedy="set REQUESTS_CA_BUNDLE to one, or unset it and CURL_CA_BUNDLE",
@@ -63,7 +64,9 @@ class MeterClient:
     been recorded all the same, when the network failed after it was sent: the log says which.
     """
 
-    def __init__(self, *, base_url: str = DEFAULT_BASE_URL, api_key: str | None = None, timeout_seconds: float = 10.0) -> None:
+    def __init__(
+        self, *, base_url: str = DEFAULT_BASE_URL, api_key: str | None = None, timeout_seconds: float = 10.0
+    ) -> None:
         self._settings = Settings(base_url=base_url, api_key=api_key, timeout_seconds=timeout_seconds)
         self._customer_id_by_tenant: dict[str, str] = {}
         route = settle_route(self._settings.base_url)
@@ -94,7 +97,7 @@ class MeterClient:
             return known
         if problem := api.tenant_problem(tenant_id):
             raise ValueError(f"tenant_id: {problem}")
-        answer = self._answer("GET", api.look_up_request(self._settings, tenant_id))
+        answer = self._answer("GET", api.look_up_request(self._settings, tenant_id), list, dict)
         found = api.customer_id_of(answer)
         if found is None:
             log.warning("no customer found for tenant %s", api.shown(tenant_id))
@@ -102,7 +105,9 @@ class MeterClient:
         self._customer_id_by_tenant[tenant_id] = found
         return found
 
-    def post_meter_usage(self, tenant_id: str, device_id: str, meter_id: str, total_usage: int) -> dict[str, Any] | None:
+    def post_meter_usage(
+        self, tenant_id: str, device_id: str, meter_id: str, total_usage: int
+    ) -> dict[str, Any] | None:
         """Record one usage event.
 
         Returns:
@@ -117,10 +122,11 @@ class MeterClient:
         customer_id = self.customer_id(tenant_id)
         if customer_id is None:
             return None
-        answer = self._answer("POST", api.post_request(self._settings, event, customer_id=customer_id, event_id=None))
-        return answer if isinstance(answer, dict) else None
+        request = api.post_request(self._settings, event, customer_id=customer_id, event_id=None)
+        answer: dict[str, Any] | None = self._answer("POST", request, dict)
+        return answer
 
-    def _answer(self, method: str, request: api.Request) -> Any:
+    def _answer(self, method: str, request: api.Request, *shapes: type) -> Any:
         headers = dict(header.split(": ", 1) for header in request.headers)
         try:
             response = self._session.request(
@@ -138,8 +144,8 @@ class MeterClient:
             log.warning("%s %s answered HTTP %d", method, request.url, response.status_code)
             return None
         answer = api.json_of(response.content)
-        if not isinstance(answer, list | dict):
-            log.warning("%s %s answered HTTP %d without JSON", method, request.url, response.status_code)
+        if not isinstance(answer, shapes):
+            log.warning("%s %s answered HTTP %d without the JSON due", method, request.url, response.status_code)
             return None
         return answer
 

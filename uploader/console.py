@@ -5,6 +5,7 @@ Progress and sentences go to standard error, the summary to standard output.
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 import time
@@ -70,17 +71,19 @@ class Display:
 
     def say(self, sentence: str) -> None:
         """Print a sentence, with the time where no one is watching."""
-        if self._console.is_terminal:
-            self._console.print(sentence, markup=False)
-        else:
-            moment = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-            sys.stderr.write(f"{moment} {sentence}\n")
-            sys.stderr.flush()
+        with contextlib.suppress(OSError):  # no one reads any more, and the rows are worth going on
+            if self._console.is_terminal:
+                self._console.print(sentence, markup=False)
+            elif sys.stderr is not None:
+                moment = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+                sys.stderr.write(f"{moment} {sentence}\n")
+                sys.stderr.flush()
 
     def end(self) -> None:
         """Take the bar away."""
         if self._bar is not None:
-            self._bar.stop()
+            with contextlib.suppress(OSError):  # the terminal was closed
+                self._bar.stop()
             self._bar = None
 
 
@@ -98,10 +101,8 @@ def _file_summary(report: FileReport, *, replay_options: str | None) -> str:
     rows = sum(entry.rows for entry in report.entry_by_reason.values())
     accepted = rows - report.failed_rows
     rate = f", {report.posts / report.seconds:,.0f} rows/s" if report.posts and report.seconds else ""
-    lines = [
-        f"{report.path}: {accepted:,} of {rows:,} rows accepted, {report.failed_rows:,} failed "
-        f"({report.posts:,} posts and {report.look_ups:,} look-ups in {report.seconds:,.1f} s{rate})"
-    ]
+    calls = f"{report.posts:,} posts and {report.look_ups:,} look-ups in {report.seconds:,.1f} s{rate}"
+    lines = [f"{report.path}: {accepted:,} of {rows:,} rows accepted, {report.failed_rows:,} failed ({calls})"]
     lines += _table(report)
     if report.stop:
         lines.append(f"  stopped early: {report.stop}")

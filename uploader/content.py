@@ -85,7 +85,7 @@ class Content:
 
     def complete(self, sha256: str) -> None:
         """Note that a pass has come to the end of the content, and its digest."""
-        self._sha256 = self._sha256 or sha256
+        self._sha256 = sha256
 
     def read_block(self, index: int) -> bytes:
         """Give the file's bytes from ``index * BLOCK_BYTES``, the same as when they were first read."""
@@ -159,6 +159,10 @@ class VerifiedFile(io.RawIOBase):
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size_bytes}[whence]
         self._position = max(0, base + offset)
         return self._position
+
+    def forget_blocks(self) -> None:
+        """Keep none of the blocks read so far, so that a new pass sees the file as it is now."""
+        self._block.cache_clear()
 
     # typeshed wants any kind of buffer here; io's own classes pass a memoryview.
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
@@ -259,18 +263,14 @@ def _open_regular(path: Path) -> int:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         reason = error.strerror or errno.errorcode.get(error.errno or 0, "unknown reason")
-        raise InputError(
-            f"{path} cannot be opened: {reason}", remedy="check the path and the permissions"
-        ) from error
+        raise InputError(f"{path} cannot be opened: {reason}", remedy="check the path and the permissions") from error
     except ValueError as error:
         raise InputError(f"{path!r} cannot be opened: {error}", remedy="check the path") from error
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
         what = "a directory" if stat.S_ISDIR(mode) else "no regular file"
-        raise InputError(
-            f"{path} is {what}", remedy="name a CSV or Parquet file; save a pipe's data to one first"
-        )
+        raise InputError(f"{path} is {what}", remedy="name a CSV or Parquet file; save a pipe's data to one first")
     return descriptor
 
 

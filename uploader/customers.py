@@ -11,7 +11,8 @@ from uploader.model import Outcome
 class Customers:
     """What is known of the tenants so far, and which are still to be asked for.
 
-    A tenant is unasked, then waiting (for a slot, or for its answer), then settled: found or failed, for the whole command.
+    A tenant is unasked, then waiting (for a slot, or for its answer), then settled: found or failed, for the whole
+    command.
 
     first_tenant: the one that serves as a probe: the first that was asked for, answered or not; None before.
     """

@@ -151,15 +151,14 @@ class Ledger:
             self._lock = _lock(self.path)
         except OSError as error:
             raise _unusable(self.path, error) from error
-        try:
-            self._connection = _connect(self.path)
-            self._begin_or_continue()
-        except (sqlite3.Error, OSError) as error:
-            os.close(self._lock)
-            raise _unusable(self.path, error) from error
-        except BaseException:
-            os.close(self._lock)
-            raise
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, self._lock)
+            try:
+                self._connection = undo.enter_context(contextlib.closing(_connect(self.path)))
+                self._begin_or_continue()
+            except (sqlite3.Error, OSError) as error:
+                raise _unusable(self.path, error) from error
+            undo.pop_all()
 
     def __enter__(self) -> Ledger:
         return self
@@ -293,6 +292,15 @@ def _marks(values: Sequence[int]) -> str:
 def _connect(path: Path) -> sqlite3.Connection:
     os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        _make_durable(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _make_durable(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("pragma locking_mode = exclusive")
     mode = connection.execute("pragma journal_mode = wal").fetchone()[0]
     if mode != "wal":
@@ -303,7 +311,6 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection.execute("pragma synchronous = full")
     if sys.platform == "darwin":
         connection.execute("pragma fullfsync = 1")
-    return connection
 
 
 def _lock(path: Path) -> int:

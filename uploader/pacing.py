@@ -85,8 +85,8 @@ class Pacing:
     def retry_delay_seconds(self, verdict: Verdict, *, attempts: int) -> float | None:
         """Give the wait before another attempt; None when there is to be none.
 
-        Exponential back-off with full jitter, three attempts unless set otherwise, and one budget for the whole command, so that
-        a backend in trouble is not sent twice the load.
+        Exponential back-off with full jitter, three attempts unless set otherwise, and one budget for the whole
+        command, so that a backend in trouble is not sent twice the load.
         """
         if not verdict.retry or attempts >= self._most_attempts or self._retries_left < 1 or self.stop:
             return None
@@ -199,7 +199,8 @@ class Pacing:
         if len(self._first_answers) > 1 or None in self._first_answers:
             self._first_answers = None
         elif self._answers == _SAME_REJECTIONS:
-            self._end(f"the backend rejected each of the first {_SAME_REJECTIONS} rows with HTTP {status}; check the set-up")
+            rows = f"each of the first {_SAME_REJECTIONS} rows"
+            self._end(f"the backend rejected {rows} with HTTP {status}; check the set-up")
 
     def _end(self, why: str) -> None:
         self.stop = self.stop or why

@@ -18,9 +18,8 @@ Dates and times are text because Python's own end at year 9999 and at microsecon
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -32,7 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .content import Content
-from .errors import InputError, UploaderError
+from .errors import InputError
 from .model import Batch, Cell, Row
 
 _BATCH_ROWS = 1000
@@ -43,6 +42,8 @@ _KEPT_BLOCKS = 16
 _ROW_GROUP_ROWS = 64 * 1024
 _ROW_GROUP_BYTES = 64 * 1024 * 1024
 _WRITE_AGAIN = "copy the file again, or write it again"
+# What makes a CSV cell need quotes.
+_SPECIAL = re.compile('[",\r\n]')
 
 
 @final
@@ -63,6 +64,7 @@ class ParquetLog:
         self.path: Final = path
         self._row_count: int | None = None
         self._content = Content(path)
+        self._bytes = self._content.open_seekable(kept_blocks=_KEPT_BLOCKS)
         try:
             with self._reading():
                 self._file = self._open()
@@ -94,6 +96,7 @@ class ParquetLog:
         if not self._content.is_complete():
             # Hashed before any row of it is read, the file's very first rows are of the hashed content too.
             self._content.hash_file()
+        self._bytes.forget_blocks()
         count = 0
         for source in self._record_batches():
             yield Batch(self._rows(source, first_number=count + 1), source)
@@ -130,8 +133,7 @@ class ParquetLog:
         self.close()
 
     def _open(self) -> Any:
-        file = self._content.open_seekable(kept_blocks=_KEPT_BLOCKS)
-        start = file.read(4)
+        start = self._bytes.read(4)
         if start == b"PARE":
             raise InputError(f"{self.path} is encrypted", remedy="write it without encryption")
         if start != b"PAR1":
@@ -140,7 +142,7 @@ class ParquetLog:
             )
         # A page that carries a checksum is checked, so that a damaged number is not billed.
         return pq.ParquetFile(
-            file, pre_buffer=False, buffer_size=_COLUMN_BUFFER_BYTES, page_checksum_verification=True
+            self._bytes, pre_buffer=False, buffer_size=_COLUMN_BUFFER_BYTES, page_checksum_verification=True
         )
 
     @contextlib.contextmanager
@@ -148,13 +150,9 @@ class ParquetLog:
         """Turn whatever pyarrow raises on a file it cannot read into an ``InputError``."""
         try:
             yield
-        except UploaderError:
-            raise
         except (pa.ArrowException, ArithmeticError, OSError, ValueError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(
-                f"{self.path} cannot be read as Parquet: {reason}", remedy=_WRITE_AGAIN
-            ) from error
+            raise InputError(f"{self.path} cannot be read as Parquet: {reason}", remedy=_remedy(error)) from error
 
     def _record_batches(self) -> Iterator[Any]:
         # One thread: more made it no faster and took more memory.
@@ -233,6 +231,12 @@ class AnnotatedParquetWriter:
         self._pending_bytes = 0
 
 
+def _remedy(error: Exception) -> str:
+    if isinstance(error, NotImplementedError):
+        return "write the column in another type, such as a 64-bit integer or text"
+    return "write it without encryption" if "decrypt" in str(error) else _WRITE_AGAIN
+
+
 class _Writer(pq.ParquetWriter):  # type: ignore[misc] # pyarrow ships no types
     def __del__(self) -> None:
         """Do nothing: pyarrow's own would end an abandoned file with a footer, even one closed by now."""
@@ -289,10 +293,10 @@ def _cell_text(cell: Cell) -> str:
 
 
 def _csv_record(cells: Sequence[str]) -> str:
-    record = io.StringIO()
-    # Before Python 3.11, only a character of the line end was sure to be quoted.
-    csv.writer(record, lineterminator="\r\n").writerow(cells)
-    return record.getvalue().removesuffix("\r\n")
+    # Not by csv.writer: on Python 3.10 it fails on a NUL character.
+    if list(cells) == [""]:
+        return '""'
+    return ",".join('"' + cell.replace('"', '""') + '"' if _SPECIAL.search(cell) else cell for cell in cells)
 
 
 def _extra_array(cells: Sequence[str | int | None], type_: Any) -> Any:
@@ -300,8 +304,5 @@ def _extra_array(cells: Sequence[str | int | None], type_: Any) -> Any:
         return pa.array(cells, type_)
     except UnicodeEncodeError:
         # The text of a malformed row holds bytes that were not UTF-8; a Parquet text cannot.
-        plain = [
-            cell.encode("utf-8", "backslashreplace").decode() if isinstance(cell, str) else cell
-            for cell in cells
-        ]
+        plain = [cell.encode("utf-8", "backslashreplace").decode() if isinstance(cell, str) else cell for cell in cells]
         return pa.array(plain, type_)

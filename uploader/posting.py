@@ -140,7 +140,7 @@ class Posting:
 
     def _take_in(self, rows: Iterator[Due | RowState]) -> None:
         enough_ready = 2 * self.settings.concurrency
-        while not self._is_all_read and len(self._ready) < enough_ready and self._rows_held < _MOST_ROWS_HELD:
+        while not self._is_full() and len(self._ready) < enough_ready:
             row = self._next(rows)
             if row is None:
                 self._is_all_read = True
@@ -151,6 +151,9 @@ class Posting:
             else:
                 self._rows_held += 1
                 self._route(row)
+
+    def _is_full(self) -> bool:
+        return self._is_all_read or self._rows_held >= _MOST_ROWS_HELD
 
     def _next(self, rows: Iterator[Due | RowState]) -> Due | RowState | None:
         try:
@@ -236,10 +239,12 @@ class Posting:
         wait_seconds = _LONGEST_WAIT_SECONDS
         if self._later:
             wait_seconds = min(wait_seconds, max(0.0, self._later[0][0] - now_seconds))
-        if pause_seconds := self.pacing.wait_seconds(now_seconds=now_seconds):
+        pause_seconds = self.pacing.wait_seconds(now_seconds=now_seconds)
+        if pause_seconds:
             wait_seconds = min(wait_seconds, pause_seconds)
         if not self.sender.in_flight:
-            if not self._settled and not self._ready:
+            # Without a pause, all that was ready has been started; rows that need no call may still be unread.
+            if pause_seconds or self._is_full():
                 time.sleep(wait_seconds)
             return
         for call, exchange in self.sender.wait(timeout_seconds=wait_seconds):

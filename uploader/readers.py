@@ -69,7 +69,7 @@ class UsageLog(Protocol):
     def close(self) -> None:
         """Close the file."""
 
-    def __enter__(self) -> UsageLog: ...  # noqa: PYI034 -- typing.Self is Python 3.11's
+    def __enter__(self) -> UsageLog: ...
 
     def __exit__(
         self,

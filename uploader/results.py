@@ -1,8 +1,8 @@
 """The results file (every row) and the failed file (those rows alone), beside the usage log or where asked.
 
-The input's columns come first, unchanged, then ours. Names are reserved before the first POST by a file ``NAME.part``,
-which later becomes the file itself: written, fsynced, linked to its name, and the folder fsynced. Nothing is ever
-overwritten but this run's own unedited files.
+The input's columns come first, unchanged, then ours. Names are reserved before the first POST by a file ``NAME.part``;
+what it stands for is written beside it, fsynced, given its name, and the folder fsynced. Nothing is ever overwritten
+but this run's own unedited files.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import csv
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import BinaryIO, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 from uploader.errors import LedgerFault, RefusedError, SettingsError
 from uploader.model import Batch, Outcome, Reason, Row, RowState
@@ -40,10 +41,15 @@ OWN_COLUMNS: dict[str, Literal["text", "integer"]] = {
 NOT_SENT = Outcome(Reason.NOT_SENT, "the run ended before this row's turn")
 
 _BYTES_A_ROW = 400
-_FORMULA_STARTS = ("=", "+", "-", "@")
+_MOST_RESPONSE_BYTES = 1024
+_MOST_RAW_CHARACTERS = 128 * 1024
+"""The longest cell that our own reader takes."""
+# Where a cell begins, or would if the file were opened with another delimiter; the second half are the wide forms.
+_FORMULA = re.compile("((?:^|[,;|])[\\s\"']*)([=+\\-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b])")
 _INPUT_NAME = re.compile(r"(.+?)\.(csv|tsv|parquet|pq)(\.gz|\.bz2|\.zst)?", re.IGNORECASE)
+_OTHER_SUFFIX = {".parquet": ".pq"}
 _OWN_NAME = re.compile(r"(.+?)(?:\.replay\d+)?\.(?:results|failed)")
-_CONTROL_CHARACTERS = dict.fromkeys([*range(32), 127], " ")
+_LINE_BREAKS_AND_CONTROLS = dict.fromkeys([*range(32), *range(127, 160), 0x2028, 0x2029, 0xFEFF], " ")
 
 OwnCells = Sequence[str | int | None]
 
@@ -108,19 +114,17 @@ def choose_names(log: Log, *, results: Path | None, results_dir: Path | None) ->
     """Give the names that an upload may take, the best first.
 
     Raises:
-        SettingsError: ``results`` has a suffix that does not fit the log's format.
+        SettingsError: ``results`` has a suffix that does not say what the file will hold.
     """
-    match = _INPUT_NAME.fullmatch(log.path.name)
-    stem = match[1] if match else log.path.stem
-    suffix = ".parquet" if log.kind == "parquet" else ".tsv" if log.delimiter == "\t" else ".csv"
+    stem, suffix = _stem(log.path), _suffix(log)
     if results is None:
         folder = results_dir or log.path.parent
         yield Names(folder / f"{stem}.results{suffix}", folder / f"{stem}.failed.csv")
         for number in range(2, 10_000):
             yield Names(folder / f"{stem}.{number}.results{suffix}", folder / f"{stem}.{number}.failed.csv")
-    elif (log.kind == "parquet") != (results.suffix.lower() in (".parquet", ".pq")):
+    elif results.suffix.lower() not in (suffix, _OTHER_SUFFIX.get(suffix)):
         raise SettingsError(
-            f"--results {results}: {log.path} is {log.kind}, and so will be its results",
+            f"--results {results}: the results are written in the format of {log.path}, and that name says another",
             remedy=f"end the name in {suffix}",
         )
     else:
@@ -131,24 +135,36 @@ def choose_names(log: Log, *, results: Path | None, results_dir: Path | None) ->
 
 
 def choose_replay_names(log: Log, *, results_dir: Path | None) -> Iterator[Names]:
-    """Give the names that a replay of a results or failed file may take, the best first."""
-    match = _INPUT_NAME.fullmatch(log.path.name)
-    stem = match[1] if match else log.path.stem
+    """Give the names that a replay of a results or failed file may take, the best first.
+
+    Every replay gets a number of its own: the files of an earlier one hold rows that this one may not.
+    """
+    stem = _stem(log.path)
     own = _OWN_NAME.fullmatch(stem)
-    stem = own[1] if own else stem
-    suffix = ".parquet" if log.kind == "parquet" else ".csv"
-    folder = results_dir or log.path.parent
+    stem = f"{(results_dir or log.path.parent) / (own[1] if own else stem)}.replay"
     for number in range(1, 10_000):
-        yield Names(
-            folder / f"{stem}.replay{number}.results{suffix}",
-            folder / f"{stem}.replay{number}.failed.csv",
-        )
+        names = Names(Path(f"{stem}{number}.results{_suffix(log)}"), Path(f"{stem}{number}.failed.csv"))
+        if not os.path.lexists(names.results) and not os.path.lexists(names.failed):
+            yield names
+
+
+def _stem(path: Path) -> str:
+    match = _INPUT_NAME.fullmatch(path.name)
+    return match[1] if match else path.stem
+
+
+def _suffix(log: Log) -> str:
+    if log.kind == "parquet":
+        return ".parquet"
+    return ".tsv" if log.delimiter == "\t" else ".csv"
 
 
 class Reservation:
     """Holds the names of a run's files from before its first POST until they are written."""
 
-    def __init__(self, choices: Iterable[Names], *, run_id: str, own_files: dict[str, list[int]], room_bytes: int) -> None:
+    def __init__(
+        self, choices: Iterable[Names], *, run_id: str, own_files: dict[str, list[int]], room_bytes: int
+    ) -> None:
         """Take the first pair of names that is free, or is this run's own and was not edited.
 
         own_files: size and modification time (ns) of the files that this run wrote before, by path.
@@ -157,98 +173,110 @@ class Reservation:
             RefusedError: the folder cannot be written to, has too little room, or every name is taken.
         """
         self._run_id = run_id
-        self._own_files = own_files
+        self._own_files = dict(own_files)
         for names in choices:
-            if self._is_free(names.results) and self._is_free(names.failed) and self._reserve(names, room_bytes=room_bytes):
+            if self._is_free(names.results) and self._is_free(names.failed) and self._reserve(names, room_bytes):
                 self.names = names
                 return
-        raise RefusedError("every name for the results file is taken", remedy="give another with --results or --results-dir")
+        raise RefusedError(
+            "every name for the results file is taken", remedy="give another with --results or --results-dir"
+        )
 
     def release(self) -> None:
-        """Give the names up without having written them."""
+        """Give the names up, written or not."""
         for path in (self.names.results, self.names.failed):
-            with contextlib.suppress(FileNotFoundError):
-                _part(path).unlink()
+            self._let_go(path)
+
+    @contextlib.contextmanager
+    def writing(self, path: Path) -> Iterator[BinaryIO]:
+        """Open the file that is to become ``path``; it is durable at the end. OSError as it comes."""
+        draft = self._draft(path)
+        draft.unlink(missing_ok=True)
+        with draft.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
 
     def place(self, *, some_failed: bool) -> None:
-        """Give the written files their names, durably; without a failed row there is no failed file, nor an old one of ours.
+        """Give the written files their names, durably; without a failed row there is no failed file, nor our old one.
 
         Raises:
-            LedgerFault: somebody made a file of that name meanwhile, or the folder cannot be written to.
+            OSError: somebody made a file of that name meanwhile, or the folder cannot be written to.
         """
-        try:
-            self._place(self.names.results)
-            if some_failed:
-                self._place(self.names.failed)
-            else:
-                self._drop(self.names.failed)
-            _fsync_folder(self.names.results.parent)
-        except OSError as error:
-            raise LedgerFault(
-                f"{self.names.results}: {error.strerror}",
-                remedy="run the same command again to have the results written; what was recorded is safe in the ledger",
-            ) from error
+        self._place(self.names.results)
+        if some_failed:
+            self._place(self.names.failed)
+        elif self._is_own(self.names.failed):
+            self.names.failed.unlink()
+        _fsync_folder(self.names.results.parent)
+        self.release()
 
     def facts(self) -> dict[str, list[int]]:
-        """Give, by path, what tells the files as this run wrote them from edited ones: size and modification time (ns)."""
-        paths = (self.names.results, self.names.failed)
-        facts = {str(part.resolve()): [0, 0] for part in map(_part, paths)}
-        for path in paths:
-            if path.exists():
-                found = path.stat()
-                facts[str(path.resolve())] = [found.st_size, found.st_mtime_ns]
-        return facts
+        """Give, by path, what tells the files that this run wrote from edited ones: size and modification time (ns)."""
+        return self._own_files
 
     def _place(self, path: Path) -> None:
-        part = _part(path)
+        draft = self._draft(path)
+        facts = _facts(draft)
         if self._is_own(path):
-            part.replace(path)
+            draft.replace(path)
         else:
-            os.link(part, path)  # unlike a rename it never replaces a file
-            part.unlink()
-
-    def _drop(self, path: Path) -> None:
-        _part(path).unlink()
-        if self._is_own(path):
-            path.unlink()
+            os.link(draft, path)  # unlike a rename it never replaces a file
+        if facts is not None:
+            self._own_files[_key(path)] = facts
 
     def _is_free(self, path: Path) -> bool:
         return not os.path.lexists(path) or self._is_own(path)
 
     def _is_own(self, path: Path) -> bool:
-        try:
-            found = path.stat()
-        except FileNotFoundError:
-            return False
-        return self._own_files.get(str(path.resolve())) == [found.st_size, found.st_mtime_ns]
+        facts = _facts(path)
+        return facts is not None and self._own_files.get(_key(path)) == facts
 
-    def _reserve(self, names: Names, *, room_bytes: int) -> bool:
+    def _reserve(self, names: Names, room_bytes: int) -> bool:
         folder = names.results.parent
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            _make_folder(folder)
             room = shutil.disk_usage(folder).free
             if room < room_bytes:
                 raise RefusedError(
                     f"{folder}: {room:,} bytes are free, and the results may need {room_bytes:,}",
                     remedy="make room, or give another folder with --results-dir",
                 )
-            return self._take(names.results) and self._take(names.failed)
+            if not self._take(names.results):
+                return False
+            if not self._take(names.failed):
+                self._let_go(names.results)
+                return False
         except OSError as error:
             raise RefusedError(
                 f"results cannot be written to {folder}: {error.strerror}",
                 remedy="give another folder with --results-dir",
             ) from error
+        return True
 
     def _take(self, path: Path) -> bool:
-        part = _part(path)
-        mark = f"reserved for run {self._run_id}\n"
+        """Make the ``.part`` file, at once with its content, unless somebody else's is there."""
+        part, draft = _part(path), self._draft(path)
+        mark = f"reserved for run {self._run_id}\n".encode()
+        draft.unlink(missing_ok=True)
+        with draft.open("xb") as file:
+            file.write(mark)
         try:
-            with part.open("x", encoding="utf-8") as file:
-                file.write(mark)
+            os.link(draft, part)
         except FileExistsError:
-            # Left by a crash of this very run, before or after its ledger knew of it; the ledger's lock says it is ours alone.
-            return str(part.resolve()) in self._own_files or part.read_bytes()[:200] == mark.encode()
+            # Left by a crash of this very run: the ledger's lock says that no other process works on it.
+            return _facts(part) is not None and part.read_bytes()[:200] == mark
+        finally:
+            draft.unlink()
         return True
+
+    def _let_go(self, path: Path) -> None:
+        for left in (self._draft(path), _part(path)):
+            with contextlib.suppress(OSError):
+                left.unlink()
+
+    def _draft(self, path: Path) -> Path:
+        return path.with_name(f"{path.name}.{self._run_id}.part")
 
 
 def room_needed_bytes(log: Log, *, rows: int) -> int:
@@ -258,6 +286,27 @@ def room_needed_bytes(log: Log, *, rows: int) -> int:
 
 def _part(path: Path) -> Path:
     return path.with_name(f"{path.name}.part")
+
+
+def _key(path: Path) -> str:
+    return str(path.parent.resolve() / path.name)
+
+
+def _facts(path: Path) -> list[int] | None:
+    """Give size and modification time (ns) of a plain file; None for anything else, a link to one too."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns] if stat.S_ISREG(found.st_mode) else None
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, so that a power loss does not take them away again."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _fsync_folder(folder.parent)
 
 
 # --- contents ---------------------------------------------------------------------------------------------------------
@@ -282,34 +331,25 @@ def write_results(
     """
     names = reservation.names
     some_failed = False
-    with _durable_part(names.results) as results_file, _durable_part(names.failed) as failed_file:
-        results = parquet_table(results_file) if parquet_table else CsvTable(results_file, log)
-        failed = CsvTable(failed_file, log, delimiter="," if log.delimiter == "\t" else log.delimiter)
-        for batch, states in answered:
-            cells = [
-                own_cells(row, state, event_id=event_id_of(state.row), run_id=run_id)
-                for row, state in zip(batch.rows, states, strict=True)
-            ]
-            results.write(batch, cells)
-            failed_at = [at for at, state in enumerate(states) if state.outcome.reason is not None]
-            failed.write(Batch([batch.rows[at] for at in failed_at]), [cells[at] for at in failed_at])
-            some_failed = some_failed or bool(failed_at)
-        results.close()
-    reservation.place(some_failed=some_failed)
-
-
-@contextlib.contextmanager
-def _durable_part(path: Path) -> Iterator[BinaryIO]:
-    """Open a reserved name's ``.part`` file for writing; fsync it at the end."""
     try:
-        with _part(path).open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        with reservation.writing(names.results) as results_file, reservation.writing(names.failed) as failed_file:
+            results = parquet_table(results_file) if parquet_table else CsvTable(results_file, log)
+            failed = CsvTable(failed_file, log, delimiter="," if log.delimiter == "\t" else log.delimiter)
+            for batch, states in answered:
+                cells = [
+                    own_cells(row, state, event_id=event_id_of(state.row), run_id=run_id)
+                    for row, state in zip(batch.rows, states, strict=True)
+                ]
+                results.write(batch, cells)
+                failed_at = [at for at, state in enumerate(states) if state.outcome.reason is not None]
+                failed.write(Batch([batch.rows[at] for at in failed_at]), [cells[at] for at in failed_at])
+                some_failed = some_failed or bool(failed_at)
+            results.close()
+        reservation.place(some_failed=some_failed)
     except OSError as error:
         raise LedgerFault(
-            f"{path}: {error.strerror}",
-            remedy="make room, then run the same command again; what was recorded is safe in the ledger",
+            f"{names.results}: {error.strerror or error}",
+            remedy="make room or free the name, then run the same command again; what was recorded is in the ledger",
         ) from error
 
 
@@ -328,21 +368,22 @@ def own_cells(row: Row, state: RowState, *, event_id: str, run_id: str) -> OwnCe
         event_id if state.row else None,
         run_id if state.row else None,
         _safe_text(state.customer_id),
-        _safe_text(outcome.response),
+        _safe_text(outcome.response).encode()[:_MOST_RESPONSE_BYTES].decode("utf-8", "ignore"),
         None if at is None else at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         _raw_text(row.text) if row.fault else None,
     )
 
 
 def _raw_text(text: str) -> str:
-    r"""Write bytes that are not UTF-8, and NUL, as \xNN: with them as they stood our own row could not be read again."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").replace("\0", r"\x00")
+    r"""Write bytes that are not UTF-8, and NUL, as \xNN, and not too many: our own row must be readable again."""
+    plain = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").replace("\0", r"\x00")
+    return plain[:_MOST_RAW_CHARACTERS]
 
 
 def _safe_text(text: str) -> str:
     """Keep a server's text on one line, and from being taken for a formula by a spreadsheet."""
-    plain = text.translate(_CONTROL_CHARACTERS)
-    return f"'{plain}" if plain.startswith(_FORMULA_STARTS) else plain
+    plain = text if text.isprintable() else text.translate(_LINE_BREAKS_AND_CONTROLS)
+    return _FORMULA.sub(r"\1'\2", plain)
 
 
 class CsvTable:
@@ -355,10 +396,12 @@ class CsvTable:
         self._file = file
         self._log = log
         self._delimiter = delimiter or log.delimiter
-        self._format = csv.writer(_Echo(), delimiter=self._delimiter, lineterminator="").writerow
+        # Before Python 3.13, only a character of the line end was sure to be quoted.
+        self._spell = csv.writer(_Echo(), delimiter=self._delimiter, lineterminator="\r\n").writerow
         self._nothing = self._delimiter * (len(log.columns) - 1)
         header = log.header_text if self._delimiter == log.delimiter else self._format(log.columns)
-        self._write_lines([f"{header}{self._delimiter}{self._format(OWN_COLUMNS)}"], start="\ufeff" if log.has_bom else "")
+        start = "\ufeff" if log.has_bom else ""
+        self._write_lines([f"{header}{self._delimiter}{self._format(OWN_COLUMNS)}"], start=start)
 
     def write(self, batch: Batch, extra_cells: Sequence[OwnCells]) -> None:
         """Write the rows of a batch, each with its own cells."""
@@ -375,7 +418,10 @@ class CsvTable:
     def _record(self, row: Row) -> str:
         if row.fault:
             return self._nothing
-        return self._log.record_text(row) if self._delimiter == self._log.delimiter else str(self._format(row.cells))
+        return self._log.record_text(row) if self._delimiter == self._log.delimiter else self._format(row.cells)
+
+    def _format(self, cells: Iterable[Any]) -> str:
+        return str(self._spell(cells)).removesuffix("\r\n")
 
     def _write_lines(self, lines: list[str], *, start: str = "") -> None:
         line_end = self._log.line_end

@@ -89,7 +89,7 @@ class RowSchema:
                 remedy="name the columns as the schema does, in the first line of the file",
             )
         named = [column for column in columns if column in self._properties or column in EVENT_COLUMNS]
-        readers = [(column, columns.index(column), _reader(self._properties.get(column))) for column in named]
+        readers = [(column, columns.index(column), _reader(column, self._properties.get(column))) for column in named]
         return RowCheck(self._validator, readers)
 
 
@@ -190,9 +190,13 @@ def _shipped_schema() -> Path:
     return in_wheel if in_wheel.exists() else in_checkout
 
 
-def _reader(property_schema: object) -> Callable[[Cell], Any]:
-    """Choose how a column's cells are read: by the first of integer, number, boolean among its types, else as text."""
-    stated = property_schema.get("type", "string") if isinstance(property_schema, dict) else "string"
+def _reader(column: str, property_schema: object) -> Callable[[Cell], Any]:
+    """Choose how a column's cells are read: by the first of integer, number, boolean among its types, else as text.
+
+    A schema need not say that ``total_usage`` is an integer.
+    """
+    usual = "integer" if column == "total_usage" else "string"
+    stated = property_schema.get("type", usual) if isinstance(property_schema, dict) else usual
     types = stated if isinstance(stated, list) else [stated]
     nothing = None if "null" in types else _ABSENT
     read = next((_READ_BY_TYPE[name] for name in ("integer", "number", "boolean") if name in types), _read_text)

@@ -8,12 +8,12 @@ and a lost answer alike).
 
 from __future__ import annotations
 
-import os.path
 import re
 from collections.abc import Hashable
 from dataclasses import dataclass
 from importlib.metadata import version
 from io import BytesIO
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import pycurl
@@ -88,7 +88,8 @@ class _Slot(Generic[Key]):
     def about_to_send(self, *_addresses: object) -> int:
         self.forget_head()  # what came so far is a proxy's answer to CONNECT
         self.prereq_calls += 1
-        return pycurl.PREREQFUNC_OK if self.prereq_calls == 1 else pycurl.PREREQFUNC_ABORT
+        permission: int = pycurl.PREREQFUNC_OK if self.prereq_calls == 1 else pycurl.PREREQFUNC_ABORT
+        return permission
 
 
 class Sender(Generic[Key]):
@@ -166,13 +167,11 @@ class Sender(Generic[Key]):
 
     def _advance(self) -> list[tuple[Key, Exchange]]:
         self._multi.perform()
-        ended = []
+        ended: list[tuple[Key, Exchange]] = []
         while True:
             queued, succeeded, failed = self._multi.info_read()
-            for curl in succeeded:
-                ended.append(self._take_back(curl, code=0, words=""))
-            for curl, code, words in failed:
-                ended.append(self._take_back(curl, code=code, words=words))
+            ended.extend(self._take_back(curl, code=0, words="") for curl in succeeded)
+            ended.extend(self._take_back(curl, code=code, words=words) for curl, code, words in failed)
             if not queued:
                 return ended
 
@@ -221,7 +220,7 @@ class Sender(Generic[Key]):
 def _prepare(slot: _Slot[Any], connection: Connection) -> None:
     """Set what is the same for every call; see the traps at the top and in the options' own man pages."""
     milliseconds = max(1, round(connection.timeout_seconds * 1000))
-    is_folder = os.path.isdir(connection.ca_bundle)
+    is_folder = Path(connection.ca_bundle).is_dir()
     for option, value in (
         (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1),
         (pycurl.FOLLOWLOCATION, 0),
@@ -258,4 +257,6 @@ def _demand_single_send() -> None:
 
 
 def _in_words(code: int, words: str) -> str:
-    return f"{words or 'the answer ended before it was whole'} (libcurl {code})" if code else "the answer ended inside its head"
+    if not code:
+        return "the answer ended inside its head"
+    return f"{words or 'the answer ended before it was whole'} (libcurl {code})"

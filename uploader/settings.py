@@ -98,7 +98,9 @@ def normalised_base_url(text: str) -> str:
 
 def _demand_range(option: str, value: float, *, least: float, most: float) -> None:
     if not least <= value <= most:  # also refuses NaN
-        raise SettingsError(f"{option} {value}: outside {least:g} to {most:g}", remedy=f"choose a value within it for {option}")
+        raise SettingsError(
+            f"{option} {value}: outside {least:g} to {most:g}", remedy=f"choose a value within it for {option}"
+        )
 
 
 def _check_safe_statuses(statuses: frozenset[int]) -> None:

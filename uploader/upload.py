@@ -9,7 +9,7 @@ from pathlib import Path
 
 from uploader.books import Books
 from uploader.desk import Desk, FileReport, Plan, Watcher, open_desk, reserved, write_out
-from uploader.errors import InputError, StoppedError, UploaderError
+from uploader.errors import InputError, LedgerFault, StoppedError, UploaderError
 from uploader.ledger import EventIds, Ledger, RunIdentity
 from uploader.model import Batch, Reason, RowState, UsageEvent
 from uploader.posting import Due, Progress
@@ -33,6 +33,10 @@ def _upload_or_say_why_not(path: Path, desk: Desk) -> FileReport:
         return FileReport(path=path, error=StoppedError(f"{path}: not begun, because {why}", remedy="run the same command again"))
     try:
         return _upload_file(path, desk)
+    except LedgerFault as error:
+        # Calls of this file may be in flight, and their answers must not be taken for those of another file's rows.
+        desk.pacing.stop = desk.pacing.stop or f"the upload of {path} could not be recorded"
+        return FileReport(path=path, error=error)
     except UploaderError as error:
         return FileReport(path=path, error=error)
 

@@ -1,0 +1,88 @@
+"""Disks that are full or read-only, for the ledger and for the results: the same command continues when they are not."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.billing_answers import reply
+from tests.faults.misdeeds import NEVER_RECORDED, answering
+from tests.faults.mounts import fill, set_read_only, tmpfs
+from tests.faults.scene import AtPost, NewScene, failed_of, the_error
+
+ROWS = 400
+
+pytestmark = pytest.mark.usefixtures("can_mount_tmpfs")
+
+
+@pytest.mark.parametrize("posts", [1, 150])
+def test_a_ledger_disk_that_fills_up_stops_the_run(new_scene: NewScene, tmp_path: Path, posts: int) -> None:
+    """Posting stops when the ledger's disk is full; rows in flight are in doubt, and the same command continues."""
+    with tmpfs(tmp_path / "ledger", size_bytes=4 << 20) as ledger, new_scene(rows=ROWS) as scene:
+        scene.options = ("--ledger", ledger)
+        done = scene.upload(at_post=AtPost(posts=posts, act=lambda _: fill(ledger)))
+        assert done.exit_code == 3
+        assert "full" in the_error(done)
+        (ledger / "filler").unlink()
+        scene.settle()
+        assert len(scene.in_doubt) <= scene.concurrency
+
+
+def test_a_ledger_disk_that_is_full_at_the_start_refuses_the_run(new_scene: NewScene, tmp_path: Path) -> None:
+    """Without room for the ledger nothing is posted."""
+    with tmpfs(tmp_path / "ledger", size_bytes=4 << 20) as ledger, new_scene() as scene:
+        scene.options = ("--ledger", ledger)
+        filler = fill(ledger)
+        done = scene.upload()
+        assert done.exit_code == 2
+        assert str(ledger) in the_error(done)
+        filler.unlink()
+        scene.settle()
+
+
+@pytest.mark.parametrize("posts", [1, 150])
+def test_a_results_disk_that_fills_up_costs_no_row(new_scene: NewScene, tmp_path: Path, posts: int) -> None:
+    """All rows are posted and recorded; the same command again, given room, writes the results and posts nothing."""
+    with tmpfs(tmp_path / "results", size_bytes=1 << 20) as results, new_scene(rows=ROWS) as scene:
+        scene.options = ("--results-dir", results)
+        done = scene.upload(at_post=AtPost(posts=posts, act=lambda _: fill(results)))
+        assert done.exit_code == 3
+        assert str(results) in the_error(done)
+        (results / "filler").unlink()
+        assert len(scene.server.posts) == ROWS
+        scene.settle()
+        assert len(scene.server.posts) == ROWS
+
+
+def test_too_little_room_for_the_results_refuses_the_run(new_scene: NewScene, tmp_path: Path) -> None:
+    """The room is asked for before the first post."""
+    with tmpfs(tmp_path / "results", size_bytes=64 << 10) as results, new_scene(rows=ROWS) as scene:
+        scene.options = ("--results-dir", results)
+        done = scene.upload()
+        assert done.exit_code == 2
+        assert str(results) in the_error(done)
+        scene.options = ()
+        scene.settle()
+
+
+@pytest.mark.parametrize("what", ["--ledger", "--results-dir"])
+@pytest.mark.parametrize("command", ["upload", "replay"])
+def test_a_disk_that_has_become_read_only_refuses_the_run(
+    new_scene: NewScene, tmp_path: Path, what: str, command: str
+) -> None:
+    """With a ledger or a results folder that cannot be written to, nothing is posted."""
+    with tmpfs(tmp_path / "disk", size_bytes=4 << 20) as disk, new_scene() as scene:
+        scene.options = (what, disk)
+        scene.respond = answering({"dev-1": NEVER_RECORDED, "dev-2": reply(400)})
+        failed = failed_of(scene.upload())
+        assert failed
+        copy = Path(shutil.copy(failed, tmp_path))
+        scene.mark(copy)
+        set_read_only(disk, "ro")
+        done = scene.upload() if command == "upload" else scene.replay(copy)
+        assert done.exit_code == 2
+        assert str(disk) in the_error(done)
+        set_read_only(disk, "rw")
+        scene.settle_by_replay(copy)

@@ -1,0 +1,233 @@
+"""The ledger keeps what was committed, through crashes and full disks, and refuses what it cannot keep safe."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import stat
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.full_disk import no_file_may_grow
+from uploader.errors import LedgerFault, LedgerRefusal
+from uploader.ledger import LEDGER_VERSION, EventIds, History, Ledger, RunIdentity, Sending
+from uploader.model import Outcome, Reason, RowState
+
+IDENTITY = RunIdentity(base_url="http://127.0.0.1:1/api/v1", period="", content_sha256="0f" * 32)
+ACCEPTED = RowState(1, Outcome(None, "", 201, '{"id": "é=\\u0000"}'), 2, 1_795_000_000_123, "cus_1")
+DOUBT = RowState(2, Outcome(Reason.IN_DOUBT, "may have been recorded", None, ""), 1, 1_795_000_000_456, "cus_2")
+INVALID = RowState(3, Outcome(Reason.INVALID, "total_usage: is empty"), 0, 1_795_000_000_789)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Name a folder for a ledger; it is not there yet."""
+    return tmp_path / "state" / "ledger"
+
+
+@pytest.fixture
+def ledger(folder: Path) -> Iterator[Ledger]:
+    """Begin a run."""
+    with Ledger(folder, IDENTITY) as ledger:
+        yield ledger
+
+
+def as_left_by_a_crash(ledger: Ledger, folder: Path) -> Path:
+    """Copy a ledger's files while it is open: what a process that is killed now would leave."""
+    shutil.copytree(ledger.path.parent, folder)
+    return folder
+
+
+# --- identity ---------------------------------------------------------------------------------------------------------
+
+
+def test_event_ids_are_uuid5_of_the_run_and_the_row() -> None:
+    """The fast spelling is the standard library's own, for every row number tried."""
+    event_ids = EventIds(IDENTITY)
+    rows = [*range(1, 2000), 10**9, 2**63]
+    assert [event_ids.of(row) for row in rows] == [str(uuid.uuid5(IDENTITY.namespace, str(row))) for row in rows]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(IDENTITY, base_url="http://127.0.0.1:2/api/v1"),
+        replace(IDENTITY, period="2026-11"),
+        replace(IDENTITY, content_sha256="1f" * 32),
+    ],
+    ids=["destination", "period", "content"],
+)
+def test_another_destination_period_or_content_is_another_run(other: RunIdentity) -> None:
+    """Runs that differ in one of the three share neither the ledger's file nor any event id."""
+    assert other.run_id != IDENTITY.run_id
+    assert EventIds(other).of(1) != EventIds(IDENTITY).of(1)
+    assert RunIdentity(**{name: getattr(other, name) for name in other.__slots__}).run_id == other.run_id
+
+
+def test_a_run_id_is_no_number_to_a_spreadsheet() -> None:
+    """It begins with a letter that no number has, and is hexadecimal after it."""
+    assert IDENTITY.run_id[0] == "r"
+    assert len(IDENTITY.run_id) == 16
+    int(IDENTITY.run_id[1:], 16)
+
+
+def test_a_known_run_is_found_by_its_id(folder: Path) -> None:
+    """What the run was about is told from its id alone, once no one holds it."""
+    identity = replace(IDENTITY, period="2026-11")
+    Ledger(folder, identity).close()
+    assert RunIdentity.of_known_run(folder, identity.run_id) == identity
+
+
+@pytest.mark.parametrize("run_id", ["r" + "0" * 15, "", "../../etc/passwd", "r12"])
+def test_a_run_that_the_ledger_lacks_is_refused(ledger: Ledger, folder: Path, run_id: str) -> None:
+    """An unknown or impossible id is refused with the way out, and no file is made for it."""
+    before = set(folder.rglob("*"))
+    with pytest.raises(LedgerRefusal, match="--ledger"):
+        RunIdentity.of_known_run(folder, run_id)
+    assert set(folder.rglob("*")) == before
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------------
+
+
+def test_what_was_committed_is_there_when_the_ledger_is_opened_again(folder: Path) -> None:
+    """Every field of every state, what was remembered and the counts come back as they were."""
+    with Ledger(folder, IDENTITY) as ledger:
+        ledger.remember(rows=3, files={"/a b": [1, 2]})
+        ledger.commit(settled=[ACCEPTED, DOUBT], sending=[])
+        ledger.commit(settled=[INVALID], sending=[])
+    with Ledger(folder, IDENTITY) as ledger:
+        assert ledger.known([1, 2, 3, 4]) == {1: ACCEPTED, 2: DOUBT, 3: INVALID}
+        assert ledger.recall("files") == {"/a b": [1, 2]}
+        assert ledger.recall("nothing") is None
+        assert ledger.history() == History(accepted=1, in_doubt=1, last_row=3, at_milliseconds=1_795_000_000_789)
+
+
+def test_a_later_outcome_replaces_an_earlier_one(ledger: Ledger) -> None:
+    """A row has one state: its last."""
+    later = replace(ACCEPTED, row=3, attempts=1)
+    ledger.commit(settled=[INVALID], sending=[])
+    ledger.commit(settled=[later], sending=[])
+    assert ledger.known([3]) == {3: later}
+
+
+def test_a_failed_rows_original_cells_are_those_first_kept(folder: Path) -> None:
+    """Keeping them again, after an edit, changes nothing; unknown rows have none."""
+    with Ledger(folder, IDENTITY) as ledger:
+        ledger.keep_originals({2: {"tenant_id": "00123", "total_usage": 7}})
+        ledger.keep_originals({2: {"tenant_id": "123"}, 5: {"tenant_id": "x"}})
+    with Ledger(folder, IDENTITY) as ledger:
+        assert ledger.originals([1, 2]) == {2: {"tenant_id": "00123", "total_usage": 7}}
+
+
+def test_a_commit_is_in_the_files_at_once(ledger: Ledger, tmp_path: Path) -> None:
+    """A process killed right after the commit loses nothing of it."""
+    ledger.commit(settled=[ACCEPTED], sending=[])
+    with Ledger(as_left_by_a_crash(ledger, tmp_path / "crashed"), IDENTITY) as found:
+        assert found.known([1]) == {1: ACCEPTED}
+
+
+def test_rows_being_sent_when_the_process_ended_are_in_doubt(ledger: Ledger, tmp_path: Path) -> None:
+    """A row still "sending" may have been recorded, also one tried before; settled rows are exactly known."""
+    unavailable = RowState(4, Outcome(Reason.UNAVAILABLE, "HTTP 408", 408), 1, 5, "cus_4")
+    sending = [Sending(1, 2, 6, "cus_1"), Sending(4, 2, 7, "cus_4"), Sending(9, 1, 8, "cus_9")]
+    ledger.commit(settled=[unavailable], sending=sending)
+    ledger.commit(settled=[ACCEPTED], sending=[])
+    crashed = as_left_by_a_crash(ledger, tmp_path / "crashed")
+    for _ in range(2):  # recovered, and opened once more
+        with Ledger(crashed, IDENTITY) as found:
+            known = found.known([1, 4, 9])
+    assert known[1] == ACCEPTED
+    assert {row: known[row].outcome.reason for row in (4, 9)} == {4: Reason.IN_DOUBT, 9: Reason.IN_DOUBT}
+    assert [(known[row].attempts, known[row].at_milliseconds, known[row].customer_id) for row in (4, 9)] == [
+        (2, 7, "cus_4"),
+        (1, 8, "cus_9"),
+    ]
+    assert "the upload ended while the row was being sent" in known[9].outcome.detail
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_ledger_is_its_owners_alone(ledger: Ledger, folder: Path) -> None:
+    """The folder is 0700 and every file in it 0600, write-ahead log included: there are customers' numbers in it."""
+    ledger.commit(settled=[ACCEPTED], sending=[])
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    names = {path.suffix for path in folder.iterdir()}
+    assert {".sqlite", ".sqlite-wal", ".lock"} <= names
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+
+
+def test_sqlite_is_set_to_survive_a_power_loss(ledger: Ledger) -> None:
+    """WAL and synchronous=FULL, which lost none of the acknowledged commits (design, section 5); EXCLUSIVE locking."""
+    connection = ledger._connection  # noqa: SLF001 -- a connection's settings are seen on it alone
+    pragmas = {
+        name: connection.execute(f"pragma {name}").fetchone()[0]
+        for name in ("journal_mode", "synchronous", "locking_mode")
+    }
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "locking_mode": "exclusive"}
+
+
+def test_a_ledger_of_a_newer_program_is_left_alone(folder: Path) -> None:
+    """It is refused, with the command that upgrades, and not a byte of it is changed."""
+    Ledger(folder, IDENTITY).close()
+    path = next(folder.glob("*.sqlite"))
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"pragma user_version = {LEDGER_VERSION + 1}")
+    with pytest.raises(LedgerRefusal, match=r"newer version.*pip install --upgrade meter-uploader"):
+        Ledger(folder, IDENTITY)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("pragma user_version").fetchone() == (LEDGER_VERSION + 1,)
+
+
+def test_a_run_that_someone_holds_is_refused_and_names_the_holder(folder: Path) -> None:
+    """The second opening names the process of the first; other runs can be opened, and this one after it was let go."""
+    with Ledger(folder, IDENTITY):
+        with pytest.raises(LedgerRefusal, match=f"process {os.getpid()} .*wait until it has ended"):
+            Ledger(folder, IDENTITY)
+        Ledger(folder, replace(IDENTITY, period="another run")).close()
+    Ledger(folder, IDENTITY).close()
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    """The message names the ledger, and what to give instead."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LedgerRefusal, match=r"file/r.*--ledger"):
+        Ledger(tmp_path / "file", IDENTITY)
+
+
+def test_a_file_that_is_no_ledger_is_refused_and_left_alone(folder: Path) -> None:
+    """Whatever stands under the run's name is not overwritten."""
+    folder.mkdir(parents=True)
+    path = folder / f"{IDENTITY.run_id}.sqlite"
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(LedgerRefusal, match=path.name):
+        Ledger(folder, IDENTITY)
+    assert path.read_bytes() == b"not a database" * 100
+
+
+def test_a_full_disk_is_a_fault_and_what_was_committed_before_stays(folder: Path) -> None:
+    """A commit that cannot be written raises, is not there afterwards, and takes nothing else with it."""
+    with Ledger(folder, IDENTITY) as ledger:
+        ledger.commit(settled=[ACCEPTED], sending=[])
+        with no_file_may_grow(), pytest.raises(LedgerFault, match="run the same command again"):
+            ledger.commit(settled=[DOUBT], sending=[Sending(5, 1, 9, "cus_5")])
+    with Ledger(folder, IDENTITY) as ledger:
+        assert ledger.known([1, 2, 5]) == {1: ACCEPTED}
+
+
+@pytest.mark.parametrize(
+    "write",
+    [lambda ledger: ledger.remember(rows=1), lambda ledger: ledger.keep_originals({1: {"tenant_id": "acme"}})],
+    ids=["facts", "originals"],
+)
+def test_no_write_of_any_kind_fails_unsaid(ledger: Ledger, write: Callable[[Ledger], None]) -> None:
+    """Facts and originals that cannot be written raise as commits do."""
+    with no_file_may_grow(), pytest.raises(LedgerFault, match="what was recorded is safe"):
+        write(ledger)

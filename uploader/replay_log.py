@@ -1,0 +1,201 @@
+"""A results or failed file as a person and a spreadsheet left it, seen as the usage log that it came from."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal
+
+from uploader.errors import InputError
+from uploader.model import Reason, Row, Status
+from uploader.readers import UsageLog, open_usage_log
+from uploader.results import OWN_COLUMNS
+from uploader.schema import EVENT_COLUMNS
+
+_NEEDED_COLUMNS = ("upload_row", "upload_status", "upload_reason", "upload_replay", "upload_event_id", "upload_run")
+_DELIMITERS = (",", ";", "\t", "|")
+_ROW_NUMBER = re.compile(r"0*([1-9][0-9]{0,14})(?:[.,]0+)?")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,500}(?:[.,][0-9]{1,500})?(?:E[+-]?[0-9]{1,3})?", re.IGNORECASE)
+_MONTH = "(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
+_DATE_OR_TIME = re.compile(
+    rf"[0-9]{{1,4}}([-/. ])[0-9]{{1,2}}(?:\1[0-9]{{1,4}})?|[0-9]{{1,2}}:[0-9]{{2}}(?::[0-9]{{2}})?"
+    rf"|{_MONTH}[-/. ]?[0-9]{{1,4}}|[0-9]{{1,4}}[-/. ]?{_MONTH}",
+    re.IGNORECASE,
+)
+_WITHIN_15_DIGITS = Decimal("1e-14")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One row of the file: whose row it says it is, what a person wrote, and the usage log's own cells.
+
+    number:         of the original row; 0 when the file does not say.
+    run_id:         the run that it belongs to; empty when the file does not say.
+    event_id:       of the original row.
+    word:           what stands in ``upload_replay``, in lower case.
+    seems_recorded: the file has the row as accepted or in doubt.
+    row:            numbered as in the file, with the usage log's cells alone; at fault when it cannot be read.
+    """
+
+    number: int = 0
+    run_id: str = ""
+    event_id: str = ""
+    word: str = ""
+    seems_recorded: bool = False
+    row: Row
+
+
+@dataclass(slots=True)
+class ReplayLog:
+    """The usage log's columns of a results or failed file; always CSV."""
+
+    source: UsageLog
+    path: Path = field(init=False)
+    columns: tuple[str, ...] = field(init=False)
+    header_text: str = field(init=False)
+    delimiter: str = field(init=False)
+    line_end: str = field(init=False)
+    has_bom: bool = field(init=False)
+    kind: Literal["csv", "parquet"] = field(init=False, default="csv")
+    _own_at: dict[str, int] = field(init=False)
+    _kept_at: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Find our columns.
+
+        Raises:
+            InputError: they are not there.
+        """
+        columns = self.source.columns
+        missing = [column for column in _NEEDED_COLUMNS if column not in columns]
+        if missing:
+            is_ours = len(missing) < len(_NEEDED_COLUMNS)
+            raise InputError(
+                f"{self.source.path}: no column named {missing[0]!r}, so it is not a results or failed file",
+                remedy="put the upload_... columns back as they were, each under its own name"
+                if is_ours
+                else f"to upload a usage log: uploader upload {self.source.path}",
+            )
+        self.path = self.source.path
+        self.delimiter, self.line_end, self.has_bom = self.source.delimiter, self.source.line_end, self.source.has_bom
+        self._own_at = {column: at for at, column in enumerate(columns) if column in OWN_COLUMNS}
+        self._kept_at = [at for at, column in enumerate(columns) if column not in OWN_COLUMNS]
+        self.columns = tuple(columns[at] for at in self._kept_at)
+        self.header_text = self._as_text(self.columns)
+
+    def entries(self) -> Iterator[list[Entry]]:
+        """Make one pass over the file, a batch at a time."""
+        for batch in self.source.batches():
+            yield [self._entry(row) for row in batch.rows]
+
+    def record_text(self, row: Row) -> str:
+        """Spell a row's kept cells as a CSV record."""
+        return self._as_text(row.cells)
+
+    def _as_text(self, cells: Sequence[Any]) -> str:
+        if self.source.kind == "parquet":
+            return self.source.record_text(Row(0, cells, ""))
+        lines: list[str] = []
+        # Before Python 3.13, only a character of the line end was sure to be quoted.
+        csv.writer(_Lines(lines), delimiter=self.delimiter, lineterminator="\r\n").writerow(map(_text, cells))
+        return lines[0].removesuffix("\r\n")
+
+    def _entry(self, row: Row) -> Entry:
+        if row.fault:
+            return Entry(row=row)
+        number = _ROW_NUMBER.fullmatch(self._own(row, "upload_row"))
+        run_id = self._own(row, "upload_run")
+        kept = [row.cells[at] for at in self._kept_at]
+        raw = self._own(row, "upload_raw")
+        if number is None or not run_id:
+            fault = "upload_row and upload_run do not say whose row this is; put them back as they were"
+            return Entry(row=Row(row.number, (), self._as_text(kept) if any(kept) else raw, fault))
+        seen = Row(row.number, kept, "")
+        if raw and not any(kept):
+            seen = Row(row.number, (), raw, "its cells are still empty; write them in, from the text in upload_raw")
+        return Entry(
+            number=int(number[1]),
+            run_id=run_id,
+            event_id=self._own(row, "upload_event_id"),
+            word=self._own(row, "upload_replay").lower(),
+            seems_recorded=self._own(row, "upload_status").lower() == Status.ACCEPTED.value
+            or self._own(row, "upload_reason").lower() == Reason.IN_DOUBT.value,
+            row=seen,
+        )
+
+    def _own(self, row: Row, column: str) -> str:
+        at = self._own_at.get(column)
+        return "" if at is None else _text(row.cells[at]).strip()
+
+
+class _Lines:
+    """Gathers what a ``csv.writer`` writes."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self.write = lines.append
+
+
+def open_own_file(path: Path, *, delimiter: str | None) -> UsageLog:
+    """Open a file that a spreadsheet may have saved with another delimiter, as it does in many countries.
+
+    Raises:
+        InputError: the file cannot be taken as it is.
+    """
+    for choice in (delimiter,) if delimiter else (None, *_DELIMITERS):
+        with contextlib.suppress(InputError):
+            log = open_usage_log(path, delimiter=choice)
+            if "upload_row" in log.columns:
+                return log
+            log.close()
+    return open_usage_log(path, delimiter=delimiter)  # which says what is wrong with it, or else ReplayLog does
+
+
+def edited_columns(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Name the event's columns that a person edited: what a spreadsheet did to them by itself does not count."""
+    damaged = damaged_columns(before, now)
+    return [column for column in EVENT_COLUMNS if before.get(column) != now.get(column) and column not in damaged]
+
+
+def damaged_columns(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Name the event's columns that a spreadsheet seems to have changed: ``00123`` -> ``123``, ``1-2`` -> ``2-Jan``."""
+    return [column for column in EVENT_COLUMNS if _is_damaged(before.get(column), now.get(column))]
+
+
+def _is_damaged(before: object, now: object) -> bool:
+    if before == now:
+        return False
+    if isinstance(before, int) and isinstance(now, int):
+        return _is_same_number(Decimal(before), Decimal(now))
+    return isinstance(before, str) and isinstance(now, str) and _is_damaged_text(before, now)
+
+
+def _is_damaged_text(before: str, now: str) -> bool:
+    if now == before.strip():
+        return False
+    was, became = _number(before), _number(now)
+    if was is not None and became is not None:
+        is_cut = "e" in now.lower() and "e" not in before.lower()  # 1.23E+15: its other digits are gone
+        return is_cut or _is_same_number(was, became)
+    if before.lower() in ("true", "false"):
+        return now.isupper()
+    if _DATE_OR_TIME.fullmatch(before) and any(map(str.isdigit, now)):
+        return True
+    return now.startswith("#") and not before.startswith("#")  # "####" in a narrow column, "#NAME?" for "-x"
+
+
+def _number(text: str) -> Decimal | None:
+    return Decimal(text.strip().replace(",", ".")) if _NUMBER.fullmatch(text.strip()) else None
+
+
+def _is_same_number(before: Decimal, now: Decimal) -> bool:
+    """Compare to the fifteen digits that a spreadsheet keeps."""
+    return abs(before - now) <= abs(before) * _WITHIN_15_DIGITS
+
+
+def _text(cell: Any) -> str:
+    return "" if cell is None else str(cell)
