@@ -10,6 +10,8 @@ import hashlib
 import io
 import math
 import os
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Sequence
 from decimal import Decimal
@@ -30,6 +32,8 @@ from uploader.content import BLOCK_BYTES
 from uploader.errors import InputChangedError, InputError
 from uploader.model import Row
 from uploader.parquet_log import AnnotatedParquetWriter, ParquetLog
+
+REPOSITORY = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -301,6 +305,24 @@ def test_integers_wider_than_arrows_are_refused_by_name(path: Path) -> None:
     pl.DataFrame({"n": pl.Series([1], dtype=pl.Int128)}).write_parquet(path)
     with pytest.raises(InputError, match=r"more than 64 bits.*write the column in another type"):
         rows_in(path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no peak of a process's own memory here")
+def test_the_memory_does_not_grow_with_the_row_group(path: Path) -> None:
+    """A file that is one row group of 240 MB is read in much less."""
+    cells = [os.urandom(2400) for _ in range(100_000)]
+    write_column(path, cells, pa.binary(), compression="none", use_dictionary=False)
+    program = """
+import sys
+from pathlib import Path
+from uploader.parquet_log import ParquetLog
+with ParquetLog(Path(sys.argv[1])) as log:
+    assert sum(len(batch.rows) for batch in log.batches()) == 100_000
+(peak,) = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")]
+print(peak)
+"""
+    done = subprocess.run([sys.executable, "-c", program, path], check=True, capture_output=True, cwd=REPOSITORY)
+    assert int(done.stdout) < 220_000  # KiB, of which Python and pyarrow are 70,000
 
 
 @pytest.fixture

@@ -398,7 +398,7 @@ def test_a_doubt_of_an_earlier_command_stays_when_the_customer_is_gone(
 
 
 def test_what_a_safe_status_answers_is_not_in_doubt(make_scene: MakeScene, billing_server: BillingServer) -> None:
-    """By the operator's word a 502 was not recorded: it is tried again, and unavailable in the end; a 500 is a doubt."""
+    """By the operator's word a 502 was not recorded: such a row is tried again; one answered 500 is in doubt."""
     billing_server.respond = by_device({"dev-0": [reply(502)], "dev-1": [reply(502)] * 3, "dev-2": [reply(500)]})
     scene = make_scene(concurrency=1, safe_statuses=frozenset({502}))
     scene.post(scene.due(usage_rows(3)))
@@ -439,7 +439,7 @@ def test_a_failed_look_up_is_asked_again_and_its_rows_wait(
 def test_a_tenant_without_a_customer_fails_all_its_rows_and_no_other(
     make_scene: MakeScene, billing_server: BillingServer, answers: list[Answer], reason: Reason
 ) -> None:
-    """The tenant is asked for as often as the answer deserves, and nothing is posted for it; other tenants' rows are."""
+    """The tenant is asked for as often as its answer deserves; nothing is posted for it, and other rows are."""
     left = iter(answers)
 
     def respond(received: Received) -> Answer:

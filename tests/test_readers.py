@@ -108,6 +108,19 @@ def test_columns_that_cannot_be_told_apart_are_refused(
         open_usage_log(path, delimiter=None)
 
 
+@pytest.mark.parametrize(
+    ("name", "data"), [("a.csv", b"a,a\n"), ("b.csv", b"\xff\n"), ("c.csv.gz", b"\x1f"), ("d.pq", b"PAR1")]
+)
+def test_a_refused_file_is_closed(tmp_path: Path, name: str, data: bytes) -> None:
+    """A command that goes on with other files does not run out of descriptors."""
+    path = tmp_path / name
+    path.write_bytes(data)
+    before = len(list(Path("/dev/fd").iterdir()))
+    with pytest.raises(InputError):
+        open_usage_log(path, delimiter=None)
+    assert len(list(Path("/dev/fd").iterdir())) == before
+
+
 def test_columns_that_differ_in_anything_are_different(tmp_path: Path) -> None:
     """Names are compared as they stand, by case and spaces too."""
     path = tmp_path / "usage.csv"

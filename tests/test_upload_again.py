@@ -30,9 +30,10 @@ def files_in(folder: Path) -> set[str]:
 # --- what is posted again ---------------------------------------------------------------------------------------------
 
 
-def test_a_finished_upload_posts_nothing_again(home: Home, billing_server: BillingServer) -> None:
+@pytest.mark.parametrize("count", [1, 12])
+def test_a_finished_upload_posts_nothing_again(home: Home, billing_server: BillingServer, count: int) -> None:
     """Not one call to the backend; it says that all was accepted, and writes the very same results once more."""
-    rows = usage_rows(12)
+    rows = usage_rows(count)
     write_csv(home.folder / "usage.csv", rows)
     assert home.run("upload", "usage.csv").exit_code == 0
     results = (home.folder / "usage.results.csv").read_bytes()
@@ -40,9 +41,9 @@ def test_a_finished_upload_posts_nothing_again(home: Home, billing_server: Billi
     run = home.run("upload", "usage.csv")
     assert run.exit_code == 0, run.said
     assert len(billing_server.received) == calls
-    assert "12 of 12 rows were accepted" in run.stderr
+    assert f"{count} of {count} rows were accepted" in run.stderr
     assert "posting 0" in run.stderr
-    assert "12 of 12 rows accepted" in run.stdout
+    assert f"{count} of {count} rows accepted" in run.stdout
     assert files_in(home.folder) == {"usage.csv", "usage.results.csv"}
     assert (home.folder / "usage.results.csv").read_bytes() == results
 

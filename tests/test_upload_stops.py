@@ -396,7 +396,7 @@ def test_a_full_disk_ends_the_whole_command_and_the_next_one_bills_nothing_twice
     assert billing_server.billed() <= Counter(rows[:160])
     run = home.run_here(*command)
     assert run.exit_code == 1, run.said
-    assert Counter(reasons(home, "day1.results.csv")) == {"": 158, "in_doubt": 2}
+    assert Counter(reasons(home, "day1.results.csv")) in ({"": 158, "in_doubt": 2}, {"": 159, "in_doubt": 1})
     assert reasons(home, "day2.results.csv") == [""] * 40
     billed = billing_server.billed()
     assert max(billed.values()) == 1

@@ -6,6 +6,7 @@ What a command needs is imported when it runs: ``uploader --help`` must not wait
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shlex
 import signal
@@ -24,6 +25,7 @@ from uploader.settings import DEFAULT_BASE_URL, Settings
 
 if TYPE_CHECKING:
     from uploader.desk import FileReport, Plan, Watcher
+    from uploader.model import Outcome
 
 _FAULT_OF_OURS = 4
 _FILE = click.Path(path_type=Path)
@@ -156,7 +158,7 @@ def validate(files: tuple[Path, ...], *, schema: Path | None, delimiter: str | N
                 path,
                 schema_path=schema,
                 delimiter=delimiter,
-                tell=lambda number, outcome, path=path: click.echo(f"{path}: row {number}: {outcome.reason.value}: {outcome.detail}"),
+                tell=functools.partial(_tell_failure, path),
             )
         except UploaderError as error:
             click.echo(f"{path}: {error}", err=True)
@@ -165,6 +167,11 @@ def validate(files: tuple[Path, ...], *, schema: Path | None, delimiter: str | N
         click.echo(f"{path}: {verdicts.rows - verdicts.failing:,} of {verdicts.rows:,} rows would be posted, {verdicts.units:,} units")
         worst = max(worst, 1 if verdicts.failing else 0)
     sys.exit(worst)
+
+
+def _tell_failure(path: Path, number: int, outcome: Outcome) -> None:
+    reason = "" if outcome.reason is None else outcome.reason.value
+    click.echo(f"{path}: row {number}: {reason}: {outcome.detail}")
 
 
 @cli.command()

@@ -259,12 +259,14 @@ def _cells(column: Any) -> list[Cell]:
     """Give an array's values as the module's table says; ``UnicodeDecodeError`` for text not in UTF-8."""
     kind = column.type
     if pa.types.is_dictionary(kind):
+        # Some thirty times as fast as to_pylist() of the dictionary array itself.
         return _cells(column.dictionary_decode())
     if pa.types.is_temporal(kind):
         return _times_as_text(column)
     if isinstance(kind, pa.BaseExtensionType) and kind.extension_name == "arrow.uuid":
         return [None if raw is None else str(UUID(bytes=raw)) for raw in column.storage.to_pylist()]
     if pa.types.is_float16(kind):
+        # pyarrow 18 gives numpy.float16, which is no float.
         return _cells(column.cast(pa.float32()))
     return list(column.to_pylist())
 

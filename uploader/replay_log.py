@@ -21,7 +21,10 @@ _NEEDED_COLUMNS = ("upload_row", "upload_status", "upload_reason", "upload_repla
 _DELIMITERS = (",", ";", "\t", "|")
 _ROW_NUMBER = re.compile(r"0*([1-9][0-9]{0,14})(?:[.,]0+)?")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,500}(?:[.,][0-9]{1,500})?(?:E[+-]?[0-9]{1,3})?", re.IGNORECASE)
-_MONTH = "(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
+_MONTH = (
+    "(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?|september|oct(?:ober)?"
+    "|nov(?:ember)?|dec(?:ember)?)"
+)
 _DATE_OR_TIME = re.compile(
     rf"[0-9]{{1,4}}([-/. ])[0-9]{{1,2}}(?:\1[0-9]{{1,4}})?|[0-9]{{1,2}}:[0-9]{{2}}(?::[0-9]{{2}})?"
     rf"|{_MONTH}[-/. ]?[0-9]{{1,4}}|[0-9]{{1,4}}[-/. ]?{_MONTH}",

@@ -48,6 +48,8 @@ def check_bills(results: Rows, billed: Counter[str]) -> None:
         bills = billed[row["device_id"]]
         if row["upload_status"] == "accepted":
             assert bills, f"accepted, and not billed: {row}"
+        elif row["upload_reason"] == "duplicate":
+            continue  # says of the file that it has the row twice, and nothing of the row
         elif row["upload_replay"] in ("yes", "fix"):
             assert not bills, f"billed, and said to be safe to send again: {row}"
         else:

@@ -40,7 +40,7 @@ def moody(seed: int, *, share: float) -> Respond:
     chance = random.Random(seed)  # noqa: S311 -- no secret
 
     def respond(received: Received) -> Answer:
-        if received.path == "/drained" or chance.random() >= share:
+        if chance.random() >= share:
             return contract(received)
         if received.method == "GET":
             return chance.choice([reply(500), reply(404), LOST])

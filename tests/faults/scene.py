@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import http.client
 import os
 import re
 import signal
+import socket
+import subprocess
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+
+import trustme
 
 from tests.billing_answers import Answer
 from tests.billing_contract import BilledRow, Received, Respond, contract
@@ -43,21 +48,31 @@ def kill_at(posts: int) -> AtPost:
 class Scene:
     """The actors of one scenario; every command's outcome is held against the server's log as soon as it has ended.
 
-    respond:  how the server answers; may be changed at any time.
-    expected: what must have been billed in the end.
-    in_doubt: device ids of all rows that were in doubt at any time.
+    respond:   how the server answers; may be changed at any time, like the options and variables of the commands.
+    expected:  what must have been billed in the end.
+    in_doubt:  device ids of all rows that were in doubt at any time.
+    broken:    device ids of rows whose usage cannot be read in the log; the operator mends them.
+    authority: given, the server speaks TLS with a certificate of it.
     """
 
     def __init__(
-        self, folder: Path, *, tally: Tally, rows: int | Sequence[BilledRow] = 12, concurrency: int = 4
+        self,
+        folder: Path,
+        *,
+        tally: Tally,
+        rows: int = 12,
+        broken: Collection[str] = (),
+        concurrency: int = 4,
+        authority: trustme.CA | None = None,
     ) -> None:
         self.respond: Respond = contract
-        self.server = BillingServer(self._answer)
+        self.server = BillingServer(self._answer, authority=authority)
         self.home = Home(folder=folder, base_url=self.server.base_url)
-        self.expected = usage_rows(rows) if isinstance(rows, int) else list(rows)
-        self.log = write_csv(folder / "usage.csv", self.expected)
+        self.expected = usage_rows(rows)
+        self.log = write_csv(folder / "usage.csv", [_as_logged(row, broken) for row in self.expected])
         self.concurrency = concurrency
         self.options: tuple[str | Path, ...] = ()
+        self.variables: dict[str, str] = {}
         self.in_doubt: set[str] = set()
         self.kills = 0
         self._tally = tally
@@ -103,30 +118,37 @@ class Scene:
     ) -> Ended:
         """Run a command to its end, and hold what it said of the rows of ``source`` against the server's log."""
         posts_before = len(self.server.posts)
-        own = ("--concurrency", str(self.concurrency), *self.options)
-        with self.home.started(*arguments, *own, before=before) as process:
+        with self.started(*arguments, before=before) as process:
             # The command takes far longer to start than this, so no post can come before it.
             self._at_post, self._posts, self._pid = at_post, 0, process.pid
             done = ended(process)
         self.drain()
         self.kills += done.exit_code == -signal.SIGKILL
-        invariants.check_command(done, posts=len(self.server.posts) - posts_before)
-        self.check(done, source)
+        self.check(done, source, posts=len(self.server.posts) - posts_before)
         return done
+
+    def started(
+        self, *arguments: str | Path, before: Sequence[str] = ()
+    ) -> AbstractContextManager[subprocess.Popen[str]]:
+        """Start a command with the scene's options; what is still running at the end is killed."""
+        own = ("--concurrency", str(self.concurrency), *self.options)
+        return self.home.started(*arguments, *own, variables=self.variables, before=before)
 
     def drain(self) -> None:
         """Wait until the server has read all that was sent to it by processes that have ended."""
-        # Connections are accepted in their order, so after this one all earlier ones have their thread.
-        last = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=_LONGEST_DRAIN_SECONDS)
-        last.request("GET", "/drained", headers={"Connection": "close"})
-        last.getresponse().read()
-        last.close()
+        # Connections are accepted in their order: when this one has been served, all earlier ones have their thread.
+        with socket.create_connection(("127.0.0.1", self.server.port), timeout=_LONGEST_DRAIN_SECONDS) as last:
+            last.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(ConnectionResetError):
+                while last.recv(4096):
+                    pass
         for thread in self.server._threads[1:]:  # noqa: SLF001 -- the server itself has no use for a way to ask
             thread.join(_LONGEST_DRAIN_SECONDS)
             assert not thread.is_alive(), "a connection to the billing server is still open"
 
-    def check(self, done: Ended, source: Path) -> None:
-        """Check the invariants that can be checked after any command."""
+    def check(self, done: Ended, source: Path, *, posts: int) -> None:
+        """Check the invariants that can be checked after any command, of which the server received so many posts."""
+        invariants.check_command(done, posts=posts)
         self.check_nothing_twice()
         results = results_of(done)
         if results is None:
@@ -144,10 +166,12 @@ class Scene:
         )
 
     def mark(self, path: Path) -> None:
-        """Do as a careful operator does who can see the backend's books: mark each row in doubt by them."""
+        """Do as a careful operator does who can see the backend's books: mark rows in doubt by them, mend broken ones."""
         billed = self.server.billed_by("x-device-id")
+        usage_by_device = {row.device_id: str(row.total_usage) for row in self.expected}
         rows = read_rows(path)
         for row in rows:
+            row["total_usage"] = usage_by_device[row["device_id"]]
             if row["upload_replay"] == "confirm":
                 row["upload_replay"] = "recorded" if billed[row["device_id"]] else "resend"
         rewrite(path, rows)
@@ -212,6 +236,10 @@ def rewrite(path: Path, rows: Sequence[dict[str, str]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _as_logged(row: BilledRow, broken: Collection[str]) -> tuple[object, ...]:
+    return (*row[:3], f"{row.total_usage} units") if row.device_id in broken else row
 
 
 def _named(done: Ended, what: str) -> Path | None:

@@ -1,0 +1,153 @@
+"""Commands that run at the same time, and a clock that goes back between two of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.billing_answers import Answer
+from tests.billing_contract import Received, Respond, contract
+from tests.command import ended, usage_rows, write_csv
+from tests.faults.misdeeds import NEVER_RECORDED, answering, rejecting
+from tests.faults.scene import NewScene, Scene, failed_of, kill_at, the_error
+from tests.faults.tally import Extent
+
+DAY_SECONDS = 86_400
+KILLED = -9
+
+
+def held_at(gate: threading.Event) -> Respond:
+    """Hold every post's answer back until the gate opens."""
+
+    def respond(received: Received) -> Answer:
+        answer = contract(received)
+        return replace(answer, gate=gate) if received.method == "POST" else answer
+
+    return respond
+
+
+@contextlib.contextmanager
+def in_the_midst(scene: Scene, *arguments: str | Path, source: Path) -> Iterator[int]:
+    """Have a command in the midst of its posts, none of them answered, and let it end; gives its process id."""
+    gate = threading.Event()
+    scene.respond = held_at(gate)
+    posts = len(scene.server.posts)
+    with scene.started(*arguments) as process:
+        scene.server.wait_for(posts=posts + 1, timeout_seconds=30)
+        yield process.pid
+        gate.set()
+        done = ended(process)
+    scene.drain()
+    scene.check(done, source, posts=len(scene.server.posts) - posts)
+
+
+def test_the_same_content_is_not_uploaded_by_two_at_once(new_scene: NewScene, tmp_path: Path) -> None:
+    """The second upload of a content, under whatever name, is refused and names the process that is at it."""
+    with new_scene() as scene:
+        copy = tmp_path / "copy.csv"
+        copy.write_bytes(scene.log.read_bytes())
+        with in_the_midst(scene, "upload", scene.log, source=scene.log) as pid:
+            for log in (scene.log, copy):
+                second = scene.home.run("upload", log)
+                assert second.exit_code == 2
+                assert f"process {pid} " in the_error(second)
+        assert len(scene.server.posts) == len(scene.expected)
+        scene.settle()
+
+
+def test_uploads_that_start_together_bill_each_row_once(new_scene: NewScene, extent: Extent) -> None:
+    """Of several uploads of the same content that start at the same moment, one posts; the others are refused or find all done."""
+    for _ in range(extent.of(short=1, full=20)):
+        with new_scene(rows=50) as scene, contextlib.ExitStack() as running:
+            processes = [running.enter_context(scene.started("upload", scene.log)) for _ in range(3)]
+            codes = [ended(process).exit_code for process in processes]
+            assert 0 in codes
+            assert set(codes) <= {0, 2}
+            scene.drain()
+            scene.settle()
+            assert len(scene.server.posts) == len(scene.expected)
+
+
+def test_different_contents_are_uploaded_side_by_side(new_scene: NewScene) -> None:
+    """Two uploads with one ledger folder, both in the midst of their posts, do not touch each other."""
+    with new_scene() as scene:
+        more = usage_rows(30)[12:]
+        other = write_csv(scene.log.with_name("other.csv"), more)
+        scene.expected += more
+        gate = threading.Event()
+        scene.respond = held_at(gate)
+        with scene.started("upload", scene.log) as first, scene.started("upload", other) as second:
+            scene.server.wait_for(posts=2 * scene.concurrency, timeout_seconds=30)
+            gate.set()
+            for process, source in ((first, scene.log), (second, other)):
+                done = ended(process)
+                assert done.exit_code == 0
+                scene.check(done, source, posts=len(scene.server.posts))
+        scene.drain()
+        scene.settle()
+
+
+def test_a_replay_and_its_upload_do_not_run_at_once(new_scene: NewScene) -> None:
+    """Whichever of the two comes second is refused."""
+    with new_scene() as scene:
+        scene.respond = rejecting({"dev-1", "dev-2"})
+        failed = failed_of(scene.upload())
+        assert failed
+        with in_the_midst(scene, "upload", scene.log, source=scene.log) as pid:
+            second = scene.home.run("replay", failed)
+            assert second.exit_code == 2
+            assert f"process {pid} " in the_error(second)
+        scene.settle()
+
+
+def test_an_upload_during_its_replay_is_refused(new_scene: NewScene) -> None:
+    """The replay holds the run; the upload posts nothing beside it."""
+    with new_scene() as scene:
+        scene.respond = rejecting({"dev-1", "dev-2"})
+        failed = failed_of(scene.upload())
+        assert failed
+        with in_the_midst(scene, "replay", failed, source=failed) as pid:
+            second = scene.home.run("upload", scene.log)
+            assert second.exit_code == 2
+            assert f"process {pid} " in the_error(second)
+        scene.settle_by_replay(failed)
+
+
+def test_a_clock_that_goes_back_changes_nothing(new_scene: NewScene) -> None:
+    """All that an earlier command recorded, and the usage log itself, is of tomorrow: the run goes on as ever.
+
+    The clock of the machine is not ours to set. What a clock that went back leaves behind is: times that are yet to come.
+    """
+    with new_scene(rows=20) as scene:
+        tomorrow = time.time() + DAY_SECONDS
+        os.utime(scene.log, (tomorrow, tomorrow))
+        scene.respond = answering({"dev-1": NEVER_RECORDED})
+        assert scene.upload(at_post=kill_at(10)).exit_code == KILLED
+        set_forward(scene.home.ledger, milliseconds=DAY_SECONDS * 1000)
+        scene.settle()
+        assert len(scene.in_doubt) <= 1 + scene.concurrency
+
+
+def set_forward(ledger: Path, *, milliseconds: int) -> None:
+    """Add to every time in the ledger."""
+    (path,) = ledger.glob("*.sqlite")
+    connection = sqlite3.connect(path, isolation_level=None)
+    tables = [name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")]
+    changed = 0
+    for table in tables:
+        columns = {column[1] for column in connection.execute(f"pragma table_info({table})")}
+        if "at_milliseconds" in columns:
+            changed += connection.execute(
+                f"update {table} set at_milliseconds = at_milliseconds + ?",  # noqa: S608 -- a name from the ledger
+                (milliseconds,),
+            ).rowcount
+    connection.close()
+    assert changed

@@ -1,0 +1,77 @@
+"""Whatever an operator, a moody backend and a crash do in whatever order: nothing twice, nothing lost, nothing unsaid."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+
+from tests.command import Ended, read_rows
+from tests.faults.misdeeds import moody
+from tests.faults.scene import NewScene, Scene, failed_of, kill_at, rewrite
+from tests.faults.tally import Extent
+
+ROWS = 24
+BROKEN = ("dev-5", "dev-11")
+KILLS = st.one_of(st.none(), st.integers(1, ROWS))
+
+
+class Nights(RuleBasedStateMachine):
+    """A usage log and its operator, night after night.
+
+    The operator sees the backend's books, and marks rows in doubt by them before each replay; rows that are broken in
+    the log are mended on the way. What else they do to a failed file must do no harm.
+    """
+
+    def __init__(self, new_scene: NewScene) -> None:
+        super().__init__()
+        self.scene: Scene = new_scene(rows=ROWS, broken=BROKEN).__enter__()
+        # A backend in trouble is not waited for: the operator comes again.
+        self.scene.options = ("--patience", "0", "--retries", "1", "--timeout", "5")
+        self.failed: list[Path] = []
+
+    @rule(seed=st.integers(0, 2**32), share=st.sampled_from([0.0, 0.1, 0.3, 0.8]))
+    def change_mood(self, seed: int, share: float) -> None:
+        """The backend fails at random from now on, or is well again."""
+        self.scene.respond = moody(seed, share=share)
+
+    @rule(kill=KILLS)
+    def upload(self, kill: int | None) -> None:
+        """Run the upload, for the first time or again; perhaps the process is killed."""
+        self._note(self.scene.upload(at_post=kill_at(kill) if kill else None))
+
+    @precondition(lambda self: self.failed)
+    @rule(kill=KILLS, age=st.integers(0, 3))
+    def replay(self, kill: int | None, age: int) -> None:
+        """Replay the newest failed file or an older one; perhaps the process is killed."""
+        path = self.failed[-1 - age % len(self.failed)]
+        self.scene.mark(path)
+        self._note(self.scene.replay(path, at_post=kill_at(kill) if kill else None))
+
+    @precondition(lambda self: self.failed)
+    @rule(seed=st.integers(0, 2**32))
+    def mess_up(self, seed: int) -> None:
+        """Sort the newest failed file anew, lose some of its rows, and have some twice."""
+        chance = random.Random(seed)  # noqa: S311 -- no secret
+        rows = read_rows(self.failed[-1])
+        rewrite(self.failed[-1], chance.choices(rows, k=len(rows)))
+
+    def teardown(self) -> None:
+        """Bring it to its end."""
+        with self.scene:
+            self.scene.settle()
+
+    def _note(self, done: Ended) -> None:
+        failed = failed_of(done)
+        if failed:
+            self.failed.append(failed)
+
+
+def test_nights_of_every_kind(new_scene: NewScene, extent: Extent) -> None:
+    """Upload, crash, resume, replay, edit and re-run, in every order that chance finds: all is billed once in the end."""
+    run_state_machine_as_test(
+        lambda: Nights(new_scene),
+        settings=extent.examples(short=3, full=60, stateful_step_count=extent.of(short=6, full=12)),
+    )

@@ -1,0 +1,164 @@
+"""The way to the backend is wrong, or leads through a proxy: held against what each server on the way received."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.billing_answers import Answer, drip, reply
+from tests.billing_contract import Received, contract, forwarding
+from tests.billing_server import BillingServer
+from tests.command import Ended, cells, read_rows
+from tests.dead_ports import full_port, refusing_port, silent_port
+from tests.faults.scene import NewScene, results_of
+
+KEY = "sk-secret-1"
+IMPATIENT = ("--timeout", "0.5", "--retries", "0", "--patience", "0")
+WRONG_SET_UP = 3
+
+
+def the_outcomes(done: Ended) -> set[tuple[str, str]]:
+    """Give the reasons and replay words of all rows."""
+    results = results_of(done)
+    assert results, done.said
+    rows = read_rows(results)
+    return set(zip(cells(rows, "upload_reason"), cells(rows, "upload_replay"), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "port"),
+    [("http", refusing_port), ("http", full_port), ("https", silent_port), ("http", silent_port)],
+    ids=["refused", "connect timeout", "TLS timeout", "no answer"],
+)
+def test_a_backend_that_cannot_be_reached_costs_no_row(
+    new_scene: NewScene, scheme: str, port: Callable[[], AbstractContextManager[int]]
+) -> None:
+    """Nothing is in doubt of which nothing was sent: all rows may be sent again."""
+    with new_scene() as scene, port() as number:
+        scene.options = ("--base-url", f"{scheme}://127.0.0.1:{number}/api/v1", *IMPATIENT)
+        done = scene.upload()
+        assert done.exit_code in (1, 3)
+        assert {replay for _, replay in the_outcomes(done)} == {"yes"}
+        assert not scene.server.received
+
+
+def test_a_row_does_not_time_out_while_it_waits_for_its_turn(new_scene: NewScene) -> None:
+    """The time-out is for an exchange, not for the time before it: forty slow answers, two at a time, take longer than one."""
+    with new_scene(rows=40, concurrency=2) as scene:
+        scene.options = ("--timeout", "2")
+        scene.respond = lambda received: drip(contract(received), pause_seconds=0.0012)
+        assert scene.upload().exit_code == 0
+        scene.settle()
+
+
+def test_a_wrong_authority_stops_the_run(
+    new_scene: NewScene, authority: trustme.CA, authority_file: Path, tmp_path: Path
+) -> None:
+    """A certificate of an unknown authority: nothing is sent; with the right bundle, the same command goes on."""
+    other = tmp_path / "other.pem"
+    trustme.CA().cert_pem.write_to_path(str(other))
+    with new_scene(authority=authority) as scene:
+        for variables in ({}, {"REQUESTS_CA_BUNDLE": str(other)}):
+            scene.variables = {"UPLOADER_API_KEY": KEY, **variables}
+            done = scene.upload()
+            assert done.exit_code == WRONG_SET_UP
+            assert the_outcomes(done) == {("not_sent", "yes")}
+            assert not scene.server.received
+        scene.variables = {"UPLOADER_API_KEY": KEY, "REQUESTS_CA_BUNDLE": str(authority_file)}
+        scene.settle()
+        assert {request.headers["authorization"] for request in scene.server.received} == {f"Bearer {KEY}"}
+
+
+@pytest.mark.parametrize("case", ["wrong host name", "TLS to a plain port", "plain to a TLS port"])
+def test_a_wrong_door_stops_the_run(
+    new_scene: NewScene, authority: trustme.CA, authority_file: Path, case: str
+) -> None:
+    """Nothing is sent to a server that is not who it should be, or does not speak TLS as it should."""
+    names = ("backend.example",) if case == "wrong host name" else ("127.0.0.1",)
+    with BillingServer(authority=None if "to a plain" in case else authority, names=names) as door, new_scene() as scene:
+        scheme = "http" if case == "plain to a TLS port" else "https"
+        scene.options = ("--base-url", f"{scheme}://127.0.0.1:{door.port}/api/v1", *IMPATIENT)
+        scene.variables = {"REQUESTS_CA_BUNDLE": str(authority_file)}
+        done = scene.upload()
+        assert done.exit_code in (1, 3)
+        assert {replay for _, replay in the_outcomes(done)} == {"yes"}
+        assert not door.received
+
+
+@pytest.mark.parametrize("status", [403, 407, 502])
+def test_a_proxy_that_refuses_gets_no_key_and_no_row(
+    new_scene: NewScene, authority: trustme.CA, authority_file: Path, status: int
+) -> None:
+    """A refused CONNECT is a request that was never sent; the proxy has seen the backend's address alone."""
+    with BillingServer(lambda _: reply(status)) as proxy, new_scene(authority=authority) as scene:
+        scene.options = IMPATIENT
+        scene.variables = {
+            "UPLOADER_API_KEY": KEY,
+            "REQUESTS_CA_BUNDLE": str(authority_file),
+            "https_proxy": f"http://127.0.0.1:{proxy.port}",
+        }
+        done = scene.upload()
+        assert done.exit_code in (1, 3)
+        assert {replay for _, replay in the_outcomes(done)} == {"yes"}
+        assert {request.method for request in proxy.received} == {"CONNECT"}
+        for request in proxy.received:
+            assert KEY.encode() not in request.raw_head
+            assert "x-tenant-id" not in request.headers
+        assert not scene.server.received
+        del scene.variables["https_proxy"]
+        scene.settle()
+
+
+@pytest.mark.parametrize(
+    ("is_tls", "variables", "goes_through"),
+    [
+        (False, {"http_proxy": "http://{proxy}"}, True),
+        (False, {"http_proxy": "{proxy}"}, True),
+        (False, {"all_proxy": "http://{proxy}"}, True),
+        (False, {"https_proxy": "http://{proxy}"}, False),
+        (False, {"http_proxy": "http://{proxy}", "NO_PROXY": "127.0.0.1"}, False),
+        (False, {"http_proxy": "http://{proxy}", "no_proxy": "127.0.0.0/8"}, False),
+        (False, {"http_proxy": "http://{proxy}", "NO_PROXY": "elsewhere.example"}, True),
+        (True, {"https_proxy": "http://{proxy}"}, True),
+        (True, {"HTTPS_PROXY": "http://{proxy}", "NO_PROXY": "127.0.0.1"}, False),
+    ],
+)
+def test_proxies_are_for_look_ups_and_posts_alike(
+    new_scene: NewScene, authority: trustme.CA, authority_file: Path, is_tls: bool, variables: dict[str, str], goes_through: bool
+) -> None:
+    """What the environment says of proxies and of certificates holds for all calls, or for none."""
+    with BillingServer(forwarding) as proxy, new_scene(rows=6, authority=authority if is_tls else None) as scene:
+        address = f"127.0.0.1:{proxy.port}"
+        scene.variables = {name: value.format(proxy=address) for name, value in variables.items()}
+        scene.variables["REQUESTS_CA_BUNDLE"] = str(authority_file)
+        assert scene.upload().exit_code == 0
+        assert (len(scene.server.look_ups), len(scene.server.posts)) == (3, 6)
+        if is_tls:
+            assert {request.method for request in proxy.received} == ({"CONNECT"} if goes_through else set())
+        else:
+            assert (len(proxy.look_ups), len(proxy.posts)) == ((3, 6) if goes_through else (0, 0))
+        scene.settle()
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_redirect_takes_nothing_to_another_host(new_scene: NewScene, method: str, status: int) -> None:
+    """No connection is made to where a redirect points: no key, no tenant, no row goes there; and the run stops."""
+    with BillingServer() as elsewhere, new_scene() as scene:
+
+        def respond(received: Received) -> Answer:
+            if received.method != method:
+                return contract(received)
+            return reply(status, headers={"Location": f"{elsewhere.base_url}{received.path}"})
+
+        scene.respond = respond
+        scene.variables = {"UPLOADER_API_KEY": KEY}
+        done = scene.upload()
+        assert done.exit_code == WRONG_SET_UP
+        assert elsewhere.connections == 0
+        scene.settle()
+        assert elsewhere.connections == 0
