@@ -24,9 +24,9 @@ def no_file_may_grow() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-WITH_FILES_OF_48_KIB = (
+WITH_FILES_OF_64_KIB = (
     sys.executable,
     "-c",
-    "import os, resource as r, sys; r.setrlimit(r.RLIMIT_FSIZE, (49152, 49152)); os.execv(sys.argv[1], sys.argv[1:])",
+    "import os, resource as r, sys; r.setrlimit(r.RLIMIT_FSIZE, (65536, 65536)); os.execv(sys.argv[1], sys.argv[1:])",
 )
-"""Put before a command, so that none of its files can grow beyond 48 KiB: a ledger is then full after some commits."""
+"""Put before a command, so that none of its files can grow beyond 64 KiB: a ledger is then full after some commits."""

@@ -23,6 +23,10 @@ from uploader.replay_log import Entry, ReplayLog, damaged_columns, edited_column
 from uploader.results import NOT_SENT, choose_replay_names
 from uploader.schema import EVENT_COLUMNS, RowCheck
 
+_DOUBT_OF_THE_FILE = Outcome(
+    Reason.IN_DOUBT,
+    "may have been recorded: the file says so, and the ledger does not know of it; is it the upload's ledger?",
+)
 _WORDS_THAT_SEND = frozenset({"", "yes", "fix", "confirm", "resend"})
 
 
@@ -156,6 +160,7 @@ class _Judge:
                 remedy="give --ledger the folder that the upload used",
             )
         self._is_seen = bytearray(rows_of_the_run + 1)
+        self._is_accepted_before = bytearray(rows_of_the_run + 1)
         self._last_judged = 0
         self._state_by_file_row: dict[int, RowState] = {}
 
@@ -171,7 +176,7 @@ class _Judge:
             decision = found if isinstance(found, _Kept) else self._decide(entry, found, original)
             if isinstance(decision, _Kept) and decision.state is not known.get(entry.number):
                 self._state_by_file_row[entry.row.number] = decision.state
-            if isinstance(decision, Due) and asdict(decision.event) != original:
+            if isinstance(decision, Due) and asdict(decision.event) != self._last_posted(entry, original):
                 posted[_posted(entry.number)] = asdict(decision.event)
             decisions.append(decision)
             self._last_judged = entry.row.number
@@ -186,9 +191,13 @@ class _Judge:
 
     def _state_in_the_end(self, entry: Entry, known: Mapping[int, RowState]) -> RowState:
         if entry.row.number <= self._last_judged:
-            return self._state_by_file_row.get(entry.row.number) or _state(entry, known)
-        found = self._identify(entry, known)
-        return found.state if isinstance(found, _Kept) else found
+            state = self._state_by_file_row.get(entry.row.number) or _state(entry, known)
+        else:
+            found = self._identify(entry, known)
+            state = found.state if isinstance(found, _Kept) else found
+        if state.outcome.reason is None and not state.outcome.detail and self._is_accepted_before[state.row]:
+            return _reworded(state, "accepted before this replay, which did not compare its cells")
+        return state
 
     def _known(self, entries: Sequence[Entry]) -> dict[int, RowState]:
         return self._ledger.known([entry.number for entry in entries])
@@ -200,11 +209,12 @@ class _Judge:
         if entry.number >= len(self._is_seen) or entry.event_id != self._event_id_of(entry.number):
             words = "upload_row and upload_event_id are not those of a row of this run; put both back as they were"
             return _Kept(RowState(0, Outcome(Reason.MALFORMED, words)))
-        state = _state(entry, known)
         if self._is_seen[entry.number]:
             words = f"row {entry.number} stands in the file twice; only the first was looked at"
-            return _Kept(replace(state, outcome=Outcome(Reason.DUPLICATE, words)))
+            return _Kept(RowState(0, Outcome(Reason.DUPLICATE, words)))
         self._is_seen[entry.number] = True
+        state = _state(entry, known)
+        self._is_accepted_before[entry.number] = state.outcome.reason is None
         return state
 
     def _decide(self, entry: Entry, state: RowState, original: dict[str, Any]) -> Due | RowState | _Kept:
@@ -226,8 +236,8 @@ class _Judge:
         if entry.word not in _WORDS_THAT_SEND:
             return _Kept(_reworded(state, f"{doubt}; upload_replay says {entry.word!r}: write resend or recorded"))
         if entry.word != "resend" and not self._permissions.include_in_doubt:
-            return _Kept(state)
-        posted = self._ledger.recall(_posted(entry.number)) or original
+            return state if state.outcome is _DOUBT_OF_THE_FILE else _Kept(state)
+        posted = self._last_posted(entry, original)
         if not _can_be_posted(posted):
             return _Kept(_reworded(state, f"{doubt}; not sent again: the ledger does not hold what was posted"))
         if entry.row.fault or edited_columns(posted, self._check.stated(entry.row)):
@@ -235,6 +245,9 @@ class _Judge:
             return _Kept(_reworded(state, f"{doubt}; {words}"))
         event_id = self._event_id_of(entry.number)
         return Due(entry.number, UsageEvent(**posted), event_id, attempts=state.attempts, doubt=doubt)
+
+    def _last_posted(self, entry: Entry, original: dict[str, Any]) -> dict[str, Any]:
+        return self._ledger.recall(_posted(entry.number)) or original
 
     def _post_as_it_is_now(self, entry: Entry, state: RowState, original: dict[str, Any]) -> Due | RowState | _Kept:
         if entry.row.fault:
@@ -261,8 +274,7 @@ def _state(entry: Entry, known: Mapping[int, RowState]) -> RowState:
     state = known.get(entry.number) or RowState(entry.number, NOT_SENT)
     if not entry.seems_recorded or state.outcome.reason in (None, Reason.IN_DOUBT):
         return state
-    words = "may have been recorded: the file says so, and the ledger does not know of it; is it the upload's ledger?"
-    return replace(state, outcome=Outcome(Reason.IN_DOUBT, words))
+    return replace(state, outcome=_DOUBT_OF_THE_FILE)
 
 
 def _posted(number: int) -> str:

@@ -26,7 +26,7 @@ def check_command(done: Ended, *, posts: int) -> None:
 
 
 def check_files(source: Rows, results: Rows, failed: Rows | None, *, exit_code: int) -> None:
-    """Check rows in = rows out, that the failed file holds the failed rows alone, and what the exit code says of them."""
+    """Check rows in = rows out, the failed file against the results, and what the exit code says of them."""
     own = [column for column in source[0] if not column.startswith("upload_")]
     assert [[row[column] for column in own] for row in results] == [[row[column] for column in own] for row in source]
     failing = [row for row in results if row["upload_status"] == "failed"]
@@ -40,7 +40,7 @@ def check_files(source: Rows, results: Rows, failed: Rows | None, *, exit_code: 
 def check_bills(results: Rows, billed: Counter[str]) -> None:
     """Hold each row's outcome against the bill.
 
-    accepted ⊆ billed; billed ⊆ accepted ∪ in doubt; failed and safe to send again ∩ billed = ∅.
+    What is accepted is billed; what is billed is accepted or in doubt; what is safe to send again is not billed.
 
     billed: how often the server billed each device id, of which every row has its own.
     """

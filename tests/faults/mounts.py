@@ -15,7 +15,7 @@ from pathlib import Path
 
 _EXT4_IOC_SHUTDOWN = 0x8004587D
 _NOLOGFLUSH = 2
-"""EXT4_GOING_FLAGS_NOLOGFLUSH of linux/ext4.h: nothing more is written, not even the journal, as if the power were cut."""
+"""EXT4_GOING_FLAGS_NOLOGFLUSH of fs/ext4/ext4.h: nothing more is written, not even the journal."""
 _DISK_BYTES = 64 << 20
 _LONGEST_COMMAND_SECONDS = 60
 
@@ -48,15 +48,13 @@ def set_read_only(folder: Path, mode: str) -> None:
     _run("mount", "-o", f"remount,{mode}", folder)
 
 
-def fill(folder: Path) -> Path:
-    """Fill a file system to its last byte; give the file that does it."""
-    filler = folder / "filler"
-    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+def fill(folder: Path) -> None:
+    """Fill a file system to its last byte, by a file named ``filler``."""
+    with (folder / "filler").open("wb", buffering=0) as file:
         for size in (1 << 16, 1 << 12, 1):
             with contextlib.suppress(OSError):
                 while file.write(b"x" * size):
                     pass
-    return filler
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ class Extent:
         return full if self.is_full else short
 
     def examples(self, *, short: int, full: int, **further: Any) -> settings:
-        """Choose how many examples hypothesis tries: the same ones every time in the short form, fresh ones in the full."""
+        """Choose how many examples hypothesis tries; in the short form they are the same every time."""
         return settings(
             max_examples=self.of(short=short, full=full),
             derandomize=not self.is_full,

@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from tests.billing_answers import Answer
 from tests.billing_contract import Received, Respond, contract
 from tests.command import ended, usage_rows, write_csv
@@ -59,12 +57,11 @@ def test_the_same_content_is_not_uploaded_by_two_at_once(new_scene: NewScene, tm
                 second = scene.home.run("upload", log)
                 assert second.exit_code == 2
                 assert f"process {pid} " in the_error(second)
-        assert len(scene.server.posts) == len(scene.expected)
-        scene.settle()
+        scene.check_settled()
 
 
 def test_uploads_that_start_together_bill_each_row_once(new_scene: NewScene, extent: Extent) -> None:
-    """Of several uploads of the same content that start at the same moment, one posts; the others are refused or find all done."""
+    """Of uploads of the same content that start together one posts; others are refused, or find all done."""
     for _ in range(extent.of(short=1, full=20)):
         with new_scene(rows=50) as scene, contextlib.ExitStack() as running:
             processes = [running.enter_context(scene.started("upload", scene.log)) for _ in range(3)]
@@ -72,8 +69,7 @@ def test_uploads_that_start_together_bill_each_row_once(new_scene: NewScene, ext
             assert 0 in codes
             assert set(codes) <= {0, 2}
             scene.drain()
-            scene.settle()
-            assert len(scene.server.posts) == len(scene.expected)
+            scene.check_settled()
 
 
 def test_different_contents_are_uploaded_side_by_side(new_scene: NewScene) -> None:
@@ -92,7 +88,7 @@ def test_different_contents_are_uploaded_side_by_side(new_scene: NewScene) -> No
                 assert done.exit_code == 0
                 scene.check(done, source, posts=len(scene.server.posts))
         scene.drain()
-        scene.settle()
+        scene.check_settled()
 
 
 def test_a_replay_and_its_upload_do_not_run_at_once(new_scene: NewScene) -> None:
@@ -105,7 +101,7 @@ def test_a_replay_and_its_upload_do_not_run_at_once(new_scene: NewScene) -> None
             second = scene.home.run("replay", failed)
             assert second.exit_code == 2
             assert f"process {pid} " in the_error(second)
-        scene.settle()
+        scene.check_settled()
 
 
 def test_an_upload_during_its_replay_is_refused(new_scene: NewScene) -> None:
@@ -118,13 +114,13 @@ def test_an_upload_during_its_replay_is_refused(new_scene: NewScene) -> None:
             second = scene.home.run("upload", scene.log)
             assert second.exit_code == 2
             assert f"process {pid} " in the_error(second)
-        scene.settle_by_replay(failed)
+        scene.check_settled()
 
 
 def test_a_clock_that_goes_back_changes_nothing(new_scene: NewScene) -> None:
     """All that an earlier command recorded, and the usage log itself, is of tomorrow: the run goes on as ever.
 
-    The clock of the machine is not ours to set. What a clock that went back leaves behind is: times that are yet to come.
+    The machine's clock is not ours to set. What is left behind when it goes back is times that are yet to come.
     """
     with new_scene(rows=20) as scene:
         tomorrow = time.time() + DAY_SECONDS

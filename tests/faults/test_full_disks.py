@@ -1,4 +1,4 @@
-"""Disks that are full or read-only, for the ledger and for the results: the same command continues when they are not."""
+"""Disks that are full or read-only, for ledger and results: the same command continues when they are not."""
 
 from __future__ import annotations
 
@@ -7,53 +7,58 @@ from pathlib import Path
 
 import pytest
 
-from tests.billing_answers import reply
 from tests.faults.misdeeds import NEVER_RECORDED, answering
 from tests.faults.mounts import fill, set_read_only, tmpfs
 from tests.faults.scene import AtPost, NewScene, failed_of, the_error
+from tests.faults.tally import Extent
 
 ROWS = 400
 
 pytestmark = pytest.mark.usefixtures("can_mount_tmpfs")
 
 
-@pytest.mark.parametrize("posts", [1, 150])
-def test_a_ledger_disk_that_fills_up_stops_the_run(new_scene: NewScene, tmp_path: Path, posts: int) -> None:
+def filling(folder: Path, *, posts: int) -> AtPost:
+    """Fill a disk at a post."""
+    return AtPost(posts=posts, act=lambda _: fill(folder))
+
+
+def test_a_ledger_disk_that_fills_up_stops_the_run(new_scene: NewScene, tmp_path: Path, extent: Extent) -> None:
     """Posting stops when the ledger's disk is full; rows in flight are in doubt, and the same command continues."""
-    with tmpfs(tmp_path / "ledger", size_bytes=4 << 20) as ledger, new_scene(rows=ROWS) as scene:
-        scene.options = ("--ledger", ledger)
-        done = scene.upload(at_post=AtPost(posts=posts, act=lambda _: fill(ledger)))
-        assert done.exit_code == 3
-        assert "full" in the_error(done)
-        (ledger / "filler").unlink()
-        scene.settle()
-        assert len(scene.in_doubt) <= scene.concurrency
+    for posts in extent.of(short=[150], full=range(1, ROWS, 20)):
+        with tmpfs(tmp_path / "ledger", size_bytes=4 << 20) as ledger, new_scene(rows=ROWS) as scene:
+            scene.options = ("--ledger", ledger)
+            done = scene.upload(at_post=filling(ledger, posts=posts))
+            assert done.exit_code == 3
+            assert "full" in the_error(done)
+            (ledger / "filler").unlink()
+            scene.settle()
+            assert len(scene.in_doubt) <= scene.concurrency
 
 
 def test_a_ledger_disk_that_is_full_at_the_start_refuses_the_run(new_scene: NewScene, tmp_path: Path) -> None:
     """Without room for the ledger nothing is posted."""
     with tmpfs(tmp_path / "ledger", size_bytes=4 << 20) as ledger, new_scene() as scene:
         scene.options = ("--ledger", ledger)
-        filler = fill(ledger)
+        fill(ledger)
         done = scene.upload()
         assert done.exit_code == 2
         assert str(ledger) in the_error(done)
-        filler.unlink()
+        (ledger / "filler").unlink()
         scene.settle()
 
 
-@pytest.mark.parametrize("posts", [1, 150])
-def test_a_results_disk_that_fills_up_costs_no_row(new_scene: NewScene, tmp_path: Path, posts: int) -> None:
+def test_a_results_disk_that_fills_up_costs_no_row(new_scene: NewScene, tmp_path: Path, extent: Extent) -> None:
     """All rows are posted and recorded; the same command again, given room, writes the results and posts nothing."""
-    with tmpfs(tmp_path / "results", size_bytes=1 << 20) as results, new_scene(rows=ROWS) as scene:
-        scene.options = ("--results-dir", results)
-        done = scene.upload(at_post=AtPost(posts=posts, act=lambda _: fill(results)))
-        assert done.exit_code == 3
-        assert str(results) in the_error(done)
-        (results / "filler").unlink()
-        assert len(scene.server.posts) == ROWS
-        scene.settle()
-        assert len(scene.server.posts) == ROWS
+    for posts in extent.of(short=[1], full=range(1, ROWS, 20)):
+        with tmpfs(tmp_path / "results", size_bytes=1 << 20) as results, new_scene(rows=ROWS) as scene:
+            scene.options = ("--results-dir", results)
+            done = scene.upload(at_post=filling(results, posts=posts))
+            assert done.exit_code == 3
+            assert str(results) in the_error(done)
+            (results / "filler").unlink()
+            assert len(scene.server.posts) == ROWS
+            scene.settle()
+            assert len(scene.server.posts) == ROWS
 
 
 def test_too_little_room_for_the_results_refuses_the_run(new_scene: NewScene, tmp_path: Path) -> None:
@@ -67,15 +72,16 @@ def test_too_little_room_for_the_results_refuses_the_run(new_scene: NewScene, tm
         scene.settle()
 
 
-@pytest.mark.parametrize("what", ["--ledger", "--results-dir"])
-@pytest.mark.parametrize("command", ["upload", "replay"])
+@pytest.mark.parametrize(
+    ("what", "command"), [("--ledger", "upload"), ("--ledger", "replay"), ("--results-dir", "upload")]
+)
 def test_a_disk_that_has_become_read_only_refuses_the_run(
     new_scene: NewScene, tmp_path: Path, what: str, command: str
 ) -> None:
     """With a ledger or a results folder that cannot be written to, nothing is posted."""
     with tmpfs(tmp_path / "disk", size_bytes=4 << 20) as disk, new_scene() as scene:
         scene.options = (what, disk)
-        scene.respond = answering({"dev-1": NEVER_RECORDED, "dev-2": reply(400)})
+        scene.respond = answering({"dev-1": NEVER_RECORDED})
         failed = failed_of(scene.upload())
         assert failed
         copy = Path(shutil.copy(failed, tmp_path))

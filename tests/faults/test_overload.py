@@ -1,8 +1,8 @@
 """A backend that slows down, then sheds its load, then recovers: doubt stays bounded, and everything is accounted for.
 
-The bound: a run goes on at full width until five outcomes in a row are in trouble, so that an outage leaves at most those
-five and the other requests in flight in doubt; then one request at a time finds out whether it is over, and the third that
-finds it is not ends the run.
+The bound: a run goes on at full width until five outcomes in a row are in trouble, so that an outage leaves at most
+those five and the other requests in flight in doubt. Then one request at a time finds out whether it is over, and the
+third pause that it comes to ends the run.
 """
 
 from __future__ import annotations
@@ -46,12 +46,8 @@ def failing_between(first: int, last: int, answers: list[Answer]) -> Respond:
 
 @pytest.mark.parametrize(
     "answers",
-    [
-        [reply(503, b"shedding load"), LOST],
-        [replace(LOST, bills=False), reply(500)],
-        [SILENT],
-    ],
-    ids=["503 and resets", "resets and 500", "time-outs"],
+    [[SILENT], [reply(503, b"shedding load"), LOST, replace(LOST, bills=False), reply(500)]],
+    ids=["time-outs", "503, 500 and resets"],
 )
 def test_a_short_outage_is_waited_for(new_scene: NewScene, answers: list[Answer]) -> None:
     """The run pauses, finds the backend well again, and goes on to the end; what was in flight is in doubt."""
@@ -62,12 +58,12 @@ def test_a_short_outage_is_waited_for(new_scene: NewScene, answers: list[Answer]
         assert done.exit_code == 1
         assert IN_A_ROW <= len(scene.in_doubt) <= MOST_IN_DOUBT
         scene.settle()
-        assert len(scene.in_doubt) <= MOST_IN_DOUBT
 
 
-def test_a_long_outage_ends_the_run(new_scene: NewScene) -> None:
-    """The run gives up after the third pause; the same command, when all is well again, posts the rest."""
+def test_a_long_outage_ends_the_run(new_scene: NewScene, extent: Extent) -> None:
+    """The run gives up after its pauses; the same command, when all is well again, posts the rest."""
     with new_scene(rows=ROWS, concurrency=CONCURRENCY) as scene:
+        scene.options = extent.of(short=("--patience", "1"), full=())
         scene.respond = failing_between(100, 10_000, [reply(503), LOST])
         done = scene.upload()
         assert done.exit_code == 3
@@ -85,7 +81,7 @@ def test_a_backend_that_says_when_to_come_back_leaves_no_doubt(new_scene: NewSce
 
 
 def test_a_backend_that_fails_now_and_then_is_not_asked_for_ever(new_scene: NewScene, extent: Extent) -> None:
-    """With one answer in four lost, never many in a row, the share of doubt ends the run long before its rows are used up."""
+    """With one answer in four lost, never many in a row, the share of doubt ends the run."""
     rows = extent.of(short=1_000, full=4_000)
     with new_scene(rows=rows, concurrency=CONCURRENCY) as scene:
         scene.options = ("--patience", "1")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from itertools import repeat
 from pathlib import Path
 
 import pytest
 import trustme
 
-from tests.billing_answers import Answer, drip, reply
-from tests.billing_contract import Received, contract, forwarding
+from tests.billing_answers import drip, reply
+from tests.billing_contract import contract, forwarding, scripted
 from tests.billing_server import BillingServer
 from tests.command import Ended, cells, read_rows
 from tests.dead_ports import full_port, refusing_port, silent_port
 from tests.faults.scene import NewScene, results_of
+from tests.faults.tally import Extent
 
 KEY = "sk-secret-1"
 IMPATIENT = ("--timeout", "0.5", "--retries", "0", "--patience", "0")
@@ -47,7 +50,7 @@ def test_a_backend_that_cannot_be_reached_costs_no_row(
 
 
 def test_a_row_does_not_time_out_while_it_waits_for_its_turn(new_scene: NewScene) -> None:
-    """The time-out is for an exchange, not for the time before it: forty slow answers, two at a time, take longer than one."""
+    """The time-out is for an exchange, not for the time before it: all these answers take longer than one may."""
     with new_scene(rows=40, concurrency=2) as scene:
         scene.options = ("--timeout", "2")
         scene.respond = lambda received: drip(contract(received), pause_seconds=0.0012)
@@ -79,7 +82,10 @@ def test_a_wrong_door_stops_the_run(
 ) -> None:
     """Nothing is sent to a server that is not who it should be, or does not speak TLS as it should."""
     names = ("backend.example",) if case == "wrong host name" else ("127.0.0.1",)
-    with BillingServer(authority=None if "to a plain" in case else authority, names=names) as door, new_scene() as scene:
+    with (
+        BillingServer(authority=None if "to a plain" in case else authority, names=names) as door,
+        new_scene() as scene,
+    ):
         scheme = "http" if case == "plain to a TLS port" else "https"
         scene.options = ("--base-url", f"{scheme}://127.0.0.1:{door.port}/api/v1", *IMPATIENT)
         scene.variables = {"REQUESTS_CA_BUNDLE": str(authority_file)}
@@ -89,12 +95,11 @@ def test_a_wrong_door_stops_the_run(
         assert not door.received
 
 
-@pytest.mark.parametrize("status", [403, 407, 502])
 def test_a_proxy_that_refuses_gets_no_key_and_no_row(
-    new_scene: NewScene, authority: trustme.CA, authority_file: Path, status: int
+    new_scene: NewScene, authority: trustme.CA, authority_file: Path
 ) -> None:
     """A refused CONNECT is a request that was never sent; the proxy has seen the backend's address alone."""
-    with BillingServer(lambda _: reply(status)) as proxy, new_scene(authority=authority) as scene:
+    with BillingServer(lambda _: reply(407)) as proxy, new_scene(authority=authority) as scene:
         scene.options = IMPATIENT
         scene.variables = {
             "UPLOADER_API_KEY": KEY,
@@ -113,52 +118,49 @@ def test_a_proxy_that_refuses_gets_no_key_and_no_row(
         scene.settle()
 
 
-@pytest.mark.parametrize(
-    ("is_tls", "variables", "goes_through"),
-    [
-        (False, {"http_proxy": "http://{proxy}"}, True),
-        (False, {"http_proxy": "{proxy}"}, True),
-        (False, {"all_proxy": "http://{proxy}"}, True),
-        (False, {"https_proxy": "http://{proxy}"}, False),
-        (False, {"http_proxy": "http://{proxy}", "NO_PROXY": "127.0.0.1"}, False),
-        (False, {"http_proxy": "http://{proxy}", "no_proxy": "127.0.0.0/8"}, False),
-        (False, {"http_proxy": "http://{proxy}", "NO_PROXY": "elsewhere.example"}, True),
-        (True, {"https_proxy": "http://{proxy}"}, True),
-        (True, {"HTTPS_PROXY": "http://{proxy}", "NO_PROXY": "127.0.0.1"}, False),
-    ],
-)
+PROXIES = [
+    (False, {"http_proxy": "http://{proxy}"}, True),
+    (False, {"http_proxy": "http://{proxy}", "NO_PROXY": "127.0.0.1"}, False),
+    (True, {"https_proxy": "http://{proxy}"}, True),
+    (True, {"HTTPS_PROXY": "http://{proxy}", "NO_PROXY": "127.0.0.1"}, False),
+    (False, {"http_proxy": "{proxy}"}, True),
+    (False, {"all_proxy": "http://{proxy}"}, True),
+    (False, {"https_proxy": "http://{proxy}"}, False),
+    (False, {"http_proxy": "http://{proxy}", "no_proxy": "127.0.0.0/8"}, False),
+    (False, {"http_proxy": "http://{proxy}", "NO_PROXY": "elsewhere.example"}, True),
+]
+"""Whether the backend speaks TLS, the variables, and whether the calls then go through the proxy."""
+
+
 def test_proxies_are_for_look_ups_and_posts_alike(
-    new_scene: NewScene, authority: trustme.CA, authority_file: Path, is_tls: bool, variables: dict[str, str], goes_through: bool
+    new_scene: NewScene, authority: trustme.CA, authority_file: Path, extent: Extent
 ) -> None:
     """What the environment says of proxies and of certificates holds for all calls, or for none."""
-    with BillingServer(forwarding) as proxy, new_scene(rows=6, authority=authority if is_tls else None) as scene:
-        address = f"127.0.0.1:{proxy.port}"
-        scene.variables = {name: value.format(proxy=address) for name, value in variables.items()}
-        scene.variables["REQUESTS_CA_BUNDLE"] = str(authority_file)
-        assert scene.upload().exit_code == 0
-        assert (len(scene.server.look_ups), len(scene.server.posts)) == (3, 6)
-        if is_tls:
-            assert {request.method for request in proxy.received} == ({"CONNECT"} if goes_through else set())
-        else:
-            assert (len(proxy.look_ups), len(proxy.posts)) == ((3, 6) if goes_through else (0, 0))
-        scene.settle()
+    for is_tls, variables, goes_through in extent.of(short=PROXIES[:4], full=PROXIES):
+        with BillingServer(forwarding) as proxy, new_scene(rows=6, authority=authority if is_tls else None) as scene:
+            address = f"127.0.0.1:{proxy.port}"
+            scene.variables = {name: value.format(proxy=address) for name, value in variables.items()}
+            scene.variables["REQUESTS_CA_BUNDLE"] = str(authority_file)
+            assert scene.upload().exit_code == 0, variables
+            scene.check_settled()
+            assert len(scene.server.look_ups) == 3
+            methods = Counter(request.method for request in proxy.received)
+            if not goes_through:
+                assert not methods, variables
+            elif is_tls:
+                assert set(methods) == {"CONNECT"}, variables
+            else:
+                assert methods == {"GET": 3, "POST": 6}, variables
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_redirect_takes_nothing_to_another_host(new_scene: NewScene, method: str, status: int) -> None:
+def test_a_redirect_takes_nothing_to_another_host(new_scene: NewScene, extent: Extent, method: str) -> None:
     """No connection is made to where a redirect points: no key, no tenant, no row goes there; and the run stops."""
-    with BillingServer() as elsewhere, new_scene() as scene:
-
-        def respond(received: Received) -> Answer:
-            if received.method != method:
-                return contract(received)
-            return reply(status, headers={"Location": f"{elsewhere.base_url}{received.path}"})
-
-        scene.respond = respond
-        scene.variables = {"UPLOADER_API_KEY": KEY}
-        done = scene.upload()
-        assert done.exit_code == WRONG_SET_UP
-        assert elsewhere.connections == 0
-        scene.settle()
-        assert elsewhere.connections == 0
+    for status in extent.of(short=[307], full=[301, 302, 303, 307, 308]):
+        with BillingServer() as elsewhere, new_scene() as scene:
+            away = reply(status, headers={"Location": elsewhere.base_url})
+            scene.respond = scripted(posts=repeat(away)) if method == "POST" else scripted(look_ups=repeat(away))
+            scene.variables = {"UPLOADER_API_KEY": KEY}
+            assert scene.upload().exit_code == WRONG_SET_UP
+            scene.settle()
+            assert elsewhere.connections == 0
