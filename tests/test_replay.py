@@ -37,6 +37,7 @@ from tests.command import Home, ended
 from uploader.desk import FileReport, Plan, Watcher
 from uploader.errors import InputError, LedgerRefusal, RefusedError, UploaderError
 from uploader.ledger import EventIds, RunIdentity
+from uploader.posting import Progress
 from uploader.replay import Permissions, replay
 from uploader.replay_log import damaged_columns, edited_columns
 from uploader.results import OWN_COLUMNS
@@ -54,6 +55,12 @@ NOT_NOW = reply(408)
 """Certainly not billed."""
 NO = reply(422, {"error": "no such meter"})
 BEFORE = "accepted before this replay, which did not compare its cells"
+
+
+class CrashError(Exception):
+    """Ends a run as a crash would, as far as its ledger goes."""
+
+
 WATCHER = Watcher(begin=lambda *_: None, watch=lambda _: None, say=lambda _: None, should_stop=lambda: False)
 NO_PERMISSION = Permissions()
 EVERY_PERMISSION = Permissions(include_in_doubt=True, accept_changes=True)
@@ -265,6 +272,9 @@ def test_rows_not_recorded_are_posted_and_accepted_ones_never(scene: Scene, whic
     kept = [*HEADER.split(","), "upload_row", "upload_event_id", "upload_run"]
     assert [[row[name] for name in kept] for row in after] == [[row[name] for name in kept] for row in before]
     assert cells(results_file(report), "upload_status") == ["accepted"] * len(before)
+    assert {row["device_id"]: (row["upload_attempts"], row["upload_detail"]) for row in after} == {
+        row["device_id"]: ("2", "") if row["upload_status"] == "failed" else ("1", BEFORE) for row in before
+    }
     assert not failed_file(report).exists()
 
 
@@ -447,7 +457,7 @@ def test_a_corrected_row_in_doubt_is_sent_again_as_corrected(scene: Scene) -> No
 
 
 def test_a_row_edited_to_and_fro_is_sent_again_as_it_was_last(scene: Scene) -> None:
-    """After an edited attempt was refused, and another with the old values was lost, ``resend`` posts the old values."""
+    """After an edited attempt was refused and one with the old values was lost, ``resend`` posts the old values."""
     scene.answers = {"d1": [NO, NO, NEVER]}
     first = failed_file(scene.upload(scene.log("acme,d1,api,5")))
     scene.replay(edited(first, setting(total_usage="7")))
@@ -467,6 +477,52 @@ def test_an_invalid_original_never_goes_out(scene: Scene, usage: str) -> None:
     assert sorted(row[3] for row in scene.posted()) == [1, 1, 12]
 
 
+@pytest.mark.parametrize("usage", ["12x", "-1", ""])
+def test_no_word_sends_an_invalid_row(scene: Scene, usage: str) -> None:
+    """A row that was never posted cannot be declared in doubt and resent past the checks."""
+    file = failed_file(scene.upload(scene.log("acme,d1,api,1", f"acme,d2,api,{usage}")))
+    claim = setting(upload_reason="in_doubt", upload_replay="resend")
+    report = scene.replay(edited(file, claim), EVERY_PERMISSION)
+    assert cells(results_file(report), "upload_status") == ["failed"]
+    assert len(scene.server.posts) == 1
+
+
+def test_what_the_ledger_does_not_hold_is_not_sent_again(scene: Scene) -> None:
+    """With a ledger from just after a crash, which has the row as in doubt and not its cells, nothing is resent."""
+    log = scene.log("acme,d1,api,1")
+
+    def crash(_: Progress) -> None:
+        raise CrashError
+
+    scene.answers = {"d1": [NEVER]}
+    with pytest.raises(CrashError):
+        upload([log], plan=scene.plan, watcher=replace(WATCHER, watch=crash))
+    shutil.copytree(scene.plan.ledger_folder, scene.folder / "backup")
+    file = failed_file(scene.upload(log))
+    assert cells(file, "upload_reason") == ["in_doubt"]
+    plan = replace(scene.plan, ledger_folder=scene.folder / "backup")
+    posts = len(scene.server.posts)
+    report = scene.replay(edited(file, setting(upload_replay="resend")), plan=plan)
+    assert "the ledger does not hold what was posted" in cells(failed_file(report), "upload_detail")[0]
+    assert len(scene.server.posts) == posts
+
+
+def test_cells_read_by_another_schema_are_not_sent_again(scene: Scene) -> None:
+    """What an earlier schema made of a cell is not JSON for the backend; such a row is not resent."""
+    as_text = scene.folder / "text.schema.json"
+    as_text.write_text('{"properties": {"total_usage": {"type": "string"}}}')
+    log = scene.log("acme,d1,api,007")
+    textual = replace(scene.plan, schema_path=as_text)
+    (report,) = upload([log], plan=textual, watcher=WATCHER)
+    assert cells(failed_file(report), "upload_reason") == ["invalid"]
+    scene.answers = {"d1": [NEVER]}
+    file = failed_file(scene.upload(log))
+    assert cells(file, "upload_reason") == ["in_doubt"]
+    report = scene.replay(edited(file, setting(upload_replay="resend")), plan=textual)
+    assert "the ledger does not hold what was posted" in cells(failed_file(report), "upload_detail")[0]
+    assert len(scene.server.posts) == 1
+
+
 def test_a_malformed_row_in_doubt_is_sent_again_as_written_in(scene: Scene) -> None:
     """A row that could not be read, and was corrected and lost, is resent as it was posted."""
     scene.answers = {"d2": [NEVER]}
@@ -474,6 +530,8 @@ def test_a_malformed_row_in_doubt_is_sent_again_as_written_in(scene: Scene) -> N
     fixed = edited(file, setting(tenant_id="acme", device_id="d2", meter_id="api", total_usage="2"))
     in_doubt = failed_file(scene.replay(fixed))
     assert cells(in_doubt, "upload_reason") == ["in_doubt"]
+    refused = scene.replay(edited(file, setting(upload_replay="resend")))
+    assert "its cells were edited" in cells(failed_file(refused), "upload_detail")[0]
     assert scene.replay(edited(in_doubt, setting(upload_replay="resend"))).failed_rows == 0
     assert scene.posted()[1:] == [("acme", "d2", "api", 2)] * 2
 
@@ -894,7 +952,6 @@ def test_a_ledger_older_than_the_file_sends_nothing_that_the_file_has_as_recorde
     rows = read(results_file(report))
     assert [row["upload_reason"] for row in rows] == ["in_doubt", "in_doubt", "", ""]
     assert "the file says so, and the ledger does not know of it" in of(rows, "d1")["upload_detail"]
-    scene.upload(log)  # which learned of the doubt from the replay
     assert [scene.posts_of(device) for device in ("d1", "d2", "d3", "d4")] == [2, 2, 3, 1]
 
 
@@ -1145,11 +1202,11 @@ def test_a_replay_that_is_stopped_accounts_for_every_row(scene: Scene) -> None:
 
 
 def test_rows_that_a_stopped_replay_never_read_are_accounted_for_too(scene: Scene) -> None:
-    """Far behind the stop, copies are still told from rows, and strangers from both."""
+    """Stopped before it read a row, a replay still tells copies from rows, and strangers from both."""
     log = scene.log("acme,ok,api,99", *(f"acme,d{number},api,{number}" for number in range(1, 13)))
     scene.answers = {f"d{number}": [NO] for number in range(1, 13)}
     file = results_file(scene.upload(log))
-    scene.stop_after_posts = len(scene.server.posts) + 1
+    scene.stop_after_posts = 0
     last_rows: Rows = []
 
     def edit(rows: Rows) -> None:
@@ -1161,6 +1218,7 @@ def test_rows_that_a_stopped_replay_never_read_are_accounted_for_too(scene: Scen
     rows = read(results_file(report))
     assert len(rows) == 12 + 1000 + 4
     assert {row["upload_reason"] for row in rows[12:-4]} == {"duplicate"}
+    assert (rows[0]["upload_reason"], rows[0]["upload_detail"]) == ("", BEFORE)
     assert [row["upload_reason"] for row in rows[-4:]] == ["rejected", "duplicate", "duplicate", "malformed"]
     assert [row["upload_row"] for row in rows[-4:]] == ["13", "", "", ""]
     scene.stop_after_posts = None

@@ -23,10 +23,6 @@ from uploader.replay_log import Entry, ReplayLog, damaged_columns, edited_column
 from uploader.results import NOT_SENT, choose_replay_names
 from uploader.schema import EVENT_COLUMNS, RowCheck
 
-_DOUBT_OF_THE_FILE = Outcome(
-    Reason.IN_DOUBT,
-    "may have been recorded: the file says so, and the ledger does not know of it; is it the upload's ledger?",
-)
 _WORDS_THAT_SEND = frozenset({"", "yes", "fix", "confirm", "resend"})
 
 
@@ -236,9 +232,9 @@ class _Judge:
         if entry.word not in _WORDS_THAT_SEND:
             return _Kept(_reworded(state, f"{doubt}; upload_replay says {entry.word!r}: write resend or recorded"))
         if entry.word != "resend" and not self._permissions.include_in_doubt:
-            return state if state.outcome is _DOUBT_OF_THE_FILE else _Kept(state)
+            return _Kept(state)
         posted = self._last_posted(entry, original)
-        if not _can_be_posted(posted):
+        if state.attempts == 0 or not _can_be_posted(posted):
             return _Kept(_reworded(state, f"{doubt}; not sent again: the ledger does not hold what was posted"))
         if entry.row.fault or edited_columns(posted, self._check.stated(entry.row)):
             words = "not sent again: `resend` posts a row exactly as it was, and its cells were edited; put them back"
@@ -274,7 +270,8 @@ def _state(entry: Entry, known: Mapping[int, RowState]) -> RowState:
     state = known.get(entry.number) or RowState(entry.number, NOT_SENT)
     if not entry.seems_recorded or state.outcome.reason in (None, Reason.IN_DOUBT):
         return state
-    return replace(state, outcome=_DOUBT_OF_THE_FILE)
+    words = "may have been recorded: the file says so, and the ledger does not know of it; is it the upload's ledger?"
+    return replace(state, outcome=Outcome(Reason.IN_DOUBT, words))
 
 
 def _posted(number: int) -> str:

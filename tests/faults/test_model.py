@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from tests.command import Ended, read_rows
 from tests.faults.misdeeds import moody
@@ -35,6 +35,12 @@ class Nights(RuleBasedStateMachine):
         self.scene.options = ("--patience", "0", "--retries", "1", "--timeout", "5")
         self.failed: list[Path] = []
 
+    @initialize(seed=st.integers(0, 2**32), kill=KILLS)
+    def begin(self, seed: int, kill: int | None) -> None:
+        """Upload for the first time, to a backend that fails now and then."""
+        self.change_mood(seed, 0.1)
+        self.upload(kill)
+
     @rule(seed=st.integers(0, 2**32), share=st.sampled_from([0.0, 0.1, 0.3, 0.8]))
     def change_mood(self, seed: int, share: float) -> None:
         """Have the backend fail at random from now on, or be well again."""
@@ -42,7 +48,7 @@ class Nights(RuleBasedStateMachine):
 
     @rule(kill=KILLS)
     def upload(self, kill: int | None) -> None:
-        """Run the upload, for the first time or again; perhaps the process is killed."""
+        """Run the upload again; perhaps the process is killed."""
         self._note(self.scene.upload(at_post=kill_at(kill) if kill else None))
 
     @rule(kill=KILLS, age=st.integers(0, 3))
@@ -83,5 +89,5 @@ def test_nights_of_every_kind(new_scene: NewScene, extent: Extent) -> None:
     NightsHere.new_scene = staticmethod(new_scene)
     run_state_machine_as_test(
         NightsHere,
-        settings=extent.examples(short=3, full=60, stateful_step_count=extent.of(short=6, full=12)),
+        settings=extent.examples(short=4, full=60, stateful_step_count=extent.of(short=6, full=12)),
     )
