@@ -99,9 +99,7 @@ def endless(framing: Literal["length", "chunked", "close"]) -> Answer:
     """Answer 200 with a JSON string that never ends; with a length, a terabyte is announced."""
     block = b"x" * 16384
     if framing == "chunked":
-        return Answer(
-            data=_head(200, {"Transfer-Encoding": "chunked"}) + _chunk(b'{"id":"'), endless=_chunk(block)
-        )
+        return Answer(data=_head(200, {"Transfer-Encoding": "chunked"}) + _chunk(b'{"id":"'), endless=_chunk(block))
     headers = {"Content-Length": str(10**12)} if framing == "length" else {}
     return Answer(data=_head(200, headers) + b'{"id":"', endless=block)
 

@@ -64,9 +64,7 @@ class Received:
         """What the posted event is billed as."""
         event = self.event
         headers = self.headers
-        return BilledRow(
-            headers["x-tenant-id"], headers["x-device-id"], event["meter_id"], event["total_usage"]
-        )
+        return BilledRow(headers["x-tenant-id"], headers["x-device-id"], event["meter_id"], event["total_usage"])
 
 
 Respond = Callable[[Received], Answer]

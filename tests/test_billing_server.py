@@ -237,9 +237,7 @@ def test_rubbish_goes_out_as_it_is(billing_server: BillingServer, name: str) -> 
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked", "close"])
-def test_endless_body_goes_on(
-    billing_server: BillingServer, framing: Literal["length", "chunked", "close"]
-) -> None:
+def test_endless_body_goes_on(billing_server: BillingServer, framing: Literal["length", "chunked", "close"]) -> None:
     """More than a mebibyte of an endless body comes, and the server ends all the same."""
     billing_server.respond = scripted(posts=[endless(framing)])
     with _connection(billing_server.port) as connection:
@@ -393,9 +391,7 @@ def test_proxy_opens_a_tunnel(authority: trustme.CA, authority_file: Path) -> No
             connection.set_tunnel("127.0.0.1", server.port)
             assert [_post(connection)[0] for _ in range(2)] == [201, 201]
         assert server.billed() == {ROW: 2}
-        assert [(seen.method, seen.path) for seen in proxy.received] == [
-            ("CONNECT", f"127.0.0.1:{server.port}")
-        ]
+        assert [(seen.method, seen.path) for seen in proxy.received] == [("CONNECT", f"127.0.0.1:{server.port}")]
 
 
 def test_proxy_forwards_plain_requests(billing_server: BillingServer) -> None:

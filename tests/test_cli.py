@@ -23,9 +23,9 @@ from tests.command import COMMAND, Home, cells, read_rows, usage_rows, write_csv
 from tests.held_back import HeldBack
 from uploader.cli import cli
 
-COMMANDS = ["upload", "replay", "validate", "sandbox"]
+COMMANDS = ["upload", "replay", "validate", "runs", "sandbox"]
 HEAVY = {"pycurl", "pyarrow", "pandas", "numpy", "requests", "rich", "jsonschema_rs", "sqlite3", "platformdirs"}
-CAN_BILL_AGAIN = {"--include-in-doubt", "--accept-changes"}
+CAN_BILL_AGAIN = {"--include-in-doubt", "--accept-changes", "--again", "--allow-overlap"}
 KEY = "k3y-that-nobody-may-see"
 
 
@@ -350,7 +350,7 @@ def test_totals_that_do_not_balance_are_exit_code_4(home: Home, billing_server: 
     """A ledger that has more rows as accepted than the log has: someone must look before anything is billed from it."""
     write_csv(home.folder / "usage.csv", usage_rows(2))
     assert home.run_here("upload", "usage.csv").exit_code == 0
-    edit_ledger(home, "insert into outcome select 999, reason, '', 201, '', 1, 1, 'c' from outcome where row = 1")
+    edit_ledger(home, "insert into outcome values (999, null, '', 201, '', 1, 1, 'c')")
     run = home.run_here("upload", "usage.csv")
     assert run.exit_code == 4, run.said
     assert "3 rows were accepted and 2 are written as accepted" in run.stdout
@@ -362,7 +362,7 @@ def test_a_fault_that_no_one_foresaw_is_exit_code_4_with_a_traceback(home: Home,
     """It is never taken for failed rows or a refusal, and nothing more is posted."""
     write_csv(home.folder / "usage.csv", usage_rows(2))
     assert home.run_here("upload", "usage.csv").exit_code == 0
-    edit_ledger(home, "update outcome set reason = 'no such reason'")
+    edit_ledger(home, "insert into outcome values (1, 'no such reason', '', 201, '', 1, 1, 'c')")
     run = home.run_here("upload", "usage.csv")
     assert run.exit_code == 4, run.said
     assert "Traceback" in run.stderr

@@ -16,7 +16,8 @@ import pytest
 
 from tests.full_disk import no_file_may_grow
 from uploader.errors import LedgerFault, LedgerRefusal
-from uploader.ledger import LEDGER_VERSION, EventIds, History, Ledger, RunIdentity, Sending
+from uploader.identity import EventIds, RunIdentity
+from uploader.ledger import LEDGER_VERSION, History, Ledger, Sending, known_run
 from uploader.model import Outcome, Reason, RowState
 
 IDENTITY = RunIdentity(base_url="http://127.0.0.1:1/api/v1", period="", content_sha256="0f" * 32)
@@ -51,7 +52,7 @@ def test_event_ids_are_uuid5_of_the_run_and_the_row() -> None:
     """The fast spelling is the standard library's own, for every row number tried."""
     event_ids = EventIds(IDENTITY)
     rows = [*range(1, 2000), 10**9, 2**63]
-    assert [event_ids.of(row) for row in rows] == [str(uuid.uuid5(IDENTITY.namespace, str(row))) for row in rows]
+    assert [event_ids.of(row) for row in rows] == [str(uuid.uuid5(event_ids.namespace, str(row))) for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -60,14 +61,15 @@ def test_event_ids_are_uuid5_of_the_run_and_the_row() -> None:
         replace(IDENTITY, base_url="http://127.0.0.1:2/api/v1"),
         replace(IDENTITY, period="2026-11"),
         replace(IDENTITY, content_sha256="1f" * 32),
+        replace(IDENTITY, again=1),
     ],
-    ids=["destination", "period", "content"],
+    ids=["destination", "period", "content", "again"],
 )
 def test_another_destination_period_or_content_is_another_run(other: RunIdentity) -> None:
-    """Runs that differ in one of the three share neither the ledger's file nor any event id."""
+    """Runs that differ in one of them share neither the ledger's file nor any event id."""
     assert other.run_id != IDENTITY.run_id
     assert EventIds(other).of(1) != EventIds(IDENTITY).of(1)
-    assert RunIdentity(**{name: getattr(other, name) for name in other.__slots__}).run_id == other.run_id
+    assert RunIdentity.from_canonical(other.canonical) == other
 
 
 def test_a_run_id_is_no_number_to_a_spreadsheet() -> None:
@@ -81,7 +83,7 @@ def test_a_known_run_is_found_by_its_id(folder: Path) -> None:
     """What the run was about is told from its id alone, once no one holds it."""
     identity = replace(IDENTITY, period="2026-11")
     Ledger(folder, identity).close()
-    assert RunIdentity.of_known_run(folder, identity.run_id) == identity
+    assert known_run(folder, identity.run_id) == identity
 
 
 @pytest.mark.parametrize("run_id", ["r" + "0" * 15, "", "../../etc/passwd", "r12"])
@@ -89,7 +91,7 @@ def test_a_run_that_the_ledger_lacks_is_refused(ledger: Ledger, folder: Path, ru
     """An unknown or impossible id is refused with the way out, and no file is made for it."""
     before = set(folder.rglob("*"))
     with pytest.raises(LedgerRefusal, match="--ledger"):
-        RunIdentity.of_known_run(folder, run_id)
+        known_run(folder, run_id)
     assert set(folder.rglob("*")) == before
 
 
@@ -166,7 +168,7 @@ def test_a_ledger_is_its_owners_alone(ledger: Ledger, folder: Path) -> None:
 
 def test_sqlite_is_set_to_survive_a_power_loss(ledger: Ledger) -> None:
     """WAL and synchronous=FULL, which lost none of the acknowledged commits (design, section 5); EXCLUSIVE locking."""
-    connection = ledger._connection  # noqa: SLF001 -- a connection's settings are seen on it alone
+    connection = ledger._database._connection  # noqa: SLF001 -- a connection's settings are seen on it alone
     pragmas = {
         name: connection.execute(f"pragma {name}").fetchone()[0]
         for name in ("journal_mode", "synchronous", "locking_mode")

@@ -183,16 +183,19 @@ def test_three_trips_with_no_acceptance_between_end_the_run(run: Run, between: s
     assert run.probe(FOUND) == 2
     assert run.pacing.stop == ""
     run.tell(between + "d")
-    assert "3 pauses" in run.pacing.stop
+    assert "2 pauses" in run.pacing.stop
     assert run.room() == 0
 
 
-def test_unanswered_probes_are_trips(run: Run) -> None:
-    """A backend that does not answer the probe either ends the run at the third trip."""
+def test_unanswered_probes_wear_the_patience_out(run: Run) -> None:
+    """A probe leaves no row in doubt: while it is not answered pauses double up to a minute, for ten minutes in all."""
     run.tell("LLLLL")
-    assert run.probe(LOOKUP_FAILED) == 1
-    assert run.probe(LOOKUP_FAILED) == 2
-    assert "3 pauses" in run.pacing.stop
+    waited = []
+    while not run.pacing.stop:
+        waited.append(run.probe(LOOKUP_FAILED))
+    assert waited[:8] == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert 540 < sum(waited) <= 600
+    assert "--patience" in run.pacing.stop
     assert not run.pacing.wants_probe(now_seconds=run.now_seconds + 1000)
 
 

@@ -23,7 +23,8 @@ from tests.command import usage_rows
 from tests.full_disk import no_file_may_grow
 from uploader.customers import Customers
 from uploader.errors import InputChangedError, LedgerFault
-from uploader.ledger import EventIds, Ledger, RunIdentity
+from uploader.identity import EventIds, RunIdentity
+from uploader.ledger import Ledger
 from uploader.model import Outcome, Reason, RowState, UsageEvent
 from uploader.pacing import Pacing
 from uploader.posting import Call, Due, Posting, Progress

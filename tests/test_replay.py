@@ -36,7 +36,8 @@ from tests.billing_server import BillingServer
 from tests.command import Home, ended
 from uploader.desk import FileReport, Plan, Watcher
 from uploader.errors import InputError, LedgerRefusal, RefusedError, UploaderError
-from uploader.ledger import EventIds, RunIdentity
+from uploader.identity import EventIds
+from uploader.ledger import known_run
 from uploader.posting import Progress
 from uploader.replay import Permissions, replay
 from uploader.replay_log import damaged_columns, edited_columns
@@ -794,7 +795,7 @@ def test_a_row_number_beyond_the_run_is_not_known(scene: Scene) -> None:
     """Even with the right event id for it, a row that the run never had is not posted."""
     scene.answers = {"d1": [NO]}
     report = scene.upload(scene.log("acme,d1,api,1"))
-    identity = RunIdentity.of_known_run(scene.plan.ledger_folder, report.run_id)
+    identity = known_run(scene.plan.ledger_folder, report.run_id)
     claim = setting(upload_row="2", upload_event_id=EventIds(identity).of(2))
     replayed = scene.replay(edited(failed_file(report), claim))
     assert cells(results_file(replayed), "upload_reason") == ["malformed"]

@@ -33,7 +33,8 @@ from tests.billing_server import BillingServer
 from tests.full_disk import no_file_may_grow
 from uploader.desk import Plan, Watcher, reserved, write_out
 from uploader.errors import InputError, LedgerFault, RefusedError, SettingsError
-from uploader.ledger import Ledger, RunIdentity
+from uploader.identity import RunIdentity
+from uploader.ledger import Ledger
 from uploader.model import Batch, Outcome, Reason, Row, RowState
 from uploader.parquet_log import AnnotatedParquetWriter, ParquetLog
 from uploader.readers import UsageLog, open_usage_log
@@ -520,7 +521,8 @@ import sys
 from pathlib import Path
 
 from uploader.desk import reserved, write_out
-from uploader.ledger import Ledger, RunIdentity
+from uploader.identity import RunIdentity
+from uploader.ledger import Ledger
 from uploader.model import Outcome, Reason, RowState
 from uploader.readers import open_usage_log
 from uploader.results import choose_names

@@ -88,9 +88,7 @@ def outcome(line: bytes, header: list[str], base_url: str) -> str:
     address = urlsplit(base_url)
     connection = http.client.HTTPConnection(address.netloc, timeout=10)
     with contextlib.closing(connection):
-        connection.request(
-            "GET", f"{address.path}/customer-accounts/tenant/{quote(row['tenant_id'], safe='')}"
-        )
+        connection.request("GET", f"{address.path}/customer-accounts/tenant/{quote(row['tenant_id'], safe='')}")
         accounts = json.load(connection.getresponse())
         if not accounts:
             return "customer_not_found"

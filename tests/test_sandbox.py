@@ -230,9 +230,7 @@ def test_a_wrong_post_is_refused_and_not_recorded(
     assert shared.recorded().events == 0
 
 
-def test_a_post_cut_short_is_not_recorded(
-    shared: SandboxProcess, to_shared: http.client.HTTPConnection
-) -> None:
+def test_a_post_cut_short_is_not_recorded(shared: SandboxProcess, to_shared: http.client.HTTPConnection) -> None:
     """A POST whose sender leaves before its end is not recorded, though what came of it could be read."""
     address = urlsplit(shared.base_url)
     body = event_body(customer_of(to_shared))
@@ -389,9 +387,7 @@ def test_a_port_in_use_is_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         with (
-            pytest.raises(
-                SettingsError, match=f"cannot listen on 127.0.0.1 port {port}: .+ -- choose another"
-            ),
+            pytest.raises(SettingsError, match=f"cannot listen on 127.0.0.1 port {port}: .+ -- choose another"),
             SandboxProcess(SandboxSettings(port=port)),
         ):
             pass
@@ -519,9 +515,7 @@ def test_the_sandbox_ends_when_its_parent_is_killed() -> None:
             assert is_closed(connection.sock)
 
 
-def test_modules_in_the_working_directory_are_not_imported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_modules_in_the_working_directory_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The child finds its modules where this process does, not in the folder it happens to run in."""
     for name in ("uvicorn", "json", "uploader"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')", encoding="utf-8")

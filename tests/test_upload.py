@@ -22,7 +22,8 @@ from tests.billing_answers import Answer, Then, cut, drip, reply, unframed
 from tests.billing_contract import BilledRow, Received, contract
 from tests.billing_server import BillingServer
 from tests.command import EVENT_COLUMNS, Ended, Home, cells, read_rows, usage_rows, write_csv
-from uploader.ledger import RunIdentity
+from uploader.identity import EventIds
+from uploader.ledger import known_run
 
 OWN_COLUMNS = [
     *("upload_row", "upload_status", "upload_reason", "upload_detail", "upload_replay", "upload_http_status"),
@@ -111,10 +112,12 @@ def test_event_ids_and_run_are_those_of_destination_and_content(home: Home, bill
     assert home.run_here("upload", "any name.csv").exit_code == 0
     results = read_rows(home.folder / "any name.results.csv")
     (ledger_file,) = home.ledger.glob("*.sqlite")
-    identity = RunIdentity.of_known_run(home.ledger, ledger_file.stem)
+    identity = known_run(home.ledger, ledger_file.stem)
     assert identity.base_url == billing_server.base_url
     assert set(cells(results, "upload_run")) == {ledger_file.stem} == {identity.run_id}
-    assert cells(results, "upload_event_id") == [str(uuid.uuid5(identity.namespace, number)) for number in "123"]
+    assert cells(results, "upload_event_id") == [
+        str(uuid.uuid5(EventIds(identity).namespace, number)) for number in "123"
+    ]
 
 
 def test_what_goes_over_the_wire_is_the_contract_to_the_byte(home: Home, billing_server: BillingServer) -> None:

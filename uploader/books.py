@@ -48,7 +48,7 @@ class Books:
     def balance(self, *, accepted: int | None, may_leave_unsent: bool) -> None:
         """Check that rows in = accepted + failed, units alike per tenant and meter, and the ledger counts the same.
 
-        accepted:         rows that the ledger has as accepted, now or before; None when the file holds only some of them.
+        accepted:         rows that the ledger has as accepted, None when the file holds some of them only.
         may_leave_unsent: the run was stopped.
 
         Raises:
@@ -78,4 +78,11 @@ class Books:
             reason: Entry(self._rows_by_reason[reason], self._units_by_reason[reason])
             for reason in (None, *Reason)
             if self._rows_by_reason[reason]
+        }
+
+    def totals(self) -> dict[str, list[int]]:
+        """Give rows and units by reason, ``accepted`` for the accepted ones, as the ledger keeps them."""
+        return {
+            "accepted" if reason is None else reason.value: [entry.rows, entry.units]
+            for reason, entry in self.entry_by_reason().items()
         }

@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import click
 
 from uploader.errors import ImbalanceError, RefusedError, SettingsError, UploaderError
-from uploader.settings import DEFAULT_BASE_URL, Settings
+from uploader.settings import DEFAULT_BASE_URL, FailureBudget, Settings
 
 if TYPE_CHECKING:
     from uploader.desk import FileReport, Plan, Watcher
     from uploader.model import Outcome
 
 _FAULT_OF_OURS = 4
+_OF_UPLOADS = ("results", "period", "max_failed", "again", "allow_overlap")
 _FILE = click.Path(path_type=Path)
 
 
@@ -47,9 +48,13 @@ def _option(name: str, **facts: Any) -> Callable[[Any], Any]:
 
 
 _schema = _option("--schema", type=_FILE, help="JSON Schema for the rows; without it the one that ships.")
-_delimiter = _option("--delimiter", metavar="CHAR", help="Between the cells of a CSV file; without it a comma (.tsv: a tab).")
+_delimiter = _option(
+    "--delimiter", metavar="CHAR", help="Between the cells of a CSV file; without it a comma (.tsv: a tab)."
+)
 _results_dir = _option("--results-dir", type=_FILE, help="Folder for the results; without it beside the input.")
-_ledger = _option("--ledger", type=_FILE, help="Folder of the ledger, on a local disk.  [default: ~/.local/state/uploader/ledger]")
+_ledger = _option(
+    "--ledger", type=_FILE, help="Folder of the ledger, on a local disk.  [default: ~/.local/state/uploader/ledger]"
+)
 _sending = _options(
     _option("--base-url", default=DEFAULT_BASE_URL, show_default=True, help="Where the backend is."),
     _schema,
@@ -57,10 +62,29 @@ _sending = _options(
     _results_dir,
     _ledger,
     _option("--concurrency", type=int, default=32, show_default=True, help="Calls in flight at the most."),
-    _option("--timeout", type=float, default=10.0, show_default=True, metavar="SECONDS", help="For each whole exchange."),
-    _option("--retries", type=int, default=2, show_default=True, help="Further attempts for what was certainly not recorded."),
-    _option("--patience", type=float, default=600.0, show_default=True, metavar="SECONDS", help="Waiting in all for a backend in trouble."),
-    _option("--safe-status", metavar="STATUS,...", help="5xx answers that, by your word, mean 'not recorded', as in 500,502."),
+    _option(
+        "--timeout", type=float, default=10.0, show_default=True, metavar="SECONDS", help="For each whole exchange."
+    ),
+    _option(
+        "--retries",
+        type=int,
+        default=2,
+        show_default=True,
+        help="Further attempts for what was certainly not recorded.",
+    ),
+    _option(
+        "--patience",
+        type=float,
+        default=600.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="Waiting in all for a backend in trouble.",
+    ),
+    _option(
+        "--safe-status",
+        metavar="STATUS,...",
+        help="5xx answers that, by your word, mean 'not recorded', as in 500,502.",
+    ),
     _option("--idempotency-header", metavar="NAME", help="The header by which the backend drops repeats."),
 )
 
@@ -74,7 +98,8 @@ def cli() -> None:
     Example:
       uploader upload usage.csv
 
-    The key of a backend behind a portal is read from UPLOADER_API_KEY, or from the file that UPLOADER_API_KEY_FILE names.
+    The key of a backend behind a portal is read from UPLOADER_API_KEY, or from the file that
+    UPLOADER_API_KEY_FILE names.
     """
 
 
@@ -82,13 +107,18 @@ def cli() -> None:
 @click.argument("files", nargs=-1, required=True, type=_FILE)
 @_sending
 @_option("--results", type=_FILE, help="Name of the results file, for a single input.")
-@_option("--period", default="", help="A label for a billing period: the same content in another period is another upload.")
+@_option(
+    "--period", default="", help="A label for a billing period: the same content in another period is another upload."
+)
+@_option("--max-failed", metavar="N|P%", help="Failure budget of each file: so many rows, or such a share.")
+@click.option("--again", is_flag=True, help="Bill all of a content again that was uploaded before, under new ids.")
+@click.option("--allow-overlap", is_flag=True, help="Take a file although most of its rows were posted before.")
 @click.option("--sandbox", is_flag=True, help="Try it: post to a local backend that is started for this run.")
-def upload(files: tuple[Path, ...], *, results: Path | None, period: str, sandbox: bool, **sending: Any) -> None:
+def upload(files: tuple[Path, ...], *, max_failed: str | None, sandbox: bool, **options: Any) -> None:
     """Post each row of FILES (CSV or Parquet) once, and write what became of it.
 
-    For usage.csv: usage.results.csv holds every row, usage.failed.csv the failed ones. Run the same command again to continue
-    after a crash or a stop.
+    For usage.csv: usage.results.csv holds every row, usage.failed.csv the failed ones. Run the same command again to
+    continue after a crash or a stop.
 
     \b
     Examples:
@@ -107,25 +137,27 @@ def upload(files: tuple[Path, ...], *, results: Path | None, period: str, sandbo
     """
     from uploader.upload import upload as run  # noqa: PLC0415 -- heavy, see the top
 
-    if results is not None and len(files) > 1:
+    if options["results"] is not None and len(files) > 1:
         raise SettingsError(f"--results names one file, and there are {len(files)} inputs", remedy="use --results-dir")
-    if sandbox:
-        with _sandbox_for_a_run(sending) as said:
-            _run(sending, lambda plan, watcher: run(files, plan=plan, watcher=watcher), results=results, period=period, and_say=said)
-    else:
-        _run(sending, lambda plan, watcher: run(files, plan=plan, watcher=watcher), results=results, period=period)
+    options["max_failed"] = None if max_failed is None else FailureBudget.parse(max_failed)
+    with _sandbox_for_a_run(options) if sandbox else contextlib.nullcontext() as and_say:
+        _run(options, lambda plan, watcher: run(files, plan=plan, watcher=watcher), and_say=and_say)
 
 
 @cli.command()
 @click.argument("file", type=_FILE)
 @_sending
-@click.option("--include-in-doubt", is_flag=True, help="Post the rows in doubt once more: each may then be billed twice.")
-@click.option("--accept-changes", is_flag=True, help="Take ids that a spreadsheet seems to have changed as they are now.")
-def replay(file: Path, *, include_in_doubt: bool, accept_changes: bool, **sending: Any) -> None:
+@click.option(
+    "--include-in-doubt", is_flag=True, help="Post the rows in doubt once more: each may then be billed twice."
+)
+@click.option(
+    "--accept-changes", is_flag=True, help="Take ids that a spreadsheet seems to have changed as they are now."
+)
+def replay(file: Path, *, include_in_doubt: bool, accept_changes: bool, **options: Any) -> None:
     """Post the failed rows of FILE again: a results or failed file, as it is or corrected in a spreadsheet.
 
-    Rows marked yes or fix in upload_replay are checked and posted, accepted ones never. For a row marked confirm write resend
-    (post it exactly as it was) or recorded (the backend has it) into upload_replay.
+    Rows marked yes or fix in upload_replay are checked and posted, accepted ones never. For a row marked confirm write
+    resend (post it exactly as it was) or recorded (the backend has it) into upload_replay.
 
     \b
     Example:
@@ -135,7 +167,7 @@ def replay(file: Path, *, include_in_doubt: bool, accept_changes: bool, **sendin
     from uploader.replay import replay as run  # noqa: PLC0415 -- likewise
 
     permissions = Permissions(include_in_doubt=include_in_doubt, accept_changes=accept_changes)
-    _run(sending, lambda plan, watcher: [run(file, plan=plan, watcher=watcher, permissions=permissions)])
+    _run(options, lambda plan, watcher: [run(file, plan=plan, watcher=watcher, permissions=permissions)])
 
 
 @cli.command()
@@ -164,9 +196,43 @@ def validate(files: tuple[Path, ...], *, schema: Path | None, delimiter: str | N
             click.echo(f"{path}: {error}", err=True)
             worst = 2
             continue
-        click.echo(f"{path}: {verdicts.rows - verdicts.failing:,} of {verdicts.rows:,} rows would be posted, {verdicts.units:,} units")
+        good = verdicts.rows - verdicts.failing
+        click.echo(f"{path}: {good:,} of {verdicts.rows:,} rows would be posted, {verdicts.units:,} units")
         worst = max(worst, 1 if verdicts.failing else 0)
     sys.exit(worst)
+
+
+@cli.group(invoke_without_command=True)
+@_ledger
+@click.pass_context
+def runs(context: click.Context, *, ledger: Path | None) -> None:
+    """List what the ledger knows: each run's input, destination, counts, units and rows in doubt.
+
+    \b
+    Examples:
+      uploader runs
+      uploader runs show r0123456789abcde
+    """
+    from uploader.runs import list_runs  # noqa: PLC0415 -- heavy, see the top
+
+    context.obj = ledger or _default_ledger_folder()
+    if context.invoked_subcommand is None:
+        click.echo(list_runs(context.obj))
+
+
+@runs.command()
+@click.argument("run")
+@click.pass_obj
+def show(folder: Path, *, run: str) -> None:
+    """Show all that the ledger knows of one RUN.
+
+    \b
+    Example:
+      uploader runs show r0123456789abcde
+    """
+    from uploader.runs import show_run  # noqa: PLC0415 -- heavy, see the top
+
+    click.echo(show_run(folder, run))
 
 
 def _tell_failure(path: Path, number: int, outcome: Outcome) -> None:
@@ -177,9 +243,23 @@ def _tell_failure(path: Path, number: int, outcome: Outcome) -> None:
 @cli.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, help="0 takes a free one.")
-@click.option("--latency", "latency_milliseconds", default=0.0, show_default=True, metavar="MS", help="How long each answer is held back.")
-@click.option("--fail-with-503", default=0.0, metavar="SHARE", help="Posts answered 503 with Retry-After, 0 to 1; not recorded.")
-@click.option("--fail-with-500", default=0.0, metavar="SHARE", help="Posts answered 500; every second one is recorded all the same.")
+@click.option(
+    "--latency",
+    "latency_milliseconds",
+    default=0.0,
+    show_default=True,
+    metavar="MS",
+    help="How long each answer is held back.",
+)
+@click.option(
+    "--fail-with-503", default=0.0, metavar="SHARE", help="Posts answered 503 with Retry-After, 0 to 1; not recorded."
+)
+@click.option(
+    "--fail-with-500",
+    default=0.0,
+    metavar="SHARE",
+    help="Posts answered 500; every second one is recorded all the same.",
+)
 @click.option("--drop", default=0.0, metavar="SHARE", help="Posts recorded and then left without an answer.")
 @click.option("--seed", default=0, show_default=True, help="Which posts those are.")
 def sandbox(**settings: Any) -> None:
@@ -213,7 +293,7 @@ def main() -> None:
 
 
 def _last_words(text: str, *, err: bool = False) -> None:
-    """Print; whoever was to read it may have gone (``| head``, a closed terminal); the exit code is owed all the same."""
+    """Print; whoever was to read it may have gone (``| head``, a closed terminal), and is owed the exit code still."""
     with contextlib.suppress(OSError):
         click.echo(text, err=err)
 
@@ -236,8 +316,6 @@ def _run(
     sending: dict[str, Any],
     command: Callable[[Plan, Watcher], list[FileReport]],
     *,
-    results: Path | None = None,
-    period: str = "",
     and_say: Callable[[], str] | None = None,
 ) -> None:
     from uploader.console import Display, summary  # noqa: PLC0415 -- heavy, see the top
@@ -248,9 +326,8 @@ def _run(
         ledger_folder=sending["ledger"] or _default_ledger_folder(),
         schema_path=sending["schema"],
         delimiter=sending["delimiter"],
-        results=results,
         results_dir=sending["results_dir"],
-        period=period,
+        **{name: sending[name] for name in _OF_UPLOADS if name in sending},
     )
     display = Display()
     with _noted_signals() as noted:
@@ -291,7 +368,9 @@ def _statuses(text: str) -> frozenset[int]:
     try:
         return frozenset(int(status) for status in text.split(",") if status.strip())
     except ValueError:
-        raise SettingsError(f"--safe-status {text!r}: not a list of statuses", remedy="write it as in --safe-status 500,502") from None
+        raise SettingsError(
+            f"--safe-status {text!r}: not a list of statuses", remedy="write it as in --safe-status 500,502"
+        ) from None
 
 
 def _api_key() -> str | None:
@@ -302,7 +381,9 @@ def _api_key() -> str | None:
     try:
         return Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"UPLOADER_API_KEY_FILE {path}: {error}", remedy="name a readable file with the key alone in it") from error
+        raise SettingsError(
+            f"UPLOADER_API_KEY_FILE {path}: {error}", remedy="name a readable file with the key alone in it"
+        ) from error
 
 
 def _default_ledger_folder() -> Path:
@@ -325,8 +406,8 @@ def _sandbox_for_a_run(sending: dict[str, Any]) -> Iterator[Callable[[], str]]:
             recorded = backend.recorded()
             repeats = sum(count - 1 for count in recorded.repeated_request_ids.values())
             return (
-                f"The sandbox recorded {recorded.events:,} events with {recorded.units:,} units, {repeats:,} of them twice, "
-                f"and {recorded.look_ups:,} look-ups."
+                f"The sandbox recorded {recorded.events:,} events with {recorded.units:,} units, "
+                f"{repeats:,} of them twice, and {recorded.look_ups:,} look-ups."
             )
 
         yield what_it_recorded

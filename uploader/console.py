@@ -60,7 +60,9 @@ class Display:
         if self._bar is None and now_seconds < self._next_line_seconds:
             return
         rate = (counts.settled - self._settled_before) / max(now_seconds - self._begun_seconds, 0.001)
-        tallies = f"{counts.accepted:,} accepted, {counts.failed:,} failed, {counts.in_doubt:,} in doubt, {rate:,.0f} rows/s"
+        tallies = (
+            f"{counts.accepted:,} accepted, {counts.failed:,} failed, {counts.in_doubt:,} in doubt, {rate:,.0f} rows/s"
+        )
         if self._bar is not None:
             self._bar.update(self._task, completed=counts.settled, counts=tallies)
             return
@@ -116,9 +118,7 @@ def _file_summary(report: FileReport, *, replay_options: str | None) -> str:
 
 
 def _table(report: FileReport) -> list[str]:
-    cells = [
-        (_name(reason), f"{entry.rows:,}", f"{entry.units:,}") for reason, entry in report.entry_by_reason.items()
-    ]
+    cells = [(_name(reason), f"{entry.rows:,}", f"{entry.units:,}") for reason, entry in report.entry_by_reason.items()]
     widths = [max((len(line[at]) for line in cells), default=0) for at in range(3)]
     return [
         f"  {name:<{widths[0]}}  {rows:>{widths[1]}} rows  {units:>{widths[2]}} units" for name, rows, units in cells
@@ -137,7 +137,9 @@ def _next_steps(report: FileReport, *, replay_options: str) -> list[str]:
     replay = f"uploader replay {shlex.quote(str(report.names.failed))}{replay_options}"
     steps = []
     if Replay.CONFIRM in replays:
-        steps.append("ask the backend's owners about the rows in doubt; write resend or recorded into their upload_replay")
+        steps.append(
+            "ask the backend's owners about the rows in doubt; write resend or recorded into their upload_replay"
+        )
     if Replay.FIX in replays:
         steps.append("correct the rows marked fix in the failed file (or have the backend set up for them)")
     if report.stop:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -13,14 +14,26 @@ from uploader.books import Entry
 from uploader.client import settle_route
 from uploader.customers import Customers
 from uploader.errors import UploaderError
-from uploader.ledger import EventIds, Ledger
+from uploader.identity import EventIds
+from uploader.ledger import Ledger
 from uploader.model import Batch, Reason, RowState
 from uploader.pacing import Pacing
 from uploader.posting import Call, Posting, Progress
-from uploader.results import OWN_COLUMNS, Log, Names, Reservation, TableWriter, room_needed_bytes, write_results
+from uploader.readers import open_usage_log
+from uploader.results import (
+    OWN_COLUMNS,
+    Log,
+    Names,
+    OwnCells,
+    Reservation,
+    TableWriter,
+    earlier_cells,
+    room_needed_bytes,
+    write_results,
+)
 from uploader.schema import RowSchema
 from uploader.sender import Connection, Sender
-from uploader.settings import Settings
+from uploader.settings import FailureBudget, Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +46,9 @@ class Plan:
     results_dir:   folder for derived names; None for the usage log's own.
     ledger_folder: where every run's ledger file is.
     period:        the operator's label for a billing period; empty without one.
+    max_failed:    the failure budget of each file; None for none.
+    again:         bill all of a content again that was uploaded before.
+    allow_overlap: take a log although most of its rows were posted before.
     """
 
     settings: Settings
@@ -42,6 +58,9 @@ class Plan:
     results: Path | None = None
     results_dir: Path | None = None
     period: str = ""
+    max_failed: FailureBudget | None = None
+    again: bool = False
+    allow_overlap: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +121,9 @@ class Desk:
         """Say why the run ends early; empty when it does not."""
         return self.pacing.stop or ("the command was interrupted" if self.watcher.should_stop() else "")
 
-    def posting(self, ledger: Ledger, progress: Progress) -> Posting:
+    def posting(self, path: Path, ledger: Ledger, progress: Progress) -> Posting:
         """Set up the posting of one file."""
+        self.watcher.begin(path, progress)
         return Posting(
             settings=self.plan.settings,
             ledger=ledger,
@@ -112,8 +132,29 @@ class Desk:
             pacing=self.pacing,
             progress=progress,
             should_stop=self.watcher.should_stop,
-            watch=self.watcher.watch,
+            watch=_Watch(self.watcher.watch, path, ledger).watch,
+            most_failed=None if self.plan.max_failed is None else self.plan.max_failed.most_failed(rows=progress.rows),
         )
+
+
+class _Watch:
+    """Passes progress on, and has the run's lock file say it to other processes, once a second."""
+
+    def __init__(self, watch: Callable[[Progress], None], path: Path, ledger: Ledger) -> None:
+        self._watch = watch
+        self._path = path
+        self._ledger = ledger
+        self._next_seconds = 0.0
+
+    def watch(self, progress: Progress) -> None:
+        self._watch(progress)
+        now_seconds = time.monotonic()
+        if now_seconds >= self._next_seconds:
+            self._next_seconds = now_seconds + 1.0
+            self._ledger.lock.say(
+                f"on {self._path}: {progress.settled:,} of {progress.rows:,} rows, {progress.accepted:,} accepted, "
+                f"{progress.failed:,} failed, {progress.in_doubt:,} in doubt"
+            )
 
 
 @contextlib.contextmanager
@@ -167,14 +208,20 @@ def write_out(
     log: Log, reservation: Reservation, ledger: Ledger, answered: Iterator[tuple[Batch, Sequence[RowState]]]
 ) -> None:
     """Make the third pass: write the results, and have the ledger know them as this run's own."""
-    write_results(
-        log,
-        reservation,
-        answered,
-        run_id=ledger.identity.run_id,
-        event_id_of=EventIds(ledger.identity).of,
-        parquet_table=_parquet_table(log) if log.kind == "parquet" else None,
-    )
+    with contextlib.ExitStack() as stack:
+        earlier: Iterable[OwnCells] = ()
+        if reservation.is_own(reservation.names.results):
+            before = stack.enter_context(open_usage_log(reservation.names.results, delimiter=log.delimiter))
+            earlier = earlier_cells(before, before.batches())
+        write_results(
+            log,
+            reservation,
+            answered,
+            run_id=ledger.identity.run_id,
+            event_id_of=EventIds(ledger.identity).of,
+            earlier=earlier,
+            parquet_table=_parquet_table(log) if log.kind == "parquet" else None,
+        )
     ledger.remember(files=reservation.facts())
 
 

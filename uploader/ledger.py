@@ -1,33 +1,33 @@
-"""What is known of each row, through any crash: one SQLite file a run. The only file that knows `sqlite3`.
+"""What is known of each row, through any crash: one database file a run.
 
-The rule: a row is recorded as "sending", durably, before its POST starts. After a crash a row that is still "sending" is
-in doubt; of every other row it is known exactly whether it was recorded. WAL with synchronous=FULL is what keeps a
-committed transaction through a power loss (sqlite.org/pragma.html#pragma_synchronous).
+The rule: a row is recorded as "sending", durably, before its POST starts. After a crash a row that is still "sending"
+is in doubt; of every other row it is known exactly whether it was recorded.
+
+Once a run's results are durable its accepted rows shrink to ranges of row numbers; failed rows stay as they are.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
-import fcntl
-import hashlib
 import json
-import os
-import re
-import sqlite3
 import sys
-import uuid
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uploader.errors import LedgerFault, LedgerRefusal
+from uploader.database import Database, marks, unusable
+from uploader.errors import LedgerRefusal
+from uploader.identity import RUN_ID, RunIdentity
+from uploader.local_disk import network_file_system
+from uploader.lock import Lock
 from uploader.model import Outcome, Reason, RowState
 
 LEDGER_VERSION = 1
-_NAMESPACE = uuid.UUID("6f1c9d1e-52f1-5d0b-9c39-3a0f7f1c1f5e")
-_RUN_ID = re.compile(r"r[0-9a-f]{15}")
 _CRASHED = "may have been recorded: the upload ended while the row was being sent"
+_FROM_A_RANGE = Outcome(None)
 
 _TABLES = """
 create table run (name text primary key, value text not null) without rowid;
@@ -38,78 +38,16 @@ create table outcome (
 create table sending (
   row integer primary key, attempts integer not null, at_milliseconds integer not null, customer_id text not null
 );
+create table accepted_range (first integer primary key, last integer not null);
 create table original (row integer primary key, cells text not null);
 """
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunIdentity:
-    """What makes two uploads the same run: the destination, the period and the content.
-
-    base_url:       normalised.
-    period:         the operator's label for a billing period; empty without one.
-    content_sha256: hex digest of the usage log's decompressed content.
-    """
-
-    base_url: str
-    period: str
-    content_sha256: str
-
-    @classmethod
-    def of_known_run(cls, folder: Path, run_id: str) -> RunIdentity:
-        """Find what a run of this ledger was about, by its id.
-
-        Raises:
-            LedgerRefusal: this ledger does not know the run.
-        """
-        path = folder / f"{run_id}.sqlite"
-        unknown = LedgerRefusal(
-            f"run {run_id} is not known to the ledger in {folder}",
-            remedy="give --ledger the folder that the upload used",
-        )
-        if not _RUN_ID.fullmatch(run_id) or not path.exists():
-            raise unknown
-        lock = _lock(path)
-        try:
-            with contextlib.closing(_connect(path)) as connection:
-                found = connection.execute("select value from run where name = 'identity'").fetchone()
-        except sqlite3.Error as error:
-            raise _unusable(path, error) from error
-        finally:
-            os.close(lock)
-        if found is None:
-            raise unknown
-        base_url, period, content_sha256 = json.loads(found[0])
-        return cls(base_url=base_url, period=period, content_sha256=content_sha256)
-
-    @property
-    def run_id(self) -> str:
-        """The ledger file's name and the results' ``upload_run``; begins with a letter, so no spreadsheet takes it for a number."""
-        return "r" + hashlib.sha256(self._canonical.encode()).hexdigest()[:15]
-
-    @property
-    def namespace(self) -> uuid.UUID:
-        """The namespace of the run's event ids (RFC 9562 section 5.5)."""
-        return uuid.uuid5(_NAMESPACE, self._canonical)
-
-    @property
-    def _canonical(self) -> str:
-        return json.dumps([self.base_url, self.period, self.content_sha256])
-
-
-class EventIds:
-    """Gives each row its event id: UUIDv5 of the run and the row number, the same on every attempt and replay."""
-
-    def __init__(self, identity: RunIdentity) -> None:
-        self._prefix = hashlib.sha1(identity.namespace.bytes, usedforsecurity=False)
-
-    def of(self, row_number: int) -> str:
-        """Spell ``uuid.uuid5(namespace, str(row_number))``, several times faster."""
-        digest = self._prefix.copy()
-        digest.update(str(row_number).encode())
-        text = digest.hexdigest()
-        variant = "89ab"[int(text[16], 16) & 3]
-        return f"{text[:8]}-{text[8:12]}-5{text[13:16]}-{variant}{text[17:20]}-{text[20:32]}"
+_ISLANDS_OF_ACCEPTED_ROWS = """
+insert into accepted_range
+  select min(row), max(row) from (
+    select row, row - row_number() over (order by row) as island from outcome where reason is null
+  ) group by island
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +62,7 @@ class Sending:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
-    """What a run's ledger holds: counts of rows, the highest row that has a state (0 for none), the time of the last."""
+    """What a run's ledger holds: counts of rows, the highest row with a state (0 for none), the time of the last."""
 
     accepted: int
     in_doubt: int
@@ -145,19 +83,20 @@ class Ledger:
             LedgerRefusal: another process holds the run, a newer program wrote its file, or it cannot be used.
         """
         self.identity = identity
-        self.path = folder / f"{identity.run_id}.sqlite"
+        self.path = ledger_path(folder, identity.run_id)
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = _lock(self.path)
+            _demand_local(folder)
+            self.lock = Lock(self.path.with_suffix(".lock"))
         except OSError as error:
-            raise _unusable(self.path, error) from error
+            raise unusable(self.path, error) from error
         with contextlib.ExitStack() as undo:
-            undo.callback(os.close, self._lock)
-            try:
-                self._connection = undo.enter_context(contextlib.closing(_connect(self.path)))
-                self._begin_or_continue()
-            except (sqlite3.Error, OSError) as error:
-                raise _unusable(self.path, error) from error
+            undo.callback(self.lock.release)
+            self._database = Database(self.path, tables=_TABLES, version=LEDGER_VERSION)
+            undo.callback(self._database.close)
+            if self.recall("identity") is None:
+                self.remember(identity=identity.canonical)
+            self._settle_crashed_rows()
             undo.pop_all()
 
     def __enter__(self) -> Ledger:
@@ -168,183 +107,186 @@ class Ledger:
 
     def close(self) -> None:
         """Let go of the run; what was committed stays."""
-        with contextlib.suppress(sqlite3.Error):
-            self._connection.close()
-        os.close(self._lock)
+        self._database.close()
+        self.lock.release()
 
     def recall(self, name: str) -> Any:
         """Give what was remembered under a name; None for nothing."""
-        with _fault(self.path):
-            found = self._connection.execute("select value from run where name = ?", (name,)).fetchone()
-        return json.loads(found[0]) if found else None
+        found = self._database.rows("select value from run where name = ?", (name,))
+        return json.loads(found[0][0]) if found else None
 
     def remember(self, **values: Any) -> None:
         """Keep facts about the run itself, as JSON, durably."""
-        with self._transaction():
-            self._connection.executemany(
-                "insert or replace into run values (?, ?)", [(name, json.dumps(value)) for name, value in values.items()]
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "insert or replace into run values (?, ?)",
+                [(name, json.dumps(value)) for name, value in values.items()],
             )
+
+    def begin(self, *, path: str, facts: list[Any], rows: int) -> None:
+        """Note that an upload begins or continues the run; ``facts`` tell the usage log from a copy of it."""
+        started = self.recall("started_milliseconds") or _now_milliseconds()
+        self.remember(path=path, input=facts, rows=rows, started_milliseconds=started, is_finished=False)
+
+    def end(self, *, is_finished: bool, totals: dict[str, list[int]]) -> None:
+        """Note that the run's results are durable; of a finished run the accepted rows shrink to ranges.
+
+        totals: rows and units by reason; ``accepted`` for the accepted ones.
+        """
+        if is_finished:
+            self._shrink()
+        self.remember(is_finished=is_finished, totals=totals, ended_milliseconds=_now_milliseconds())
 
     def commit(self, *, settled: Sequence[RowState], sending: Sequence[Sending]) -> None:
         """Record outcomes, and the rows that are about to be posted, in one durable transaction."""
-        with self._transaction():
-            self._record(settled)
-            self._connection.executemany(
+        with self._database.transaction() as connection:
+            _record(connection, settled)
+            connection.executemany(
                 "insert into sending values (?, ?, ?, ?)",
                 [(row.row, row.attempts, row.at_milliseconds, row.customer_id) for row in sending],
             )
 
     def known(self, rows: Sequence[int]) -> dict[int, RowState]:
         """Give the states of those rows that have one, by row number; at most some thousand at a time."""
-        with _fault(self.path):
-            found = self._connection.execute(
-                f"select * from outcome where row in ({_marks(rows)})",  # noqa: S608 -- question marks alone
-                rows,
-            ).fetchall()
-        return {
-            row: RowState(row, Outcome(Reason(reason) if reason else None, detail, status, response), attempts, at, customer_id)
-            for row, reason, detail, status, response, attempts, at, customer_id in found
-        }
+        if not rows:
+            return {}
+        found = self._database.rows(f"select * from outcome where row in ({marks(rows)})", rows)  # noqa: S608 -- question marks
+        ranges = self._database.rows(
+            "select first, last from accepted_range where last >= ? and first <= ? order by first",
+            (min(rows), max(rows)),
+        )
+        state_by_row = {row: RowState(row, _FROM_A_RANGE) for row in rows if _is_in(row, ranges)} if ranges else {}
+        for row, reason, detail, status, response, attempts, at, customer_id in found:
+            outcome = Outcome(Reason(reason) if reason else None, detail, status, response)
+            state_by_row[row] = RowState(row, outcome, attempts, at, customer_id)
+        return state_by_row
 
     def history(self) -> History:
         """Sum up what earlier commands recorded."""
-        with _fault(self.path):
-            accepted, in_doubt, last_row, at = self._connection.execute(
-                "select count(*) filter (where reason is null), count(*) filter (where reason = ?), ifnull(max(row), 0), "
-                "ifnull(max(at_milliseconds), 0) from outcome",
-                (Reason.IN_DOUBT.value,),
-            ).fetchone()
-        return History(accepted=accepted, in_doubt=in_doubt, last_row=last_row, at_milliseconds=at)
+        [(accepted, in_doubt, last_row, at)] = self._database.rows(
+            "select count(*) filter (where reason is null), count(*) filter (where reason = ?), ifnull(max(row), 0), "
+            "ifnull(max(at_milliseconds), 0) from outcome",
+            (Reason.IN_DOUBT.value,),
+        )
+        [(in_ranges, last_in_ranges)] = self._database.rows(
+            "select ifnull(sum(last - first + 1), 0), ifnull(max(last), 0) from accepted_range"
+        )
+        return History(
+            accepted=accepted + in_ranges,
+            in_doubt=in_doubt,
+            last_row=max(last_row, last_in_ranges),
+            at_milliseconds=max(at, self.recall("ended_milliseconds") or 0),
+        )
 
     def keep_originals(self, cells_by_row: dict[int, dict[str, Any]]) -> None:
         """Keep failed rows' cells as they were, by column, so that a replay can tell what was edited."""
-        with self._transaction():
-            self._connection.executemany(
+        with self._database.transaction() as connection:
+            connection.executemany(
                 "insert or ignore into original values (?, ?)",
                 [(row, json.dumps(cells)) for row, cells in cells_by_row.items()],
             )
 
     def originals(self, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
         """Give back what ``keep_originals`` kept of some rows."""
-        with _fault(self.path):
-            found = self._connection.execute(
-                f"select row, cells from original where row in ({_marks(rows)})",  # noqa: S608 -- question marks alone
-                rows,
-            ).fetchall()
+        query = f"select row, cells from original where row in ({marks(rows)})"  # noqa: S608 -- question marks alone
+        found = self._database.rows(query, rows)
         return {row: json.loads(cells) for row, cells in found}
 
-    def _record(self, states: Sequence[RowState]) -> None:
-        self._connection.executemany("delete from sending where row = ?", [(state.row,) for state in states])
-        self._connection.executemany(
-            "insert or replace into outcome values (?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (
-                    state.row,
-                    None if state.outcome.reason is None else state.outcome.reason.value,
-                    state.outcome.detail,
-                    state.outcome.http_status,
-                    state.outcome.response,
-                    state.attempts,
-                    state.at_milliseconds,
-                    state.customer_id,
-                )
-                for state in states
-            ],
-        )
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with _fault(self.path):
-            self._connection.execute("begin immediate")
-            try:
-                yield
-                self._connection.execute("commit")
-            except BaseException:
-                # SQLite has often rolled back by itself; a second failure would hide the first.
-                with contextlib.suppress(sqlite3.Error):
-                    self._connection.execute("rollback")
-                raise
-
-    def _begin_or_continue(self) -> None:
-        found = self._connection.execute("pragma user_version").fetchone()[0]
-        if found > LEDGER_VERSION:
-            raise LedgerRefusal(
-                f"{self.path} was written by a newer version of this program (ledger {found}, this one knows {LEDGER_VERSION})",
-                remedy="upgrade: pip install --upgrade meter-uploader",
-            )
-        if found == 0:
-            self._connection.executescript(f"begin immediate; {_TABLES} pragma user_version = {LEDGER_VERSION}; commit;")
-            self.remember(identity=[self.identity.base_url, self.identity.period, self.identity.content_sha256])
-        self._settle_crashed_rows()
+    def _shrink(self) -> None:
+        with self._database.transaction() as connection:
+            connection.execute(_ISLANDS_OF_ACCEPTED_ROWS)
+            connection.execute("create table kept as select * from outcome where reason is not null")
+            connection.execute("delete from outcome")  # without a condition: whole pages at a time
+            connection.execute("insert into outcome select * from kept")
+            connection.execute("drop table kept")
+        self._database.vacuum()
 
     def _settle_crashed_rows(self) -> None:
-        crashed = self._connection.execute("select row, attempts, at_milliseconds, customer_id from sending").fetchall()
+        crashed = self._database.rows("select row, attempts, at_milliseconds, customer_id from sending")
         if crashed:
             in_doubt = Outcome(Reason.IN_DOUBT, _CRASHED)
-            with self._transaction():
-                self._record([RowState(row, in_doubt, attempts, at, customer) for row, attempts, at, customer in crashed])
+            states = [RowState(row, in_doubt, attempts, at, customer) for row, attempts, at, customer in crashed]
+            with self._database.transaction() as connection:
+                _record(connection, states)
 
 
-def _marks(values: Sequence[int]) -> str:
-    return ",".join("?" * len(values))
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-    connection = sqlite3.connect(path, isolation_level=None)
-    try:
-        _make_durable(connection, path)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _make_durable(connection: sqlite3.Connection, path: Path) -> None:
-    connection.execute("pragma locking_mode = exclusive")
-    mode = connection.execute("pragma journal_mode = wal").fetchone()[0]
-    if mode != "wal":
-        raise LedgerRefusal(
-            f"{path}: SQLite cannot keep a write-ahead log there (it answers {mode!r})",
-            remedy="give --ledger a folder on a local disk",
-        )
-    connection.execute("pragma synchronous = full")
-    if sys.platform == "darwin":
-        connection.execute("pragma fullfsync = 1")
-
-
-def _lock(path: Path) -> int:
-    """Take the run's lock file; the operating system lets go of it when this process ends, however it ends."""
-    lock_path = path.with_suffix(".lock")
-    lock = os.open(lock_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(lock, 1000, 0).decode("utf-8", "replace").strip() or "another process"
-        os.close(lock)
-        raise LedgerRefusal(
-            f"this run is being worked on by {holder} (lock {lock_path})",
-            remedy="wait until it has ended, then run the same command again",
-        ) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"process {os.getpid()}\n".encode(), 0)
-    return lock
-
-
-def _unusable(path: Path, error: Exception) -> LedgerRefusal:
-    return LedgerRefusal(
-        f"ledger {path} cannot be used: {error}",
-        remedy="give --ledger a folder on a local disk that can be written to; nothing was posted",
+def _record(connection: Any, states: Sequence[RowState]) -> None:
+    connection.executemany("delete from sending where row = ?", [(state.row,) for state in states])
+    connection.executemany(
+        "insert or replace into outcome values (?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (
+                state.row,
+                None if state.outcome.reason is None else state.outcome.reason.value,
+                state.outcome.detail,
+                state.outcome.http_status,
+                state.outcome.response,
+                state.attempts,
+                state.at_milliseconds,
+                state.customer_id,
+            )
+            for state in states
+        ],
     )
 
 
-@contextlib.contextmanager
-def _fault(path: Path) -> Iterator[None]:
-    """Turn the operating system's and SQLite's errors into the run's own."""
+def ledger_path(folder: Path, run_id: str) -> Path:
+    """Name a run's file."""
+    return folder / f"{run_id}.sqlite"
+
+
+def run_ids(folder: Path) -> list[str]:
+    """List the runs that a ledger folder knows."""
+    return sorted(path.stem for path in folder.glob("r*.sqlite"))
+
+
+def remembered(folder: Path, run_id: str) -> dict[str, Any] | None:
+    """Read what a run remembers of itself, without holding it; None when this folder does not know the run.
+
+    Raises:
+        LedgerRefusal: a process is at work on it just now, or its file cannot be read.
+    """
+    path = ledger_path(folder, run_id)
+    if not path.exists():
+        return None
+    lock = Lock(path.with_suffix(".lock"))
     try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        raise LedgerFault(
-            f"ledger {path}: {error}",
-            remedy="make room, or mend the disk, then run the same command again; what was recorded is safe",
-        ) from error
+        database = Database(path, tables=_TABLES, version=LEDGER_VERSION)
+        facts = database.rows("select name, value from run")
+        database.close()
+    finally:
+        lock.release()
+    return {name: json.loads(value) for name, value in facts} if facts else None
+
+
+def known_run(folder: Path, run_id: str) -> RunIdentity:
+    """Find what a run was about.
+
+    Raises:
+        LedgerRefusal: this ledger does not know it, or a process is at work on it.
+    """
+    known = remembered(folder, run_id) if RUN_ID.fullmatch(run_id) else None
+    if known is None:
+        raise LedgerRefusal(
+            f"run {run_id} is not known to the ledger in {folder}",
+            remedy="give --ledger the folder that the upload used",
+        )
+    return RunIdentity.from_canonical(known["identity"])
+
+
+def _now_milliseconds() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _is_in(row: int, ranges: Sequence[tuple[int, int]]) -> bool:
+    at = bisect.bisect_right(ranges, (row, sys.maxsize)) - 1
+    return at >= 0 and row <= ranges[at][1]
+
+
+def _demand_local(folder: Path) -> None:
+    kind = network_file_system(folder)
+    if kind:
+        raise LedgerRefusal(
+            f"the ledger's folder {folder} is on a network file system ({kind}), where a flush or a lock may be lost",
+            remedy="give --ledger a folder on a local disk",
+        )

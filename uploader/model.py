@@ -17,7 +17,7 @@ class Row:
 
     number: 1 for the first data row; blank lines are not counted.
     cells:  one per column of the log, in its order; empty when ``fault`` is set.
-    text:   the record as it stood in a CSV file, without its line end; empty for Parquet.
+    text:   the record as it stood in a CSV file, without its line end; empty for a readable Parquet row.
     fault:  why the row cannot be read; empty for a readable row.
     """
 
@@ -129,7 +129,7 @@ class RowState:
     """What is known of one row of a run.
 
     attempts:        POSTs that were started.
-    at_milliseconds: when the outcome was known, since 1970 (UTC).
+    at_milliseconds: when the outcome was known, since 1970 (UTC); 0 when that is not kept.
     customer_id:     empty when no customer was found, or none asked for.
     """
 
@@ -138,3 +138,8 @@ class RowState:
     attempts: int = 0
     at_milliseconds: int = 0
     customer_id: str = ""
+
+    @property
+    def is_from_range(self) -> bool:
+        """Whether no more is kept of the row than that it was accepted."""
+        return self.outcome.reason is None and self.at_milliseconds == 0

@@ -1,7 +1,7 @@
 """How much of a usage log was posted before, under another content: a theta sketch a run, never a list of rows.
 
-The only file that knows `datasketches`. A sketch is a sample of some 8,000 row hashes, so that a share is known to about
-one part in a hundred whatever the number of rows (datasketches.apache.org, Theta Sketch Framework).
+The only file that knows `datasketches`. A sketch is a sample of some 8,000 row hashes, so that a share is known to
+some two parts in a hundred whatever the number of rows (datasketches.apache.org, Theta Sketch Framework).
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Overlap:
 def overlap_with(rows: bytes, earlier_by_run_id: Mapping[str, bytes]) -> Overlap:
     """Estimate how many of some rows stand in the union of earlier runs.
 
-    Run by run the sample stays as fine as the smaller of the two, however many runs there are; but a row that two runs hold counts
-    twice. The union counts it once, and coarsely. The share is the lower of the two answers.
+    Run by run the sample stays as fine as the smaller of the two, however many runs there are; but a row that two
+    runs hold counts twice. The union counts it once, and coarsely. The share is the lower of the two answers.
     """
     candidate = compact_theta_sketch.deserialize(rows)
     if candidate.is_empty():

@@ -18,6 +18,7 @@ _LEAST_OUTCOMES_FOR_A_SHARE = 200
 _MOST_TROUBLED_SHARE = 0.01
 _MOST_TRIPS = 3
 _FIRST_PAUSE_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 60.0
 _SAME_REJECTIONS = 20
 _UNKNOWN_TENANTS = 5
 _FIRST_BACKOFF_SECONDS = 0.5
@@ -111,14 +112,14 @@ class Pacing:
         elif verdict.outcome.reason is Reason.CUSTOMER_NOT_FOUND:
             self._only_unknown_tenants += 1
             if self._only_unknown_tenants == _UNKNOWN_TENANTS and not self._has_known_a_tenant:
-                self._end(f"the backend knows none of the first {_UNKNOWN_TENANTS} tenants; check the base URL")
+                self.end(f"the backend knows none of the first {_UNKNOWN_TENANTS} tenants; check the base URL")
 
     def note_probe(self, verdict: Verdict, *, now_seconds: float) -> None:
         """Learn from the look-up that asked whether the backend answers again."""
         if self._heeds(verdict, now_seconds=now_seconds):
             return
         if verdict.outcome.reason is Reason.LOOKUP_FAILED:
-            self._trip(now_seconds=now_seconds)
+            self._pause_longer(now_seconds=now_seconds)  # no trip: a look-up leaves no row in doubt
         elif self.mode is Mode.PROBING:
             self.mode = Mode.SINGLE
 
@@ -135,7 +136,7 @@ class Pacing:
     def _heeds(self, verdict: Verdict, *, now_seconds: float) -> bool:
         """Do as the backend asks, and tell whether it asked the run to stop or to wait."""
         if verdict.stop:
-            self._end(verdict.stop)
+            self.end(verdict.stop)
             return True
         if verdict.retry_after_seconds is None and verdict.outcome.http_status != 429:
             return False
@@ -165,18 +166,20 @@ class Pacing:
     def _trip(self, *, now_seconds: float) -> None:
         self._trips += 1
         if self._trips >= _MOST_TRIPS:
-            self._end(f"the backend gave no whole answer after {_MOST_TRIPS} pauses; see whether it is up")
+            self.end(
+                f"posts had no whole answer before and after {_MOST_TRIPS - 1} pauses; see whether the backend is up"
+            )
             return
         self.mode = Mode.PROBING
         self._troubles_in_a_row.clear()
         self._window.clear()
         self._troubles_in_window = 0
-        self._pause(
-            self._next_pause_seconds,
-            why="the backend gives no whole answer, and the next pause is",
-            now_seconds=now_seconds,
-        )
-        self._next_pause_seconds *= 2
+        self._pause_longer(now_seconds=now_seconds)
+
+    def _pause_longer(self, *, now_seconds: float) -> None:
+        why = "the backend gives no whole answer, and the next pause is"
+        self._pause(self._next_pause_seconds, why=why, now_seconds=now_seconds)
+        self._next_pause_seconds = min(_LONGEST_PAUSE_SECONDS, 2 * self._next_pause_seconds)
 
     def _pause(self, seconds: float, *, why: str, now_seconds: float) -> None:
         until_seconds = now_seconds + seconds
@@ -185,7 +188,7 @@ class Pacing:
             return
         if longer_by_seconds > self._patience_seconds:
             left = f"the {self._patience_seconds:,.0f} s of patience left (--patience)"
-            self._end(f"{why} {seconds:,.0f} s, longer than {left}")
+            self.end(f"{why} {seconds:,.0f} s, longer than {left}")
             return
         self._patience_seconds -= longer_by_seconds
         self._paused_until_seconds = until_seconds
@@ -200,7 +203,8 @@ class Pacing:
             self._first_answers = None
         elif self._answers == _SAME_REJECTIONS:
             rows = f"each of the first {_SAME_REJECTIONS} rows"
-            self._end(f"the backend rejected {rows} with HTTP {status}; check the set-up")
+            self.end(f"the backend rejected {rows} with HTTP {status}; check the set-up")
 
-    def _end(self, why: str) -> None:
+    def end(self, why: str) -> None:
+        """Let no further call start; the first reason stands."""
         self.stop = self.stop or why

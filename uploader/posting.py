@@ -62,7 +62,7 @@ Call: TypeAlias = Due | LookUp
 
 @dataclass(slots=True)
 class Progress:
-    """Counts of one file's posting so far, for whoever watches. ``rows`` is all of them; look-ups and retries are calls."""
+    """Counts of one file's posting so far. ``rows`` is all of its rows; look-ups, posts and retries are calls."""
 
     rows: int
     settled: int = 0
@@ -88,6 +88,7 @@ class Posting:
 
     should_stop: asked in every round; True after a signal. Calls in flight are then waited for, none is started.
     watch:       called in every round.
+    most_failed: the failure budget, in rows; one more ends the run. None for none.
     """
 
     settings: Settings
@@ -98,6 +99,7 @@ class Posting:
     progress: Progress
     should_stop: Callable[[], bool]
     watch: Callable[[Progress], None]
+    most_failed: int | None = None
     _ready: deque[Due] = field(default_factory=deque)
     _waiting_by_tenant: dict[str, list[Due]] = field(default_factory=dict)
     _later: list[tuple[float, int, Call]] = field(default_factory=list)
@@ -113,8 +115,8 @@ class Posting:
     def post_all(self, rows: Iterator[Due | RowState]) -> None:
         """Post every row that is due, and record every state that is handed in settled.
 
-        Returns when all is recorded, or when the run must stop (``pacing.stop``, a signal) and nothing is in flight any more;
-        rows that were not reached have no new state then.
+        Returns when all is recorded, or when the run must stop (``pacing.stop``, a signal) and nothing is in flight any
+        more; rows that were not reached have no new state then.
 
         Raises:
             UploaderError: as the rows or the ledger raised it.
@@ -295,6 +297,8 @@ class Posting:
     def _settle_row(self, state: RowState) -> None:
         self._settled.append(state)
         self.progress.settle(state)
+        if self.most_failed is not None and self.progress.failed > self.most_failed:
+            self.pacing.end(f"more than {self.most_failed:,} rows failed (--max-failed)")
 
 
 def _with_history(outcome: Outcome, due: Due) -> Outcome:

@@ -16,7 +16,8 @@ from uploader.api import shown, wire_problems
 from uploader.books import Books
 from uploader.desk import Desk, FileReport, Plan, Watcher, open_desk, reserved, write_out
 from uploader.errors import InputError, LedgerRefusal, UploaderError
-from uploader.ledger import EventIds, Ledger, RunIdentity
+from uploader.identity import EventIds, RunIdentity
+from uploader.ledger import Ledger, known_run
 from uploader.model import Batch, Outcome, Reason, RowState, UsageEvent
 from uploader.posting import Due, Progress
 from uploader.replay_log import Entry, ReplayLog, damaged_columns, edited_columns, open_own_file
@@ -57,7 +58,7 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
         log = ReplayLog(source)
         check = desk.schema.for_columns(log.columns, path=path)
         books, run_id = _read_through(log, check)
-        identity = RunIdentity.of_known_run(desk.plan.ledger_folder, run_id)
+        identity = known_run(desk.plan.ledger_folder, run_id)
         _demand_same_destination(path, identity, desk.plan)
         names = choose_replay_names(log, results_dir=desk.plan.results_dir)
         with (
@@ -65,9 +66,8 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
             reserved(names, log, ledger, rows=source.row_count) as reservation,
         ):
             progress = Progress(rows=source.row_count)
-            desk.watcher.begin(path, progress)
             judge = _Judge(check, ledger, permissions)
-            desk.posting(ledger, progress).post_all(_due_rows(log, judge, progress))
+            desk.posting(path, ledger, progress).post_all(_due_rows(log, judge, progress))
             stop = desk.why_stopped()
             write_out(log, reservation, ledger, _answered(log, check, judge, books))
         books.balance(accepted=None, may_leave_unsent=True)

@@ -19,8 +19,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
 
+from uploader.durable import fsync_folder
 from uploader.errors import LedgerFault, RefusedError, SettingsError
-from uploader.model import Batch, Outcome, Reason, Row, RowState
+from uploader.model import Batch, Outcome, Reason, Row, RowState, Status
 
 OWN_COLUMNS: dict[str, Literal["text", "integer"]] = {
     "upload_row": "integer",
@@ -38,6 +39,8 @@ OWN_COLUMNS: dict[str, Literal["text", "integer"]] = {
     "upload_raw": "text",
 }
 
+_STATUS_AT = list(OWN_COLUMNS).index("upload_status")
+_ANSWER_GONE = "accepted before; the answer stood in the results that were written then"
 NOT_SENT = Outcome(Reason.NOT_SENT, "the run ended before this row's turn")
 
 _BYTES_A_ROW = 400
@@ -206,9 +209,9 @@ class Reservation:
         self._place(self.names.results)
         if some_failed:
             self._place(self.names.failed)
-        elif self._is_own(self.names.failed):
+        elif self.is_own(self.names.failed):
             self.names.failed.unlink()
-        _fsync_folder(self.names.results.parent)
+        fsync_folder(self.names.results.parent)
         self.release()
 
     def facts(self) -> dict[str, list[int]]:
@@ -218,7 +221,7 @@ class Reservation:
     def _place(self, path: Path) -> None:
         draft = self._draft(path)
         facts = _facts(draft)
-        if self._is_own(path):
+        if self.is_own(path):
             draft.replace(path)
         else:
             os.link(draft, path)  # unlike a rename it never replaces a file
@@ -226,9 +229,10 @@ class Reservation:
             self._own_files[_key(path)] = facts
 
     def _is_free(self, path: Path) -> bool:
-        return not os.path.lexists(path) or self._is_own(path)
+        return not os.path.lexists(path) or self.is_own(path)
 
-    def _is_own(self, path: Path) -> bool:
+    def is_own(self, path: Path) -> bool:
+        """Tell whether a file is there as this run wrote it."""
         facts = _facts(path)
         return facts is not None and self._own_files.get(_key(path)) == facts
 
@@ -306,7 +310,7 @@ def _make_folder(folder: Path) -> None:
     if not folder.is_dir():
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        _fsync_folder(folder.parent)
+        fsync_folder(folder.parent)
 
 
 # --- contents ---------------------------------------------------------------------------------------------------------
@@ -320,26 +324,32 @@ def write_results(
     run_id: str,
     event_id_of: Callable[[int], str],
     parquet_table: Callable[[BinaryIO], TableWriter] | None,
+    earlier: Iterable[OwnCells] = (),
 ) -> None:
     """Write both files and give them their names.
 
     answered:      every batch of the log with the state of each of its rows; a state's row 0 stands for "of no run".
+    earlier:       our cells as this run wrote them before, row by row from the first; empty when it did not.
     parquet_table: makes the writer for a Parquet log's results; None for CSV.
 
     Raises:
         LedgerFault: a file cannot be written.
     """
     names = reservation.names
+    cells_before = iter(earlier)
     some_failed = False
     try:
         with reservation.writing(names.results) as results_file, reservation.writing(names.failed) as failed_file:
             results = parquet_table(results_file) if parquet_table else CsvTable(results_file, log)
             failed = CsvTable(failed_file, log, delimiter="," if log.delimiter == "\t" else log.delimiter)
             for batch, states in answered:
-                cells = [
-                    own_cells(row, state, event_id=event_id_of(state.row), run_id=run_id)
-                    for row, state in zip(batch.rows, states, strict=True)
-                ]
+                cells = []
+                for row, state in zip(batch.rows, states, strict=True):
+                    before = next(cells_before, None)
+                    if before is not None and state.is_from_range and before[_STATUS_AT] == Status.ACCEPTED.value:
+                        cells.append(before)  # the ledger has let go of the answer; the file still has it
+                    else:
+                        cells.append(own_cells(row, state, event_id=event_id_of(state.row), run_id=run_id))
                 results.write(batch, cells)
                 failed_at = [at for at, state in enumerate(states) if state.outcome.reason is not None]
                 failed.write(Batch([batch.rows[at] for at in failed_at]), [cells[at] for at in failed_at])
@@ -353,6 +363,12 @@ def write_results(
         ) from error
 
 
+def earlier_cells(log: Log, batches: Iterator[Batch]) -> Iterator[OwnCells]:
+    """Give our cells of a results file, row by row."""
+    places = [log.columns.index(column) for column in OWN_COLUMNS]
+    return ([row.cells[at] for at in places] for batch in batches for row in batch.rows)
+
+
 def own_cells(row: Row, state: RowState, *, event_id: str, run_id: str) -> OwnCells:
     """Give our thirteen cells for a row, in the order of ``OWN_COLUMNS``."""
     outcome = state.outcome
@@ -361,10 +377,10 @@ def own_cells(row: Row, state: RowState, *, event_id: str, run_id: str) -> OwnCe
         state.row or None,
         outcome.status.value,
         None if outcome.reason is None else outcome.reason.value,
-        _safe_text(outcome.detail),
+        _safe_text(outcome.detail) or (_ANSWER_GONE if state.is_from_range else ""),
         None if outcome.replay is None else outcome.replay.value,
         outcome.http_status,
-        state.attempts,
+        None if state.is_from_range else state.attempts,
         event_id if state.row else None,
         run_id if state.row else None,
         _safe_text(state.customer_id),
@@ -434,11 +450,3 @@ class _Echo:
 
     def write(self, text: str) -> str:
         return text
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

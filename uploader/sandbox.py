@@ -440,7 +440,7 @@ class SandboxProcess:
         self._with_child = contextlib.ExitStack()
         self.base_url = ""
 
-    def __enter__(self) -> SandboxProcess:  # noqa: PYI034 -- Self is Python 3.11's
+    def __enter__(self) -> SandboxProcess:
         require_sandbox_extra()
         with contextlib.ExitStack() as with_child:
             self.base_url = _told_base_url(with_child.enter_context(_child(self._settings)))

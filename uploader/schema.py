@@ -109,7 +109,9 @@ class RowCheck:
         if row.fault:
             return Outcome(Reason.MALFORMED, row.fault)
         cells = row.cells
-        values = {column: value for column, index, read in self._readers if (value := read(cells[index])) is not _ABSENT}
+        values = {
+            column: value for column, index, read in self._readers if (value := read(cells[index])) is not _ABSENT
+        }
         event = UsageEvent(*[values.get(column) for column in EVENT_COLUMNS])  # type: ignore[arg-type]
         try:
             if self._validator.is_valid(values) and not wire_problems(event):
@@ -257,7 +259,13 @@ def _words(error: Any, values: dict[str, Any]) -> tuple[str, str]:
 
 def _type_sentence(stated: Any) -> str:
     names = stated if isinstance(stated, list) else [stated]
-    plain = {"integer": "an integer", "number": "a number", "string": "text", "boolean": "true or false", "null": "empty"}
+    plain = {
+        "integer": "an integer",
+        "number": "a number",
+        "string": "text",
+        "boolean": "true or false",
+        "null": "empty",
+    }
     return "is not " + " or ".join(plain.get(str(name), str(name)) for name in names)
 
 

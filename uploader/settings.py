@@ -16,6 +16,7 @@ MOST_IN_FLIGHT = 500
 PRINTABLE_ASCII = re.compile(r"[\x21-\x7e]+")
 """What a header value may hold: libcurl would send a line break in one as it stands."""
 
+_BUDGET = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(%?)")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2, token
 _OWN_HEADERS = {
     "authorization",
@@ -144,3 +145,30 @@ def _stays_inside(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+@dataclass(frozen=True, slots=True)
+class FailureBudget:
+    """How many rows of a file may fail: so many, or such a share of all."""
+
+    rows: int | None = None
+    share: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> FailureBudget:
+        """Read ``N`` or ``P%``.
+
+        Raises:
+            SettingsError: it is neither.
+        """
+        match = _BUDGET.fullmatch(text.strip())
+        if match is None or (match[2] and float(match[1]) > 100) or (not match[2] and "." in match[1]):
+            raise SettingsError(
+                f"--max-failed {text!r}: neither a number of rows nor a share",
+                remedy="write it as in --max-failed 100 or 0.5%",
+            )
+        return cls(share=float(match[1]) / 100) if match[2] else cls(rows=int(match[1]))
+
+    def most_failed(self, *, rows: int) -> int:
+        """Give the number of rows that may fail, of so many."""
+        return self.rows if self.rows is not None else int(rows * (self.share or 0.0))

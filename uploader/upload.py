@@ -10,12 +10,17 @@ from pathlib import Path
 from uploader.books import Books
 from uploader.desk import Desk, FileReport, Plan, Watcher, open_desk, reserved, write_out
 from uploader.errors import InputError, LedgerFault, StoppedError, UploaderError
-from uploader.ledger import EventIds, Ledger, RunIdentity
-from uploader.model import Batch, Reason, RowState, UsageEvent
+from uploader.guards import InputFacts, choose_run, demand_known_results, demand_little_overlap
+from uploader.identity import EventIds, RunIdentity
+from uploader.ledger import Ledger, run_ids
+from uploader.marker import Marker, demand_known_marks
+from uploader.model import Batch, Outcome, Reason, RowState, UsageEvent
+from uploader.overlap import RowSketch
 from uploader.posting import Due, Progress
 from uploader.readers import UsageLog, open_usage_log
-from uploader.results import NOT_SENT, Names, choose_names
+from uploader.results import NOT_SENT, Names, Reservation, choose_names
 from uploader.schema import RowCheck, RowSchema
+from uploader.seen import SeenRows
 
 
 def upload(paths: Sequence[Path], *, plan: Plan, watcher: Watcher) -> list[FileReport]:
@@ -30,7 +35,9 @@ def upload(paths: Sequence[Path], *, plan: Plan, watcher: Watcher) -> list[FileR
 
 def _upload_or_say_why_not(path: Path, desk: Desk) -> FileReport:
     if why := desk.why_stopped():
-        return FileReport(path=path, error=StoppedError(f"{path}: not begun, because {why}", remedy="run the same command again"))
+        return FileReport(
+            path=path, error=StoppedError(f"{path}: not begun, because {why}", remedy="run the same command again")
+        )
     try:
         return _upload_file(path, desk)
     except LedgerFault as error:
@@ -45,21 +52,27 @@ def _upload_file(path: Path, desk: Desk) -> FileReport:
     started_seconds = time.monotonic()
     with open_usage_log(path, delimiter=desk.plan.delimiter) as log:
         check = fitted_check(log, desk.schema)
-        books = read_through(log, check)
-        identity = RunIdentity(
-            base_url=desk.plan.settings.base_url, period=desk.plan.period, content_sha256=log.content_sha256
-        )
-        with Ledger(desk.plan.ledger_folder, identity) as ledger, reserved(
-            _names(log, desk.plan), log, ledger, rows=log.row_count
-        ) as reservation:
-            ledger.remember(rows=log.row_count)
+        facts = InputFacts.of(path)
+        books, rows = _read_through(log, check, desk.plan)
+        identity = _admitted_run(log, facts, rows, desk.plan)
+        with (
+            Ledger(desk.plan.ledger_folder, identity) as ledger,
+            reserved(_names(log, desk.plan), log, ledger, rows=log.row_count) as reservation,
+        ):
+            ledger.begin(path=str(path), facts=[facts.name, facts.modified_nanoseconds], rows=log.row_count)
+            seen = SeenRows(desk.plan.ledger_folder, identity)
+            seen.keep(rows)  # until the run's end tells which of them were posted
+            marker = _lay_marker(log, reservation, ledger)
             progress = Progress(rows=log.row_count)
             _say_what_is_known(path, ledger, progress, desk.watcher)
-            desk.watcher.begin(path, progress)
-            desk.posting(ledger, progress).post_all(_due_rows(log, check, ledger, progress))
+            desk.posting(path, ledger, progress).post_all(_due_rows(log, check, ledger, progress))
             stop = desk.why_stopped()
-            write_out(log, reservation, ledger, _answered(log, check, ledger, books))
+            posted = RowSketch(log.columns)
+            write_out(log, reservation, ledger, _answered(log, check, ledger, books, posted))
             accepted = ledger.history().accepted
+            seen.keep(posted.to_bytes())
+            ledger.end(is_finished=not stop, totals=books.totals())
+            marker.remove()
         books.balance(accepted=accepted, may_leave_unsent=bool(stop))
     return FileReport(
         path=path,
@@ -88,17 +101,58 @@ def fitted_check(log: UsageLog, schema: RowSchema) -> RowCheck:
     return schema.for_columns(log.columns, path=log.path)
 
 
-def read_through(log: UsageLog, check: RowCheck) -> Books:
+def _read_through(log: UsageLog, check: RowCheck, plan: Plan) -> tuple[Books, bytes]:
     """Make the first pass: read every row, post nothing; afterwards the log's hash and row count are known.
 
+    Gives the books, and a sketch of the rows.
+
     Raises:
-        InputError: the file is broken.
+        InputError: the file is broken, or more of its rows are bad than the failure budget allows.
     """
     books = Books()
+    sketch = RowSketch(log.columns)
+    bad = 0
     for batch in log.batches():
         for row in batch.rows:
             books.take_in(check.units(row))
-    return books
+            if not row.fault:
+                sketch.add(row.cells)
+            if plan.max_failed is not None:
+                bad += isinstance(check.event(row), Outcome)
+    if plan.max_failed is not None and bad > plan.max_failed.most_failed(rows=log.row_count):
+        raise InputError(
+            f"{log.path}: {bad:,} of {log.row_count:,} rows are invalid or malformed, more than --max-failed allows",
+            remedy=f"nothing was posted; see which: uploader validate {log.path}",
+        )
+    return books, sketch.to_bytes()
+
+
+def _admitted_run(log: UsageLog, facts: InputFacts, rows: bytes, plan: Plan) -> RunIdentity:
+    """Choose the run that this upload begins or continues, past every guard.
+
+    Raises:
+        LedgerRefusal: a guard forbids it; nothing was posted.
+    """
+    first = RunIdentity(base_url=plan.settings.base_url, period=plan.period, content_sha256=log.content_sha256)
+    identity = choose_run(plan.ledger_folder, first, facts, asks_for_all_again=plan.again)
+    known = set(run_ids(plan.ledger_folder))
+    results = (names.results for names in _names(log, plan))
+    demand_known_results(results, known, ledger_folder=plan.ledger_folder)
+    folder = next(_names(log, plan)).results.parent
+    demand_known_marks(folder, input_name=log.path.name, known_run_ids=known, ledger_folder=plan.ledger_folder)
+    if identity.run_id not in known and not plan.again and not plan.allow_overlap:
+        demand_little_overlap(SeenRows(plan.ledger_folder, identity), rows, path=log.path)
+    return identity
+
+
+def _lay_marker(log: UsageLog, reservation: Reservation, ledger: Ledger) -> Marker:
+    return Marker(
+        reservation.names.results.parent,
+        input_name=log.path.name,
+        run_id=ledger.identity.run_id,
+        ledger_folder=ledger.path.parent,
+        content_sha256=log.content_sha256,
+    )
 
 
 def _names(log: UsageLog, plan: Plan) -> Iterator[Names]:
@@ -112,7 +166,9 @@ def _say_what_is_known(path: Path, ledger: Ledger, progress: Progress, watcher: 
     day = datetime.fromtimestamp(history.at_milliseconds / 1000, timezone.utc).date()
     left = progress.rows - history.accepted - history.in_doubt
     doubtful = f" and {history.in_doubt:,} left in doubt" if history.in_doubt else ""
-    watcher.say(f"{path}: {history.accepted:,} of {progress.rows:,} rows were accepted{doubtful} by {day}; posting {left:,}")
+    watcher.say(
+        f"{path}: {history.accepted:,} of {progress.rows:,} rows were accepted{doubtful} by {day}; posting {left:,}"
+    )
 
 
 def _due_rows(log: UsageLog, check: RowCheck, ledger: Ledger, progress: Progress) -> Iterator[Due | RowState]:
@@ -135,14 +191,20 @@ def _due_rows(log: UsageLog, check: RowCheck, ledger: Ledger, progress: Progress
                 yield RowState(row.number, event, attempts, time.time_ns() // 1_000_000)
 
 
-def _answered(log: UsageLog, check: RowCheck, ledger: Ledger, books: Books) -> Iterator[tuple[Batch, list[RowState]]]:
+def _answered(
+    log: UsageLog, check: RowCheck, ledger: Ledger, books: Books, posted: RowSketch
+) -> Iterator[tuple[Batch, list[RowState]]]:
     for batch in log.batches():
         known = ledger.known([row.number for row in batch.rows])
         states = [known.get(row.number) or RowState(row.number, NOT_SENT) for row in batch.rows]
         failed = {}
         for row, state in zip(batch.rows, states, strict=True):
             books.give_out(check.units(row), state)
-            if state.outcome.reason is not None and not row.fault:
+            if row.fault:
+                continue
+            if state.outcome.reason in (None, Reason.IN_DOUBT):
+                posted.add(row.cells)
+            if state.outcome.reason is not None:
                 failed[row.number] = check.stated(row)
         if failed:
             ledger.keep_originals(failed)

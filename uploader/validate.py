@@ -21,7 +21,9 @@ class Verdicts:
     units: int
 
 
-def validate(path: Path, *, schema_path: Path | None, delimiter: str | None, tell: Callable[[int, Outcome], None]) -> Verdicts:
+def validate(
+    path: Path, *, schema_path: Path | None, delimiter: str | None, tell: Callable[[int, Outcome], None]
+) -> Verdicts:
     """Check one usage log; ``tell`` is called with the number and the failure of each failing row.
 
     Raises:

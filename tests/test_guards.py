@@ -1,0 +1,237 @@
+"""Whether an upload may begin: the same content, most of the same rows, a lost ledger, a failure budget."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.billing_answers import Answer, reply
+from tests.billing_contract import BilledRow, Received
+from tests.billing_server import BillingServer
+from tests.command import Home, cells, read_rows, usage_rows, write_csv
+
+LATER_NANOSECONDS = 1_900_000_000_000_000_000
+
+
+def _renamed(path: Path) -> Path:
+    return path.rename(path.with_name("other.csv"))
+
+
+def _modified_since(path: Path) -> Path:
+    os.utime(path, ns=(LATER_NANOSECONDS, LATER_NANOSECONDS))
+    return path
+
+
+@pytest.mark.parametrize("disguise", [_renamed, _modified_since])
+def test_the_same_content_in_another_guise_is_refused(
+    home: Home, billing_server: BillingServer, disguise: Callable[[Path], Path]
+) -> None:
+    """The same content under another name, or modified since, posts nothing; the ways on are named."""
+    path = write_csv(home.folder / "usage.csv", usage_rows(6))
+    assert home.run_here("upload", path).exit_code == 0
+    ended = home.run_here("upload", disguise(path))
+    assert ended.exit_code == 2
+    assert "'usage.csv'" in ended.said
+    assert "--period" in ended.said
+    assert "--again" in ended.said
+    assert len(billing_server.posts) == 6
+
+
+def test_a_moved_file_continues_its_run(home: Home, billing_server: BillingServer) -> None:
+    """A file that only moved to another folder is the same upload: nothing is posted again."""
+    path = write_csv(home.folder / "usage.csv", usage_rows(6))
+    assert home.run_here("upload", path).exit_code == 0
+    folder = home.folder / "elsewhere"
+    folder.mkdir()
+    ended = home.run_here("upload", path.rename(folder / "usage.csv"))
+    assert ended.exit_code == 0
+    assert len(billing_server.posts) == 6
+
+
+def test_again_bills_all_of_it_once_more_under_new_ids(home: Home, billing_server: BillingServer) -> None:
+    """--again posts every row of a finished content once more, with other event ids; the run after it continues it."""
+    path = write_csv(home.folder / "usage.csv", usage_rows(4))
+    home.run_here("upload", path)
+    assert home.run_here("upload", path, "--again").exit_code == 0
+    ids = [post.headers["x-request-id"] for post in billing_server.posts]
+    assert len(set(ids)) == 8
+    assert (home.folder / "usage.2.results.csv").exists()
+    assert home.run_here("upload", path).exit_code == 0
+    assert len(billing_server.posts) == 8
+
+
+def test_again_is_refused_while_the_last_run_is_unfinished(home: Home, billing_server: BillingServer) -> None:
+    """--again of a run that stopped early posts nothing; without it the run continues and each row is billed once."""
+    path = write_csv(home.folder / "usage.csv", usage_rows(4))
+    billing_server.respond = lambda _request: reply(401)
+    assert home.run_here("upload", path).exit_code == 3
+    before = len(billing_server.received)
+    ended = home.run_here("upload", path, "--again")
+    assert ended.exit_code == 2
+    assert "without --again" in ended.said
+    assert len(billing_server.received) == before
+
+
+def test_a_lost_ledger_is_no_fresh_start(home: Home, billing_server: BillingServer) -> None:
+    """Results of a run that the ledger does not know keep the same upload from beginning afresh."""
+    path = write_csv(home.folder / "usage.csv", usage_rows(4))
+    home.run_here("upload", path)
+    shutil.rmtree(home.ledger)
+    ended = home.run_here("upload", path)
+    assert ended.exit_code == 2
+    assert "usage.results.csv" in ended.said
+    assert "--ledger" in ended.said
+    assert len(billing_server.posts) == 4
+
+
+def test_the_mark_of_an_unfinished_run_survives_the_ledger(home: Home, billing_server: BillingServer) -> None:
+    """While rows are posted the mark of the run lies beside the results; without its ledger nothing is posted."""
+    path = write_csv(home.folder / "usage.csv", usage_rows(4))
+    mark = home.folder / "usage.csv.uploading"
+    seen: list[bool] = []
+    contract = billing_server.respond
+
+    def look(request: Received) -> Answer:
+        seen.append(mark.exists())
+        return contract(request)
+
+    billing_server.respond = look
+    assert home.run_here("upload", path).exit_code == 0
+    assert all(seen)
+    assert not mark.exists()
+    mark.write_text(
+        json.dumps({"run": "r0123456789abcde", "host": "night-1", "ledger": "/var/lib/x"}), encoding="utf-8"
+    )
+    (home.folder / "usage.results.csv").unlink()
+    ended = home.run_here("upload", path)
+    assert ended.exit_code == 2
+    assert "night-1" in ended.said
+    assert "/var/lib/x" in ended.said
+    assert len(billing_server.posts) == 4
+
+
+@pytest.mark.parametrize(("known", "new", "exit_code"), [(60, 40, 2), (40, 60, 0)])
+def test_a_log_of_mostly_posted_rows_is_refused(
+    home: Home, billing_server: BillingServer, known: int, new: int, exit_code: int
+) -> None:
+    """A re-exported file more than half of whose rows were accepted before posts nothing; with fewer it is taken."""
+    rows = usage_rows(160)
+    home.run_here("upload", write_csv(home.folder / "night.csv", rows[:known]))
+    path = write_csv(home.folder / "export.csv", [*rows[:known], *rows[100 : 100 + new]])
+    ended = home.run_here("upload", path)
+    assert ended.exit_code == exit_code
+    assert ("--allow-overlap" in ended.said) == (exit_code == 2)
+    assert len(billing_server.posts) == (known if exit_code == 2 else known + known + new)
+
+
+def test_columns_in_another_order_are_the_same_rows(home: Home, billing_server: BillingServer) -> None:
+    """The overlap is found although the export has its columns in another order."""
+    rows = usage_rows(20)
+    home.run_here("upload", write_csv(home.folder / "night.csv", rows))
+    turned = write_csv(
+        home.folder / "export.csv",
+        [(row[3], row[2], row[1], row[0]) for row in rows],
+        columns=("total_usage", "meter_id", "device_id", "tenant_id"),
+    )
+    assert home.run_here("upload", turned).exit_code == 2
+    assert len(billing_server.posts) == 20
+
+
+@pytest.mark.parametrize("options", [("--allow-overlap",), ("--period", "2026-12")])
+def test_overlap_that_is_meant_is_taken(home: Home, billing_server: BillingServer, options: tuple[str, ...]) -> None:
+    """--allow-overlap, and another period, take rows that look as if they were posted before."""
+    rows = usage_rows(20)
+    home.run_here("upload", write_csv(home.folder / "night.csv", rows))
+    path = write_csv(home.folder / "export.csv", rows[:15])
+    assert home.run_here("upload", path, *options).exit_code == 0
+    assert len(billing_server.posts) == 35
+
+
+def test_rows_that_were_not_recorded_do_not_count_as_posted(home: Home, billing_server: BillingServer) -> None:
+    """A corrected copy of a file whose rows were all rejected is taken."""
+    rows = usage_rows(8)
+    contract = billing_server.respond
+    billing_server.respond = lambda request: reply(422) if request.method == "POST" else contract(request)
+    assert home.run_here("upload", write_csv(home.folder / "night.csv", rows)).exit_code == 1
+    billing_server.respond = contract
+    corrected = [*rows[:7], BilledRow("acme", "dev-x", "api.calls", 1)]
+    assert home.run_here("upload", write_csv(home.folder / "corrected.csv", corrected)).exit_code == 0
+
+
+@pytest.mark.parametrize(("budget", "exit_code"), [("1", 2), ("2", 1), ("10%", 2), ("20%", 1)])
+def test_the_failure_budget_counts_from_the_first_pass(
+    home: Home, billing_server: BillingServer, budget: str, exit_code: int
+) -> None:
+    """A file with more invalid rows than --max-failed allows posts nothing."""
+    path = write_csv(home.folder / "usage.csv", [*usage_rows(8), ("acme", "d", "m", "x"), ("acme", "d", "m", "y")])
+    assert home.run_here("upload", path, "--max-failed", budget).exit_code == exit_code
+    assert len(billing_server.posts) == (0 if exit_code == 2 else 8)
+
+
+def test_the_failure_budget_ends_a_run(home: Home, billing_server: BillingServer) -> None:
+    """When more rows are rejected than --max-failed allows, the rest is not sent, and the exit code is 3."""
+    contract = billing_server.respond
+    billing_server.respond = lambda request: reply(422) if request.method == "POST" else contract(request)
+    path = write_csv(home.folder / "usage.csv", usage_rows(30))
+    ended = home.run_here("upload", path, "--max-failed", "3", "--concurrency", "1")
+    assert ended.exit_code == 3
+    assert "--max-failed" in ended.said
+    reasons = cells(read_rows(home.folder / "usage.results.csv"), "upload_reason")
+    assert Counter(reasons) == {"rejected": 4, "not_sent": 26}
+    assert len(billing_server.posts) == 4
+
+
+@pytest.mark.parametrize("budget", ["x", "-1", "1.5", "101%", ""])
+def test_a_budget_that_is_none_is_refused(home: Home, billing_server: BillingServer, budget: str) -> None:
+    """--max-failed takes a number of rows or a share."""
+    path = write_csv(home.folder / "usage.csv", usage_rows(2))
+    ended = home.run_here("upload", path, f"--max-failed={budget}")
+    assert ended.exit_code == 2
+    assert not billing_server.received
+
+
+def test_a_finished_run_shrinks_to_ranges(home: Home, billing_server: BillingServer) -> None:
+    """Of a finished run the ledger keeps accepted rows as ranges of numbers, failed ones with their outcome."""
+    path = write_csv(home.folder / "usage.csv", [*usage_rows(5), ("acme", "d", "m", "x"), *usage_rows(9)[5:]])
+    assert home.run_here("upload", path).exit_code == 1
+    [file] = home.ledger.glob("*.sqlite")
+    connection = sqlite3.connect(file)
+    assert connection.execute("select * from accepted_range").fetchall() == [(1, 5), (7, 10)]
+    assert connection.execute("select row, reason from outcome").fetchall() == [(6, "invalid")]
+    connection.close()
+
+
+def test_results_rebuilt_from_ranges_say_so(home: Home, billing_server: BillingServer) -> None:
+    """Results of a finished run that were lost are written again without the answers, and say so."""
+    path = write_csv(home.folder / "usage.csv", usage_rows(5))
+    home.run_here("upload", path)
+    (home.folder / "usage.results.csv").unlink()
+    assert home.run_here("upload", path).exit_code == 0
+    rows = read_rows(home.folder / "usage.results.csv")
+    assert cells(rows, "upload_status") == ["accepted"] * 5
+    assert set(cells(rows, "upload_http_status")) == {""}
+    assert set(cells(rows, "upload_attempts")) == {""}
+    assert all("accepted before" in detail for detail in cells(rows, "upload_detail"))
+
+
+def test_runs_lists_what_the_ledger_knows(home: Home, billing_server: BillingServer) -> None:
+    """Uploader runs gives a line a run, and runs show one in full."""
+    assert "knows no run" in home.run_here("runs").stdout
+    home.run_here("upload", write_csv(home.folder / "usage.csv", [*usage_rows(5), ("acme", "d", "m", "x")]))
+    header, line = home.run_here("runs").stdout.splitlines()
+    assert header.split()[:3] == ["run", "begun", "state"]
+    run_id = line.split()[0]
+    assert "finished" in line
+    assert "usage.csv" in line
+    assert billing_server.base_url in line
+    shown = home.run_here("runs", "show", run_id).stdout
+    assert "accepted: 5 rows, 510 units" in shown
+    assert "failed, invalid: 1 rows" in shown
+    assert home.run_here("runs", "show", "r000000000000000").exit_code == 2

@@ -1,0 +1,51 @@
+"""How well the share of rows that were posted before is known."""
+
+from __future__ import annotations
+
+import pytest
+
+from uploader.overlap import RowSketch, overlap_with
+
+COLUMNS = ("tenant_id", "device_id", "meter_id", "total_usage", "at")
+
+
+def _sketch(*ranges: range) -> bytes:
+    sketch = RowSketch(COLUMNS)
+    for numbers in ranges:
+        for number in numbers:
+            sketch.add((f"t{number % 200}", "d", "m", number % 97, f"{number}Z"))
+    return sketch.to_bytes()
+
+
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.49, 0.51, 0.99])
+def test_a_true_share_is_estimated_closely(share: float) -> None:
+    """Whatever the true share of 50,000 rows, the estimate is within three parts in a hundred."""
+    known = round(50_000 * share)
+    overlap = overlap_with(_sketch(range(known), range(10**6, 10**6 + 50_000 - known)), {"r": _sketch(range(50_000))})
+    assert overlap.share == pytest.approx(share, abs=0.03)
+
+
+def test_a_month_is_found_in_its_thirty_nights() -> None:
+    """A month's export stands wholly in its nights, and a night wholly in the month's upload."""
+    nights = {f"r{night}": _sketch(range(night * 2000, night * 2000 + 2000)) for night in range(30)}
+    month = _sketch(range(60_000))
+    assert overlap_with(month, nights).share > 0.9
+    assert overlap_with(nights["r7"], {"month": month}).share > 0.9
+
+
+def test_a_year_of_nights_with_time_stamps_overlaps_with_none() -> None:
+    """A night whose rows bear their time shares nothing with 365 others."""
+    nights = {f"r{night}": _sketch(range(night * 300, night * 300 + 300)) for night in range(365)}
+    assert overlap_with(_sketch(range(10**6, 10**6 + 300)), nights).share == 0
+
+
+def test_a_row_that_two_runs_hold_counts_once() -> None:
+    """A third of the rows in each of two earlier runs is a third, not two."""
+    third = _sketch(range(10_000))
+    overlap = overlap_with(_sketch(range(30_000)), {"r1": third, "r2": third})
+    assert overlap.share < 0.5
+
+
+def test_an_empty_log_overlaps_with_nothing() -> None:
+    """A log without rows has no share of anything."""
+    assert overlap_with(_sketch(), {"r": _sketch(range(10))}).share == 0

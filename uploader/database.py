@@ -1,0 +1,131 @@
+"""SQLite files that keep what was committed, through `kill -9` and power loss. The only file that knows `sqlite3`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from uploader.errors import LedgerFault, LedgerRefusal
+
+
+class Database:
+    """One file, one connection, one thread, one process.
+
+    WAL with synchronous=FULL keeps a commit through a power loss (sqlite.org/pragma.html#pragma_synchronous). Errors of
+    SQLite and of the disk come out as LedgerFault and are never retried.
+    """
+
+    def __init__(self, path: Path, *, tables: str, version: int) -> None:
+        """Open a file of ours, or make it; it is this process's alone until it is closed.
+
+        Raises:
+            LedgerRefusal: a newer program wrote it, or it cannot be used.
+        """
+        self.path = path
+        self._connection = _connect(path)
+        try:
+            self._make_tables(tables, version)
+        except sqlite3.Error as error:
+            self._connection.close()
+            raise unusable(path, error) from error
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file; what was committed stays."""
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.close()
+
+    def rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Give the rows that a query finds."""
+        with self._fault():
+            found: list[tuple[Any, ...]] = self._connection.execute(query, values).fetchall()
+        return found
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Commit what is done within, durably and whole, or nothing of it."""
+        with self._fault():
+            self._connection.execute("begin immediate")
+            try:
+                yield self._connection
+                self._connection.execute("commit")
+            except BaseException:
+                # SQLite has often rolled back by itself; a second failure would hide the first.
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.execute("rollback")
+                raise
+
+    def vacuum(self) -> None:
+        """Give the room of what was deleted back to the disk."""
+        with self._fault():
+            self._connection.execute("vacuum")
+
+    def _make_tables(self, tables: str, version: int) -> None:
+        found = self._connection.execute("pragma user_version").fetchone()[0]
+        if found > version:
+            raise LedgerRefusal(
+                f"{self.path} was written by a newer version of this program ({found}, and this one knows {version})",
+                remedy="upgrade: pip install --upgrade meter-uploader",
+            )
+        if found == 0:
+            self._connection.executescript(f"begin immediate; {tables} pragma user_version = {version}; commit;")
+
+    @contextlib.contextmanager
+    def _fault(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise LedgerFault(
+                f"ledger {self.path}: {error}",
+                remedy="make room, or mend the disk, then run the same command again; what was recorded is safe",
+            ) from error
+
+
+def unusable(path: Path, error: Exception) -> LedgerRefusal:
+    """Say that a file of the ledger cannot be used at all."""
+    return LedgerRefusal(
+        f"ledger {path} cannot be used: {error}",
+        remedy="give --ledger a folder on a local disk that can be written to; nothing was posted",
+    )
+
+
+def marks(values: Sequence[Any]) -> str:
+    """Give as many question marks as there are values, for an ``in (...)``."""
+    return ",".join("?" * len(values))
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        connection = sqlite3.connect(path, isolation_level=None)
+    except (sqlite3.Error, OSError) as error:
+        raise unusable(path, error) from error
+    try:
+        connection.execute("pragma locking_mode = exclusive")
+        _demand_durability(path, connection)
+    except sqlite3.Error as error:
+        connection.close()
+        raise unusable(path, error) from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _demand_durability(path: Path, connection: sqlite3.Connection) -> None:
+    mode = connection.execute("pragma journal_mode = wal").fetchone()[0]
+    if mode != "wal":
+        raise LedgerRefusal(
+            f"{path}: SQLite cannot keep a write-ahead log there (it answers {mode!r})",
+            remedy="give --ledger a folder on a local disk",
+        )
+    connection.execute("pragma synchronous = full")
+    if sys.platform == "darwin":
+        connection.execute("pragma fullfsync = 1")

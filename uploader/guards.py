@@ -1,0 +1,133 @@
+"""Whether an upload may begin: what the ledger knows of the same content, of most of its rows, and of a lost ledger.
+
+Each guard either lets the upload pass or refuses it with the ways on; none of them guesses. A false alarm costs a
+person a minute; a missed one bills customers twice.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os.path
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from uploader.errors import LedgerRefusal, UploaderError
+from uploader.identity import RunIdentity
+from uploader.ledger import remembered
+from uploader.model import Batch
+from uploader.readers import open_usage_log
+from uploader.seen import SeenRows
+
+_MOST_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class InputFacts:
+    """What tells one usage log from a copy: its file name, and when it was last modified (ns since 1970)."""
+
+    name: str
+    modified_nanoseconds: int
+
+    @classmethod
+    def of(cls, path: Path) -> InputFacts:
+        """Look at a file."""
+        return cls(path.name, path.stat().st_mtime_ns)
+
+
+def choose_run(folder: Path, identity: RunIdentity, facts: InputFacts, *, asks_for_all_again: bool) -> RunIdentity:
+    """Choose the run that an upload begins or continues.
+
+    identity: of the content's first run; further ones, that ``--again`` began, count up from it.
+
+    Raises:
+        LedgerRefusal: the same content is known under another name or was modified since, or ``--again`` cannot be had.
+    """
+    latest, knowledge = None, None
+    while (found := remembered(folder, identity.run_id)) is not None:
+        latest, knowledge = identity, found
+        identity = replace(identity, again=identity.again + 1)
+    if latest is None or knowledge is None:
+        return identity
+    if asks_for_all_again:
+        if not knowledge.get("is_finished"):
+            raise LedgerRefusal(
+                f"--again: the last run of this content ({latest.run_id}) has not finished",
+                remedy="run the command without --again to continue it",
+            )
+        return identity
+    if knowledge.get("input") not in (None, [facts.name, facts.modified_nanoseconds]):
+        raise _same_content(facts, latest, knowledge)
+    return latest
+
+
+def demand_little_overlap(seen: SeenRows, rows: bytes, *, path: Path) -> None:
+    """Refuse a log most of whose rows earlier runs to the same destination and period accepted or left in doubt.
+
+    Raises:
+        LedgerRefusal: more than half of its rows stand in earlier runs.
+    """
+    # datasketches takes 0.15 s to import, and a fresh ledger has nothing to compare with.
+    earlier = seen.kept_by_run_id()
+    if not earlier:
+        return
+    from uploader.overlap import overlap_with  # noqa: PLC0415 -- see above
+
+    overlap = overlap_with(rows, earlier)
+    if overlap.share > _MOST_SHARE:
+        largest = sorted(overlap.rows_by_run_id.items(), key=lambda item: -item[1])[:3]
+        runs = ", ".join(f"some {count:,.0f} in run {run_id}" for run_id, count in largest)
+        raise LedgerRefusal(
+            f"{path}: about {overlap.share:.0%} of its rows were posted before ({runs})",
+            remedy="to send failed rows again, replay the failed file; if these are other events that look the same, "
+            "use --allow-overlap",
+        )
+
+
+def demand_known_results(choices: Iterable[Path], known_run_ids: set[str], *, ledger_folder: Path) -> None:
+    """Refuse to begin where results lie of a run that this ledger does not know: it may have been lost.
+
+    choices: the names that the results may take, the best first; those after the first free one are not looked at.
+
+    Raises:
+        LedgerRefusal: there are such results.
+    """
+    for path in itertools.takewhile(os.path.lexists, choices):
+        run_id = _run_of_results(path)
+        if run_id and run_id not in known_run_ids:
+            raise LedgerRefusal(
+                f"{path} holds the results of run {run_id}, which the ledger in {ledger_folder} does not know",
+                remedy="give --ledger the folder that the upload used, or, to begin afresh, move its results away",
+            )
+
+
+def _run_of_results(path: Path) -> str:
+    """Give the run that a results file names in its first row; empty for any other file."""
+    try:
+        with open_usage_log(path, delimiter=None) as log:
+            if "upload_run" not in log.columns:
+                return ""
+            rows = next(log.batches(), Batch([])).rows
+            return str(rows[0].cells[log.columns.index("upload_run")]) if rows and not rows[0].fault else ""
+    except UploaderError:
+        return ""
+
+
+def _same_content(facts: InputFacts, latest: RunIdentity, knowledge: dict[str, Any]) -> LedgerRefusal:
+    name, modified_nanoseconds = knowledge["input"]
+    then = datetime.fromtimestamp(modified_nanoseconds // 10**9, timezone.utc).isoformat()
+    exactly = f"@{modified_nanoseconds // 10**9}.{modified_nanoseconds % 10**9:09}"
+    state = "finished" if knowledge.get("is_finished") else "unfinished"
+    period = f" for period {latest.period!r}" if latest.period else ""
+    finish = (
+        ""
+        if knowledge.get("is_finished")
+        else f"to continue that run, call the file {name} again and touch -d {exactly} it; "
+    )
+    return LedgerRefusal(
+        f"{facts.name}: the same content was uploaded{period} as {name!r}, modified {then}; {state} {latest.run_id}",
+        remedy=f"nothing was posted; {finish}if this is another period's usage, say which with --period LABEL; to bill "
+        "all of it again, use --again",
+    )

@@ -1,0 +1,61 @@
+"""What makes two uploads the same run, and a row's event the same event."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import uuid
+from dataclasses import dataclass
+
+RUN_ID = re.compile(r"r[0-9a-f]{15}")
+_NAMESPACE = uuid.UUID("6f1c9d1e-52f1-5d0b-9c39-3a0f7f1c1f5e")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunIdentity:
+    """The destination, the period and the content; two uploads that agree in all are one run.
+
+    base_url:       normalised.
+    period:         the operator's label for a billing period; empty without one.
+    content_sha256: hex digest of the usage log's decompressed content.
+    again:          how often all of it was asked to be billed once more.
+    """
+
+    base_url: str
+    period: str
+    content_sha256: str
+    again: int = 0
+
+    @property
+    def run_id(self) -> str:
+        """The ledger file's name and ``upload_run``; it begins with a letter: no spreadsheet takes it for a number."""
+        return "r" + hashlib.sha256(self.canonical.encode()).hexdigest()[:15]
+
+    @property
+    def canonical(self) -> str:
+        """The identity as JSON, the one text that ids are made from."""
+        parts = [self.base_url, self.period, self.content_sha256]
+        return json.dumps(parts if self.again == 0 else [*parts, self.again])
+
+    @classmethod
+    def from_canonical(cls, text: str) -> RunIdentity:
+        """Read back what ``canonical`` gave."""
+        base_url, period, content_sha256, *again = json.loads(text)
+        return cls(base_url=base_url, period=period, content_sha256=content_sha256, again=again[0] if again else 0)
+
+
+class EventIds:
+    """Gives each row of a run its event id, the same on every attempt and replay: UUIDv5 (RFC 9562 section 5.5)."""
+
+    def __init__(self, identity: RunIdentity) -> None:
+        self.namespace = uuid.uuid5(_NAMESPACE, identity.canonical)
+        self._prefix = hashlib.sha1(self.namespace.bytes, usedforsecurity=False)
+
+    def of(self, row_number: int) -> str:
+        """Spell ``uuid.uuid5(namespace, str(row_number))``, several times faster."""
+        digest = self._prefix.copy()
+        digest.update(str(row_number).encode())
+        text = digest.hexdigest()
+        variant = "89ab"[int(text[16], 16) & 3]
+        return f"{text[:8]}-{text[8:12]}-5{text[13:16]}-{variant}{text[17:20]}-{text[20:32]}"

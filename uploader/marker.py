@@ -1,0 +1,87 @@
+"""A file ``usage.csv.uploading`` beside an unfinished run's results: a lost ledger must not look like a fresh start."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from uploader.durable import fsync_folder
+from uploader.errors import LedgerRefusal
+
+
+class Marker:
+    """The mark of one run, laid durably before its first POST and taken away when its results are durable."""
+
+    def __init__(self, folder: Path, *, input_name: str, run_id: str, ledger_folder: Path, content_sha256: str) -> None:
+        """Lay the mark, unless the run's own is there already.
+
+        Raises:
+            OSError: the folder cannot be written to.
+        """
+        self._path = _free_path(folder, input_name, run_id)
+        facts = {
+            "run": run_id,
+            "host": socket.gethostname(),
+            "ledger": str(ledger_folder.resolve()),
+            "content_sha256": content_sha256,
+        }
+        with self._path.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(facts, indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        fsync_folder(folder)
+
+    def remove(self) -> None:
+        """Take the mark away."""
+        self._path.unlink(missing_ok=True)
+        fsync_folder(self._path.parent)
+
+
+def demand_known_marks(folder: Path, *, input_name: str, known_run_ids: set[str], ledger_folder: Path) -> None:
+    """Refuse to begin where an unfinished run left its mark that this ledger does not know.
+
+    Raises:
+        LedgerRefusal: there is such a mark.
+    """
+    for path in _marks(folder, input_name):
+        facts = _facts(path)
+        if facts.get("run") not in known_run_ids:
+            raise LedgerRefusal(
+                f"{path}: an upload on host {facts.get('host', '?')} (run {facts.get('run', '?')}, ledger "
+                f"{facts.get('ledger', '?')}) has not finished, and the ledger in {ledger_folder} does not know it",
+                remedy="continue it there, or give --ledger that folder; remove the mark only if it never posted",
+            )
+
+
+def _marks(folder: Path, input_name: str) -> Iterator[Path]:
+    return (
+        path
+        for path in sorted(folder.glob("*.uploading"))
+        if path.name == f"{input_name}.uploading" or _is_numbered(path.name, input_name)
+    )
+
+
+def _is_numbered(name: str, input_name: str) -> bool:
+    middle = name.removeprefix(f"{input_name}.").removesuffix(".uploading")
+    return name == f"{input_name}.{middle}.uploading" and middle.isdigit()
+
+
+def _free_path(folder: Path, input_name: str, run_id: str) -> Path:
+    """Choose ``NAME.uploading``, or a numbered one where another unfinished run has that."""
+    path = folder / f"{input_name}.uploading"
+    number = 2
+    while path.exists() and _facts(path).get("run") != run_id:
+        path = folder / f"{input_name}.{number}.uploading"
+        number += 1
+    return path
+
+
+def _facts(path: Path) -> dict[str, str]:
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}

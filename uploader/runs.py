@@ -1,0 +1,104 @@
+"""What the ledger knows: the runs, and one of them in full."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from uploader.errors import LedgerRefusal
+from uploader.identity import RUN_ID, RunIdentity
+from uploader.ledger import ledger_path, remembered, run_ids
+from uploader.lock import holder
+
+_COLUMNS = (
+    "run",
+    "begun",
+    "state",
+    "rows",
+    "accepted",
+    "units",
+    "failed",
+    "in doubt",
+    "input",
+    "destination",
+    "period",
+)
+
+
+def list_runs(folder: Path) -> str:
+    """Give a table of a ledger folder's runs, the latest last."""
+    lines = sorted((_line(folder, run_id) for run_id in run_ids(folder)), key=lambda line: line[1])
+    if not lines:
+        return f"the ledger in {folder} knows no run"
+    widths = [max(len(line[at]) for line in (_COLUMNS, *lines)) for at in range(len(_COLUMNS))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in (_COLUMNS, *lines)
+    )
+
+
+def show_run(folder: Path, run_id: str) -> str:
+    """Give all that a run remembers of itself.
+
+    Raises:
+        LedgerRefusal: the folder does not know it.
+    """
+    path = ledger_path(folder, run_id)
+    if at_work := holder(path.with_suffix(".lock")):
+        return f"{run_id}: {at_work}"
+    facts = remembered(folder, run_id) if RUN_ID.fullmatch(run_id) else None
+    if facts is None:
+        raise LedgerRefusal(f"run {run_id} is not known to the ledger in {folder}", remedy="see: uploader runs")
+    identity = RunIdentity.from_canonical(facts["identity"])
+    lines = [
+        f"run          {run_id}, {_state(facts)}",
+        f"input        {facts.get('path', '')}, {facts.get('rows', 0):,} rows, SHA-256 {identity.content_sha256}",
+        f"destination  {identity.base_url}",
+        f"begun        {_moment(facts.get('started_milliseconds'))}",
+        f"ended        {_moment(facts.get('ended_milliseconds'))}",
+        f"ledger       {path}",
+    ]
+    if identity.period:
+        lines.insert(3, f"period       {identity.period}")
+    for reason, (rows, units) in facts.get("totals", {}).items():
+        lines.append(f"{'accepted' if reason == 'accepted' else 'failed, ' + reason}: {rows:,} rows, {units:,} units")
+    lines += [f"file         {path}" for path in facts.get("files", {})]
+    return "\n".join(lines)
+
+
+def _line(folder: Path, run_id: str) -> tuple[str, ...]:
+    if at_work := holder(ledger_path(folder, run_id).with_suffix(".lock")):
+        return (run_id, "now", at_work, *[""] * (len(_COLUMNS) - 3))
+    try:
+        facts = remembered(folder, run_id) or {}
+    except LedgerRefusal as error:
+        return (run_id, "", str(error), *[""] * (len(_COLUMNS) - 3))
+    identity = RunIdentity.from_canonical(facts["identity"]) if "identity" in facts else None
+    totals: dict[str, list[int]] = facts.get("totals", {})
+    accepted, units = totals.get("accepted", [0, 0])
+    failed = sum(rows for reason, (rows, _) in totals.items() if reason != "accepted")
+    return (
+        run_id,
+        _moment(facts.get("started_milliseconds")),
+        _state(facts),
+        f"{facts.get('rows', 0):,}",
+        *(
+            (f"{accepted:,}", f"{units:,}", f"{failed:,}", f"{totals.get('in_doubt', [0])[0]:,}")
+            if totals
+            else ("?",) * 4
+        ),
+        str(facts.get("path", "")),
+        identity.base_url if identity else "",
+        identity.period if identity else "",
+    )
+
+
+def _state(facts: dict[str, Any]) -> str:
+    return "finished" if facts.get("is_finished") else "unfinished"
+
+
+def _moment(milliseconds: int | None) -> str:
+    if not milliseconds:
+        return "-"
+    return datetime.fromtimestamp(milliseconds / 1000, timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -1,0 +1,34 @@
+"""The sketches of what earlier runs posted, one small file a run, by destination and period."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from uploader.durable import write_durably
+from uploader.identity import RunIdentity
+
+
+class SeenRows:
+    """What the runs to one destination, in one period, accepted or left in doubt."""
+
+    def __init__(self, ledger_folder: Path, identity: RunIdentity) -> None:
+        kind = json.dumps([identity.base_url, identity.period])
+        self._folder = ledger_folder / "seen" / hashlib.sha256(kind.encode()).hexdigest()[:16]
+        self._run_id = identity.run_id
+
+    def kept_by_run_id(self) -> dict[str, bytes]:
+        """Give the sketches of the other runs."""
+        return {
+            path.stem: path.read_bytes() for path in sorted(self._folder.glob("r*.theta")) if path.stem != self._run_id
+        }
+
+    def keep(self, rows: bytes) -> None:
+        """Keep the sketch of this run's rows, in the place of an earlier one.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_durably(self._folder / f"{self._run_id}.theta", rows)
