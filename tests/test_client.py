@@ -14,8 +14,8 @@ import requests.utils
 import trustme
 
 import uploader
-from tests.billing_answers import Answer, Then, cut, reply
-from tests.billing_contract import BilledRow, dying_when_reused, forwarding, scripted
+from tests.billing_answers import Answer, Then, cut, endless, reply
+from tests.billing_contract import BilledRow, contract, dying_when_reused, forwarding, scripted
 from tests.billing_server import BillingServer
 from tests.dead_ports import refusing_port, silent_port
 from uploader.client import MeterClient, Route, post_meter_usage, settle_route
@@ -269,6 +269,25 @@ def test_the_proxy_is_settled_from_the_environment(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert settle_route(base_url) == Route(proxy=proxy_url, ca_bundle=requests.utils.DEFAULT_CA_BUNDLE_PATH)
+
+
+def test_a_key_does_not_cross_the_network_in_plain_text_to_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a key, plain http to the cluster is refused through a proxy elsewhere, and taken through one here."""
+    base_url = "http://metering.metering.svc:8000/api/v1"
+    monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
+    with pytest.raises(SettingsError, match="proxy"):
+        MeterClient(base_url=base_url, api_key="secret")
+    MeterClient(base_url=base_url).close()
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:3128")
+    MeterClient(base_url=base_url, api_key="secret").close()
+
+
+def test_an_answer_that_does_not_end_is_given_up(billing_server: BillingServer) -> None:
+    """The client reads so much of an answer and no more: it gives None."""
+    billing_server.respond = lambda got: endless("chunked") if got.method == "POST" else contract(got)
+    with MeterClient(base_url=billing_server.base_url) as client:
+        assert client.post_meter_usage(*EVENT) is None
+    assert len(billing_server.posts) == 1
 
 
 @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])

@@ -42,11 +42,11 @@ from tests.billing_contract import Received, Respond, contract, dying_when_reuse
 from tests.billing_server import BillingServer
 from tests.dead_ports import full_port, refusing_port, silent_port
 from uploader import api
-from uploader.api import Exchange, Failure, Request, Verdict
+from uploader.api import MOST_ANSWER_BYTES, Exchange, Failure, Request, Verdict
 from uploader.client import settle_route
 from uploader.errors import SettingsError
 from uploader.model import Reason, UsageEvent
-from uploader.sender import MOST_ANSWER_BYTES, Connection, Sender
+from uploader.sender import Connection, Sender
 from uploader.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("plain_environment")

@@ -18,6 +18,7 @@ from urllib.parse import quote
 from uploader.model import Outcome, Reason, UsageEvent
 from uploader.settings import PRINTABLE_ASCII, Settings
 
+MOST_ANSWER_BYTES = 64 * 1024
 MOST_RESPONSE_CHARACTERS = 1024
 NOT_FOR_A_HEADER = "has characters that cannot travel in a header (spaces, control or non-ASCII characters)"
 _UNKNOWN_CUSTOMER = "the backend knows no customer for this tenant"

@@ -19,7 +19,7 @@ import requests.utils
 from uploader import api
 from uploader.errors import SettingsError
 from uploader.model import UsageEvent
-from uploader.settings import DEFAULT_BASE_URL, Settings
+from uploader.settings import DEFAULT_BASE_URL, Settings, stays_inside
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +36,12 @@ class Route:
     ca_bundle: str
 
 
-def settle_route(base_url: str) -> Route:
+def settle_route(base_url: str, *, carries_key: bool = False) -> Route:
     """Settle proxy (``http_proxy``, ``NO_PROXY`` and so on) and CA bundle (``REQUESTS_CA_BUNDLE``) for a base URL.
 
     Raises:
-        SettingsError: the backend is reached over TLS, and the CA bundle is not there.
+        SettingsError: the backend is reached over TLS, and the CA bundle is not there; or the API key would cross the
+            network in plain text to a proxy.
     """
     with requests.Session() as session:
         chosen = session.merge_environment_settings(base_url, {}, None, None, None)
@@ -54,6 +55,11 @@ def settle_route(base_url: str) -> Route:
             f"{ca_bundle}: no such file or folder of certificates",
             remedy="set REQUESTS_CA_BUNDLE to one, or unset it and CURL_CA_BUNDLE",
         )
+    if carries_key and base_url.startswith("http:") and proxy and not stays_inside(urlsplit(proxy).hostname or ""):
+        raise SettingsError(
+            f"the API key would cross the network in plain text to the proxy on the way to {base_url}",
+            remedy="name the backend's host in NO_PROXY, or use https",
+        )
     return Route(proxy=proxy, ca_bundle=ca_bundle)
 
 
@@ -61,7 +67,8 @@ class MeterClient:
     """Post usage events one at a time over one kept connection; each tenant's customer is asked for once.
 
     Not for files (that is ``uploader upload``) and not for several threads at once. A call that returns None may have
-    been recorded all the same, when the network failed after it was sent: the log says which.
+    been recorded all the same, when the network failed after it was sent: the log says which. ``timeout_seconds`` is
+    for each wait on the network, as in `requests`.
     """
 
     def __init__(
@@ -69,7 +76,7 @@ class MeterClient:
     ) -> None:
         self._settings = Settings(base_url=base_url, api_key=api_key, timeout_seconds=timeout_seconds)
         self._customer_id_by_tenant: dict[str, str] = {}
-        route = settle_route(self._settings.base_url)
+        route = settle_route(self._settings.base_url, carries_key=api_key is not None)
         self._session = requests.Session()
         self._session.trust_env = False
         self._session.verify = route.ca_bundle
@@ -136,18 +143,31 @@ class MeterClient:
                 headers=headers,
                 timeout=self._settings.timeout_seconds,
                 allow_redirects=False,
+                stream=True,
             )
+            with response:
+                body = self._body(response)
         except requests.RequestException as error:
             log.warning("%s %s failed: %s", method, request.url, error)
             return None
         if not 200 <= response.status_code <= 299:
             log.warning("%s %s answered HTTP %d", method, request.url, response.status_code)
             return None
-        answer = api.json_of(response.content)
+        answer = api.json_of(body)
         if not isinstance(answer, shapes):
             log.warning("%s %s answered HTTP %d without the JSON due", method, request.url, response.status_code)
             return None
         return answer
+
+    @staticmethod
+    def _body(response: requests.Response) -> bytes:
+        """Read an answer of a bounded size: `requests` would read on for ever."""
+        body = b""
+        for chunk in response.iter_content(8192):
+            body += chunk
+            if len(body) > api.MOST_ANSWER_BYTES:
+                raise requests.exceptions.ContentDecodingError("the answer is too large")
+        return body
 
 
 def post_meter_usage(tenant_id: str, device_id: str, meter_id: str, total_usage: int) -> dict[str, Any] | None:

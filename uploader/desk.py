@@ -161,7 +161,7 @@ class _Watch:
 def open_desk(plan: Plan, watcher: Watcher) -> Iterator[Desk]:
     """Check schema, route and libcurl before any file is read, and close every connection at the end."""
     settings = plan.settings
-    route = settle_route(settings.base_url)
+    route = settle_route(settings.base_url, carries_key=settings.api_key is not None)
     sender: Sender[Call] = Sender(
         Connection(
             most_in_flight=settings.concurrency,

@@ -18,10 +18,10 @@ from typing import Any, Generic, TypeVar
 
 import pycurl
 
-from uploader.api import Exchange, Failure, Request
+from uploader.api import MOST_ANSWER_BYTES, Exchange, Failure, Request
 from uploader.errors import SettingsError
 
-MOST_ANSWER_BYTES = 64 * 1024
+_FIRST_LIBCURL_WITH_THE_HOOK = 0x075000
 _MOST_IDLE_SECONDS = 2
 """A connection idle for longer is not reused: the backend may be closing it, and that race costs a doubt."""
 
@@ -249,7 +249,7 @@ def _demand_single_send() -> None:
     Raises:
         SettingsError: pycurl is older than 7.49, or its libcurl than 7.80.
     """
-    if not hasattr(pycurl, "PREREQFUNCTION"):
+    if not hasattr(pycurl, "PREREQFUNCTION") or pycurl.version_info()[2] < _FIRST_LIBCURL_WITH_THE_HOOK:
         raise SettingsError(
             f"{pycurl.version} cannot guard a POST against being sent twice (no PREREQFUNCTION)",
             remedy="install pycurl 7.49 or newer from its wheel: pip install --upgrade --only-binary :all: pycurl",

@@ -130,14 +130,14 @@ def _check_api_key(key: str | None, *, base_url: str) -> None:
             remedy="set UPLOADER_API_KEY to the key alone",
         )
     parts = urlsplit(base_url)
-    if parts.scheme == "http" and not _stays_inside(parts.hostname or ""):
+    if parts.scheme == "http" and not stays_inside(parts.hostname or ""):
         raise SettingsError(
             f"the API key would cross the network in plain text to {base_url}",
             remedy="use https, or unset UPLOADER_API_KEY",
         )
 
 
-def _stays_inside(host: str) -> bool:
+def stays_inside(host: str) -> bool:
     """Tell whether plain http to this host stays on the machine or inside the cluster."""
     if host == "localhost" or host.endswith(_CLUSTER_SUFFIXES):
         return True
