@@ -13,6 +13,11 @@ from tests.billing_server import BillingServer
 from tests.command import Home
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option of the fault suite; pytest knows options of this file alone, whichever tests are named."""
+    parser.addoption("--faults", choices=["short", "full"], default="short", help="extent of the fault suite")
+
+
 @pytest.fixture
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take away what leads calls elsewhere: proxies, certificates, .netrc and our own settings."""

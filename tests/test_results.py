@@ -366,6 +366,16 @@ def test_an_edited_file_is_left_alone(usage_csv: Path, which: str, before: str, 
     assert edited.read_text() == text
 
 
+def test_an_edited_file_is_known_by_its_size_too(usage_csv: Path) -> None:
+    """A program that edits a file and puts its old time back does not make it ours again."""
+    run = Run()
+    results = run.write(usage_csv).results
+    times = results.stat()
+    results.write_text(results.read_text() + "a person's note\n")
+    os.utime(results, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert run.write(usage_csv).results.name == "usage.2.results.csv"
+
+
 def test_a_link_in_the_place_of_our_own_file_is_left_alone(usage_csv: Path) -> None:
     """Our results, moved away and linked back, are a person's arrangement."""
     run = Run()
@@ -641,6 +651,30 @@ def test_our_columns_follow_the_inputs(usage_csv: Path) -> None:
     assert names.failed.read_text().splitlines() == [header, *rows[1:]]
 
 
+@pytest.mark.parametrize("name", ["usage.csv", "usage.tsv", "usage.parquet"])
+def test_answers_that_the_ledger_let_go_of_are_kept(folder: Path, ledgers: Path, name: str) -> None:
+    """Of a row that the ledger only has as accepted, our own results still have the answer; once gone, they say so."""
+    usage = usage_log(folder / name)
+    own = list(OWN_COLUMNS)
+    first = write_with_ledger(usage, ledgers, all_accepted("=evt"))
+    cells = {name: column(first.results, name) for name in own}
+    assert cells["upload_response"] == ["'=evt"] * 3
+    assert write_with_ledger(usage, ledgers) == first
+    assert {name: column(first.results, name) for name in own} == cells
+    first.results.unlink()
+    write_with_ledger(usage, ledgers)
+    assert set(column(first.results, "upload_response")) <= {"", None}
+    assert (
+        column(first.results, "upload_detail")
+        == ["accepted before; the answer stood in the results that were written then"] * 3
+    )
+
+
+def all_accepted(response: str) -> StateOf:
+    """Accept every row with an answer."""
+    return lambda row: RowState(row.number, Outcome(None, "", 201, response), 1, 1_790_000_000_123, "cus_1")
+
+
 def test_a_row_of_no_run_claims_none(usage_csv: Path) -> None:
     """A row that a replay could not tell the origin of has no row number, event id or run."""
     names = Run().write(usage_csv, lambda _: RowState(0, Outcome(Reason.MALFORMED, "whose row is it?")))
@@ -784,14 +818,15 @@ def test_a_parquet_logs_failed_file_is_csv(folder: Path) -> None:
     assert column(failed, "at")[8] == "2026-11-21T00:00:08.000000000Z"
 
 
-def test_a_parquet_row_that_is_not_utf8_keeps_its_bytes_and_its_text(folder: Path) -> None:
+def test_a_parquet_row_that_is_not_utf8_keeps_its_bytes_and_its_text(folder: Path, ledgers: Path) -> None:
     """Its results hold the very bytes, and ``upload_raw`` the text with the bad byte spelled out."""
     usage = folder / "usage.parquet"
     bad = pa.Array.from_buffers(pa.string(), 2, pa.array([b"ok", b"b\xffd"]).buffers())
     pq.write_table(
         pa.table({"tenant_id": bad, "device_id": ["d"] * 2, "meter_id": ["m"] * 2, "total_usage": [1, 2]}), usage
     )
-    names = Run().write(usage)
+    write_with_ledger(usage, ledgers)
+    names = write_with_ledger(usage, ledgers)  # which reads the first ones
     assert pq.read_table(names.results)["tenant_id"].cast(pa.binary()).to_pylist() == [b"ok", b"b\xffd"]
     assert pq.read_table(names.results)["upload_raw"].to_pylist() == [None, r"b\xffd,d,m,2"]
     assert column(names.failed, "upload_raw") == [r"b\xffd,d,m,2"]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+from uploader.errors import LedgerFault
 
 
 def fsync_folder(folder: Path) -> None:
@@ -16,12 +20,29 @@ def fsync_folder(folder: Path) -> None:
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Replace a small file of our own, so that at any moment it is either the old or the new."""
+    """Replace a small file of our own, so that at any moment it is either the old or the new.
+
+    Raises:
+        LedgerFault: it cannot be written.
+    """
     draft = path.with_name(f"{path.name}.draft")
-    with draft.open("wb") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    fsync_folder(path.parent)
+    with disk_faults(path):
+        with draft.open("wb") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+        fsync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def disk_faults(path: Path) -> Iterator[None]:
+    """Turn the operating system's errors about a file of ours into the run's own."""
+    try:
+        yield
+    except OSError as error:
+        raise LedgerFault(
+            f"{path}: {error.strerror or error}",
+            remedy="make room, or mend the disk, then run the same command again; what was recorded is safe",
+        ) from error

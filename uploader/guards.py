@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os.path
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -86,7 +86,7 @@ def demand_little_overlap(seen: SeenRows, rows: bytes, *, path: Path) -> None:
         )
 
 
-def demand_known_results(choices: Iterable[Path], known_run_ids: set[str], *, ledger_folder: Path) -> None:
+def demand_known_results(choices: Iterable[Path], *, knows: Callable[[str], bool], ledger_folder: Path) -> None:
     """Refuse to begin where results lie of a run that this ledger does not know: it may have been lost.
 
     choices: the names that the results may take, the best first; those after the first free one are not looked at.
@@ -96,7 +96,7 @@ def demand_known_results(choices: Iterable[Path], known_run_ids: set[str], *, le
     """
     for path in itertools.takewhile(os.path.lexists, choices):
         run_id = _run_of_results(path)
-        if run_id and run_id not in known_run_ids:
+        if run_id and not knows(run_id):
             raise LedgerRefusal(
                 f"{path} holds the results of run {run_id}, which the ledger in {ledger_folder} does not know",
                 remedy="give --ledger the folder that the upload used, or, to begin afresh, move its results away",

@@ -249,14 +249,24 @@ def remembered(folder: Path, run_id: str) -> dict[str, Any] | None:
     path = ledger_path(folder, run_id)
     if not path.exists():
         return None
-    lock = Lock(path.with_suffix(".lock"))
-    try:
-        database = Database(path, tables=_TABLES, version=LEDGER_VERSION)
+    with contextlib.ExitStack() as stack:
+        try:
+            lock = Lock(path.with_suffix(".lock"))
+        except OSError as error:
+            raise unusable(path, error) from error
+        stack.callback(lock.release)
+        database = stack.enter_context(contextlib.closing(Database(path, tables=_TABLES, version=LEDGER_VERSION)))
         facts = database.rows("select name, value from run")
-        database.close()
-    finally:
-        lock.release()
     return {name: json.loads(value) for name, value in facts} if facts else None
+
+
+def is_known(folder: Path, run_id: str) -> bool:
+    """Tell whether a run was begun in this ledger; an empty file is no knowledge.
+
+    Raises:
+        LedgerRefusal: as ``remembered``.
+    """
+    return bool(RUN_ID.fullmatch(run_id)) and "input" in (remembered(folder, run_id) or {})
 
 
 def known_run(folder: Path, run_id: str) -> RunIdentity:

@@ -40,14 +40,17 @@ class Lock:
 
     def say(self, what: str) -> None:
         """Tell whoever looks what the holder is doing."""
-        line = f"process {os.getpid()} {what}".rstrip().encode()[: _MOST_BYTES - 1] + b"\n"
-        os.pwrite(self._file, line, 0)
-        os.ftruncate(self._file, len(line))
+        self._write(f"process {os.getpid()} {what}".rstrip().encode()[: _MOST_BYTES - 1] + b"\n")
 
     def release(self) -> None:
         """Let go of it."""
-        os.ftruncate(self._file, 0)
+        self._write(b"")
         os.close(self._file)
+
+    def _write(self, line: bytes) -> None:
+        with contextlib.suppress(OSError):  # words for people; that a disk is full is the ledger's to tell
+            os.pwrite(self._file, line, 0)
+            os.ftruncate(self._file, len(line))
 
 
 def holder(path: Path) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from uploader.durable import fsync_folder
+from uploader.durable import disk_faults, fsync_folder
 from uploader.errors import LedgerRefusal
 
 
@@ -19,7 +19,7 @@ class Marker:
         """Lay the mark, unless the run's own is there already.
 
         Raises:
-            OSError: the folder cannot be written to.
+            LedgerFault: the folder cannot be written to.
         """
         self._path = _free_path(folder, input_name, run_id)
         facts = {
@@ -28,19 +28,21 @@ class Marker:
             "ledger": str(ledger_folder.resolve()),
             "content_sha256": content_sha256,
         }
-        with self._path.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(facts, indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        fsync_folder(folder)
+        with disk_faults(self._path):
+            with self._path.open("w", encoding="utf-8") as file:
+                file.write(json.dumps(facts, indent=1) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            fsync_folder(folder)
 
     def remove(self) -> None:
         """Take the mark away."""
-        self._path.unlink(missing_ok=True)
-        fsync_folder(self._path.parent)
+        with disk_faults(self._path):
+            self._path.unlink(missing_ok=True)
+            fsync_folder(self._path.parent)
 
 
-def demand_known_marks(folder: Path, *, input_name: str, known_run_ids: set[str], ledger_folder: Path) -> None:
+def demand_known_marks(folder: Path, *, input_name: str, knows: Callable[[str], bool], ledger_folder: Path) -> None:
     """Refuse to begin where an unfinished run left its mark that this ledger does not know.
 
     Raises:
@@ -48,7 +50,7 @@ def demand_known_marks(folder: Path, *, input_name: str, known_run_ids: set[str]
     """
     for path in _marks(folder, input_name):
         facts = _facts(path)
-        if facts.get("run") not in known_run_ids:
+        if not knows(str(facts.get("run"))):
             raise LedgerRefusal(
                 f"{path}: an upload on host {facts.get('host', '?')} (run {facts.get('run', '?')}, ledger "
                 f"{facts.get('ledger', '?')}) has not finished, and the ledger in {ledger_folder} does not know it",

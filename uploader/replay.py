@@ -234,13 +234,20 @@ class _Judge:
         if entry.word != "resend" and not self._permissions.include_in_doubt:
             return _Kept(state)
         posted = self._last_posted(entry, original)
-        if state.attempts == 0 or not _can_be_posted(posted):
-            return _Kept(_reworded(state, f"{doubt}; not sent again: the ledger does not hold what was posted"))
-        if entry.row.fault or edited_columns(posted, self._check.stated(entry.row)):
-            words = "not sent again: `resend` posts a row exactly as it was, and its cells were edited; put them back"
-            return _Kept(_reworded(state, f"{doubt}; {words}"))
+        if words := self._why_not_again(entry, state, posted):
+            return _Kept(_reworded(state, f"{doubt}; not sent again: {words}"))
         event_id = self._event_id_of(entry.number)
         return Due(entry.number, UsageEvent(**posted), event_id, attempts=state.attempts, doubt=doubt)
+
+    def _why_not_again(self, entry: Entry, state: RowState, posted: dict[str, Any]) -> str:
+        """Say what forbids another attempt at a row in doubt that a person allowed; empty for nothing."""
+        if state.attempts == 0 or not _can_be_posted(posted):
+            return "the ledger does not hold what was posted"
+        if entry.row.fault or edited_columns(posted, self._check.stated(entry.row)):
+            return "`resend` posts a row exactly as it was, and its cells were edited; put them back"
+        if entry.attempts != state.attempts and not self._permissions.include_in_doubt:
+            return "it was posted once more since `resend` was written; write it into the newest failed file"
+        return ""
 
     def _last_posted(self, entry: Entry, original: dict[str, Any]) -> dict[str, Any]:
         return self._ledger.recall(_posted(entry.number)) or original

@@ -40,6 +40,7 @@ class Entry:
     number:         of the original row; 0 when the file does not say.
     run_id:         the run that it belongs to; empty when the file does not say.
     event_id:       of the original row.
+    attempts:       POSTs of the row that the person knew of; 0 when the file does not say.
     word:           what stands in ``upload_replay``, in lower case.
     seems_recorded: the file has the row as accepted or in doubt.
     row:            numbered as in the file, with the usage log's cells alone; at fault when it cannot be read.
@@ -48,6 +49,7 @@ class Entry:
     number: int = 0
     run_id: str = ""
     event_id: str = ""
+    attempts: int = 0
     word: str = ""
     seems_recorded: bool = False
     row: Row
@@ -112,6 +114,7 @@ class ReplayLog:
         if row.fault:
             return Entry(row=row)
         number = _ROW_NUMBER.fullmatch(self._own(row, "upload_row"))
+        attempts = _ROW_NUMBER.fullmatch(self._own(row, "upload_attempts"))
         run_id = self._own(row, "upload_run")
         kept = [row.cells[at] for at in self._kept_at]
         raw = self._own(row, "upload_raw")
@@ -125,6 +128,7 @@ class ReplayLog:
             number=int(number[1]),
             run_id=run_id,
             event_id=self._own(row, "upload_event_id"),
+            attempts=int(attempts[1]) if attempts else 0,
             word=self._own(row, "upload_replay").lower(),
             seems_recorded=self._own(row, "upload_status").lower() == Status.ACCEPTED.value
             or self._own(row, "upload_reason").lower() == Reason.IN_DOUBT.value,

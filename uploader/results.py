@@ -364,9 +364,10 @@ def write_results(
 
 
 def earlier_cells(log: Log, batches: Iterator[Batch]) -> Iterator[OwnCells]:
-    """Give our cells of a results file, row by row."""
+    """Give our cells of a results file, row by row; nothing for a row that cannot be read there either."""
     places = [log.columns.index(column) for column in OWN_COLUMNS]
-    return ([row.cells[at] for at in places] for batch in batches for row in batch.rows)
+    nothing = [None] * len(places)
+    return ([row.cells[at] for at in places] if row.cells else nothing for batch in batches for row in batch.rows)
 
 
 def own_cells(row: Row, state: RowState, *, event_id: str, run_id: str) -> OwnCells:

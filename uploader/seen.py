@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from uploader.durable import write_durably
+from uploader.durable import disk_faults, write_durably
 from uploader.identity import RunIdentity
 
 
@@ -28,7 +28,8 @@ class SeenRows:
         """Keep the sketch of this run's rows, in the place of an earlier one.
 
         Raises:
-            OSError: it cannot be written.
+            LedgerFault: it cannot be written.
         """
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with disk_faults(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_durably(self._folder / f"{self._run_id}.theta", rows)

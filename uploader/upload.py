@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
@@ -12,7 +13,7 @@ from uploader.desk import Desk, FileReport, Plan, Watcher, open_desk, reserved, 
 from uploader.errors import InputError, LedgerFault, StoppedError, UploaderError
 from uploader.guards import InputFacts, choose_run, demand_known_results, demand_little_overlap
 from uploader.identity import EventIds, RunIdentity
-from uploader.ledger import Ledger, run_ids
+from uploader.ledger import Ledger, is_known
 from uploader.marker import Marker, demand_known_marks
 from uploader.model import Batch, Outcome, Reason, RowState, UsageEvent
 from uploader.overlap import RowSketch
@@ -135,12 +136,12 @@ def _admitted_run(log: UsageLog, facts: InputFacts, rows: bytes, plan: Plan) -> 
     """
     first = RunIdentity(base_url=plan.settings.base_url, period=plan.period, content_sha256=log.content_sha256)
     identity = choose_run(plan.ledger_folder, first, facts, asks_for_all_again=plan.again)
-    known = set(run_ids(plan.ledger_folder))
+    knows = functools.partial(is_known, plan.ledger_folder)
     results = (names.results for names in _names(log, plan))
-    demand_known_results(results, known, ledger_folder=plan.ledger_folder)
+    demand_known_results(results, knows=knows, ledger_folder=plan.ledger_folder)
     folder = next(_names(log, plan)).results.parent
-    demand_known_marks(folder, input_name=log.path.name, known_run_ids=known, ledger_folder=plan.ledger_folder)
-    if identity.run_id not in known and not plan.again and not plan.allow_overlap:
+    demand_known_marks(folder, input_name=log.path.name, knows=knows, ledger_folder=plan.ledger_folder)
+    if not knows(identity.run_id) and not plan.again and not plan.allow_overlap:
         demand_little_overlap(SeenRows(plan.ledger_folder, identity), rows, path=log.path)
     return identity
 

@@ -1,4 +1,4 @@
-"""The option that chooses the extent, the fixtures of the fault suite, and its summary line.
+"""The fixtures of the fault suite, and its summary line.
 
 ``pytest tests/faults`` runs the short form, ``pytest tests/faults --faults=full`` the full one.
 """
@@ -19,11 +19,6 @@ from tests.faults.tracing import Strace, why_not_traced
 FULL_TEST_SECONDS = 3600
 
 _tally_key = pytest.StashKey[Tally]()
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option; it is known when the command line names this folder."""
-    parser.addoption("--faults", choices=["short", "full"], default="short", help="extent of the fault suite")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -47,7 +42,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def _extent(config: pytest.Config) -> Extent:
-    return Extent(is_full=config.getoption("--faults", default="short") == "full")
+    return Extent(is_full=config.getoption("--faults") == "full")
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from tests.billing_answers import Answer
 from tests.billing_contract import Received, Respond, contract
-from tests.command import ended, usage_rows, write_csv
+from tests.command import ended, read_rows, usage_rows, write_csv
 from tests.faults.misdeeds import NEVER_RECORDED, answering, rejecting
-from tests.faults.scene import NewScene, Scene, failed_of, kill_at, the_error
+from tests.faults.scene import NewScene, Scene, failed_of, kill_at, results_of, the_error
 from tests.faults.tally import Extent
 
 DAY_SECONDS = 86_400
@@ -33,12 +33,12 @@ def held_at(gate: threading.Event) -> Respond:
 
 
 @contextlib.contextmanager
-def in_the_midst(scene: Scene, *arguments: str | Path, source: Path) -> Iterator[int]:
+def in_the_midst(scene: Scene, command: str, source: Path) -> Iterator[int]:
     """Have a command in the midst of its posts, none of them answered, and let it end; gives its process id."""
     gate = threading.Event()
     scene.respond = held_at(gate)
     posts = len(scene.server.posts)
-    with scene.started(*arguments) as process:
+    with scene.started(command, source) as process:
         scene.server.wait_for(posts=posts + 1, timeout_seconds=30)
         yield process.pid
         gate.set()
@@ -52,7 +52,7 @@ def test_the_same_content_is_not_uploaded_by_two_at_once(new_scene: NewScene, tm
     with new_scene() as scene:
         copy = tmp_path / "copy.csv"
         copy.write_bytes(scene.log.read_bytes())
-        with in_the_midst(scene, "upload", scene.log, source=scene.log) as pid:
+        with in_the_midst(scene, "upload", scene.log) as pid:
             for log in (scene.log, copy):
                 second = scene.home.run("upload", log)
                 assert second.exit_code == 2
@@ -64,7 +64,9 @@ def test_uploads_that_start_together_bill_each_row_once(new_scene: NewScene, ext
     """Of uploads of the same content that start together one posts; others are refused, or find all done."""
     for _ in range(extent.of(short=1, full=20)):
         with new_scene(rows=50) as scene, contextlib.ExitStack() as running:
-            processes = [running.enter_context(scene.started("upload", scene.log)) for _ in range(3)]
+            processes = [
+                running.enter_context(scene.started("upload", scene.log)) for _ in range(extent.of(short=2, full=4))
+            ]
             codes = [ended(process).exit_code for process in processes]
             assert 0 in codes
             assert set(codes) <= {0, 2}
@@ -72,49 +74,38 @@ def test_uploads_that_start_together_bill_each_row_once(new_scene: NewScene, ext
             scene.check_settled()
 
 
-def test_different_contents_are_uploaded_side_by_side(new_scene: NewScene) -> None:
-    """Two uploads with one ledger folder, both in the midst of their posts, do not touch each other."""
+def test_different_contents_are_uploaded_side_by_side(new_scene: NewScene, tmp_path: Path) -> None:
+    """Two uploads with one ledger and one results folder, of files of the same name, do not get in each other's way."""
     with new_scene() as scene:
+        scene.options = ("--results-dir", tmp_path / "results")
         more = usage_rows(30)[12:]
-        other = write_csv(scene.log.with_name("other.csv"), more)
         scene.expected += more
-        gate = threading.Event()
-        scene.respond = held_at(gate)
-        with scene.started("upload", scene.log) as first, scene.started("upload", other) as second:
-            scene.server.wait_for(posts=2 * scene.concurrency, timeout_seconds=30)
-            gate.set()
-            for process, source in ((first, scene.log), (second, other)):
+        other = write_csv(tmp_path / "usage.csv", more)
+        with in_the_midst(scene, "upload", scene.log):
+            # Only what comes after the posts that are held back is answered at once.
+            scene.respond = contract
+            with scene.started("upload", other) as process:
                 done = ended(process)
-                assert done.exit_code == 0
-                scene.check(done, source, posts=len(scene.server.posts))
-        scene.drain()
+            assert done.exit_code == 0, done.said
+            assert len(read_rows(results_of(done) or other)) == len(more)
         scene.check_settled()
 
 
-def test_a_replay_and_its_upload_do_not_run_at_once(new_scene: NewScene) -> None:
-    """Whichever of the two comes second is refused."""
-    with new_scene() as scene:
-        scene.respond = rejecting({"dev-1", "dev-2"})
-        failed = failed_of(scene.upload())
-        assert failed
-        with in_the_midst(scene, "upload", scene.log, source=scene.log) as pid:
-            second = scene.home.run("replay", failed)
-            assert second.exit_code == 2
-            assert f"process {pid} " in the_error(second)
-        scene.check_settled()
-
-
-def test_an_upload_during_its_replay_is_refused(new_scene: NewScene) -> None:
-    """The replay holds the run; the upload posts nothing beside it."""
-    with new_scene() as scene:
-        scene.respond = rejecting({"dev-1", "dev-2"})
-        failed = failed_of(scene.upload())
-        assert failed
-        with in_the_midst(scene, "replay", failed, source=failed) as pid:
-            second = scene.home.run("upload", scene.log)
-            assert second.exit_code == 2
-            assert f"process {pid} " in the_error(second)
-        scene.check_settled()
+def test_a_replay_and_its_upload_do_not_run_at_once(new_scene: NewScene, extent: Extent) -> None:
+    """Whichever of the two comes second is refused and posts nothing."""
+    for first, second in extent.of(
+        short=[("upload", "replay")], full=[("upload", "replay"), ("replay", "upload"), ("replay", "replay")]
+    ):
+        with new_scene() as scene:
+            scene.respond = rejecting({"dev-1", "dev-2"})
+            failed = failed_of(scene.upload())
+            assert failed
+            path_by_command = {"upload": scene.log, "replay": failed}
+            with in_the_midst(scene, first, path_by_command[first]) as pid:
+                refused = scene.home.run(second, path_by_command[second])
+                assert refused.exit_code == 2
+                assert f"process {pid} " in the_error(refused)
+            scene.check_settled()
 
 
 def test_a_clock_that_goes_back_changes_nothing(new_scene: NewScene) -> None:

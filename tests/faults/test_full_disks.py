@@ -35,15 +35,16 @@ def test_a_ledger_disk_that_fills_up_stops_the_run(new_scene: NewScene, tmp_path
             assert len(scene.in_doubt) <= scene.concurrency
 
 
-def test_a_ledger_disk_that_is_full_at_the_start_refuses_the_run(new_scene: NewScene, tmp_path: Path) -> None:
-    """Without room for the ledger nothing is posted."""
-    with tmpfs(tmp_path / "ledger", size_bytes=4 << 20) as ledger, new_scene() as scene:
-        scene.options = ("--ledger", ledger)
-        fill(ledger)
-        done = scene.upload()
-        assert done.exit_code == 2
-        assert str(ledger) in the_error(done)
-        (ledger / "filler").unlink()
+def test_a_disk_that_is_full_at_the_start_refuses_the_run(new_scene: NewScene, tmp_path: Path) -> None:
+    """Without room for the ledger or for the results nothing is posted."""
+    with tmpfs(tmp_path / "disk", size_bytes=4 << 20) as disk, new_scene() as scene:
+        fill(disk)
+        for option in ("--ledger", "--results-dir"):
+            scene.options = (option, disk)
+            done = scene.upload()
+            assert done.exit_code == 2
+            assert str(disk) in the_error(done)
+        (disk / "filler").unlink()
         scene.settle()
 
 
@@ -61,43 +62,19 @@ def test_a_results_disk_that_fills_up_costs_no_row(new_scene: NewScene, tmp_path
             assert len(scene.server.posts) == ROWS
 
 
-def test_too_little_room_for_the_results_refuses_the_run(new_scene: NewScene, tmp_path: Path) -> None:
-    """The room is asked for before the first post."""
-    with tmpfs(tmp_path / "results", size_bytes=64 << 10) as results, new_scene(rows=ROWS) as scene:
-        scene.options = ("--results-dir", results)
-        done = scene.upload()
-        assert done.exit_code == 2
-        assert str(results) in the_error(done)
-        scene.options = ()
-        scene.settle()
-
-
-@pytest.mark.parametrize(
-    ("what", "command"),
-    [
-        ("--ledger", "upload"),
-        pytest.param(
-            "--ledger",
-            "replay",
-            marks=pytest.mark.xfail(strict=True, reason="a replay takes the lock file's error for a fault of ours"),
-        ),
-        ("--results-dir", "upload"),
-    ],
-)
-def test_a_disk_that_has_become_read_only_refuses_the_run(
-    new_scene: NewScene, tmp_path: Path, what: str, command: str
-) -> None:
-    """With a ledger or a results folder that cannot be written to, nothing is posted."""
+@pytest.mark.parametrize("option", ["--ledger", "--results-dir"])
+def test_a_disk_that_has_become_read_only_refuses_the_run(new_scene: NewScene, tmp_path: Path, option: str) -> None:
+    """With a ledger or a results folder that cannot be written to, neither upload nor replay posts anything."""
     with tmpfs(tmp_path / "disk", size_bytes=4 << 20) as disk, new_scene() as scene:
-        scene.options = (what, disk)
+        scene.options = (option, disk)
         scene.respond = answering({"dev-1": NEVER_RECORDED})
         failed = failed_of(scene.upload())
         assert failed
         copy = Path(shutil.copy(failed, tmp_path))
         scene.mark(copy)
         set_read_only(disk, "ro")
-        done = scene.upload() if command == "upload" else scene.replay(copy)
-        assert done.exit_code == 2
-        assert str(disk) in the_error(done)
+        for done in (scene.upload(), scene.replay(copy)):
+            assert done.exit_code == 2
+            assert str(disk) in the_error(done)
         set_read_only(disk, "rw")
         scene.settle_by_replay(copy)

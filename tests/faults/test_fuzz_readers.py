@@ -93,7 +93,7 @@ def read_or_refuse(name: str, data: bytes) -> list[Row] | None:
 def test_no_bytes_break_the_csv_reader(extent: Extent, packing: str) -> None:
     """Any bytes behind a header, or without one, packed or not, are read or refused."""
 
-    @extent.examples(short=80, full=40_000)
+    @extent.examples(short=80, full=20_000)
     @given(st.booleans(), rubbish)
     def read(has_header: bool, data: bytes) -> None:  # noqa: FBT001 -- hypothesis gives it
         content = HEADER + b"\n" + data if has_header else data
@@ -105,7 +105,7 @@ def test_no_bytes_break_the_csv_reader(extent: Extent, packing: str) -> None:
 def test_no_row_of_a_csv_file_is_lost_or_there_twice(extent: Extent) -> None:
     """Sound records come back cell by cell, and each broken one between them is one malformed row."""
 
-    @extent.examples(short=100, full=40_000)
+    @extent.examples(short=100, full=20_000)
     @given(
         st.lists(records | broken_records | st.just(b""), max_size=12), st.sampled_from(["\n", "\r\n"]), st.booleans()
     )

@@ -26,8 +26,8 @@ class Calls:
 @pytest.mark.parametrize(
     "calls",
     [
-        Calls("pwrite64", "ENOSPC", (13, 26), 30),
-        Calls("pwrite64", "EIO", (22,), 30),
+        Calls("pwrite64", "ENOSPC", (26,), 30),
+        Calls("pwrite64", "EIO", (), 30),
         Calls("fdatasync", "EIO", (11,), 12),
         Calls("fdatasync", "ENOSPC", (), 12),
         Calls("fsync", "EIO", (2,), 2),
@@ -53,7 +53,7 @@ def test_a_failing_disk_stops_the_run_and_nothing_is_unrecorded(
 
 def test_a_log_that_cannot_be_read_any_more_stops_the_run(new_scene: NewScene, extent: Extent, strace: Strace) -> None:
     """A read error, in the first pass or a later one, ends the command; later it continues."""
-    for when in extent.of(short=[2, 4], full=range(1, 6)):
+    for when in extent.of(short=[4], full=range(1, 6)):
         with new_scene(rows=8, concurrency=3) as scene:
             done = scene.upload(before=strace.failing("pread64", error="EIO", when=f"{when}+", path=scene.log))
             check_error(done, scene)

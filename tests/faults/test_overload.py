@@ -10,8 +10,6 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
-import pytest
-
 from tests.billing_answers import Answer, Then, drip, reply
 from tests.billing_contract import Received, Respond, contract
 from tests.faults.misdeeds import LOST
@@ -44,20 +42,17 @@ def failing_between(first: int, last: int, answers: list[Answer]) -> Respond:
     return respond
 
 
-@pytest.mark.parametrize(
-    "answers",
-    [[SILENT], [reply(503, b"shedding load"), LOST, replace(LOST, bills=False), reply(500)]],
-    ids=["time-outs", "503, 500 and resets"],
-)
-def test_a_short_outage_is_waited_for(new_scene: NewScene, answers: list[Answer]) -> None:
+def test_a_short_outage_is_waited_for(new_scene: NewScene, extent: Extent) -> None:
     """The run pauses, finds the backend well again, and goes on to the end; what was in flight is in doubt."""
-    with new_scene(rows=ROWS, concurrency=CONCURRENCY) as scene:
-        scene.options = ("--timeout", "1")
-        scene.respond = failing_between(100, 100 + IN_A_ROW + 1, answers)
-        done = scene.upload()
-        assert done.exit_code == 1
-        assert IN_A_ROW <= len(scene.in_doubt) <= MOST_IN_DOUBT
-        scene.settle()
+    shedding = [reply(503, b"shedding load"), LOST, replace(LOST, bills=False), SILENT]
+    for answers in extent.of(short=[shedding], full=[shedding, [SILENT], [LOST], [reply(500)]]):
+        with new_scene(rows=ROWS, concurrency=CONCURRENCY) as scene:
+            scene.options = ("--timeout", "2")
+            scene.respond = failing_between(100, 100 + IN_A_ROW + 1, answers)
+            done = scene.upload()
+            assert done.exit_code == 1
+            assert IN_A_ROW <= len(scene.in_doubt) <= MOST_IN_DOUBT
+            scene.settle()
 
 
 def test_a_long_outage_ends_the_run(new_scene: NewScene, extent: Extent) -> None:
@@ -77,7 +72,7 @@ def test_a_backend_that_says_when_to_come_back_leaves_no_doubt(new_scene: NewSce
         scene.respond = failing_between(30, 33, [reply(429), reply(503, headers={"Retry-After": "1"})])
         assert scene.upload().exit_code == 0
         assert not scene.in_doubt
-        scene.settle()
+        scene.check_settled()
 
 
 def test_a_backend_that_fails_now_and_then_is_not_asked_for_ever(new_scene: NewScene, extent: Extent) -> None:

@@ -33,7 +33,7 @@ def cutting(disk: Disk) -> Callable[[int], None]:
 def test_a_power_loss_costs_no_row(new_scene: NewScene, tmp_path: Path, extent: Extent) -> None:
     """Cut at a post that chance chose, with the ledger and the results on the disk, a run is continued to its end."""
     chance = random.Random(25)  # noqa: S311 -- no secret
-    for _ in range(extent.of(short=2, full=25)):
+    for _ in range(extent.of(short=1, full=25)):
         with ext4_disk(tmp_path / "disk") as disk, new_scene(rows=ROWS, concurrency=CONCURRENCY) as scene:
             scene.options = ("--ledger", disk.folder / "ledger", "--results-dir", disk.folder / "results")
             scene.respond = rejecting({"dev-3"})
