@@ -193,9 +193,7 @@ class Reservation:
     @contextlib.contextmanager
     def writing(self, path: Path) -> Iterator[BinaryIO]:
         """Open the file that is to become ``path``; it is durable at the end. OSError as it comes."""
-        draft = self._draft(path)
-        draft.unlink(missing_ok=True)
-        with draft.open("xb") as file:
+        with self._draft(path).open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

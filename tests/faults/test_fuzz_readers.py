@@ -47,9 +47,7 @@ pieces = st.sampled_from(
     ]
 )
 rubbish = st.one_of(st.binary(max_size=200), st.lists(pieces, max_size=60).map(b"".join))
-cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8) | st.sampled_from(
-    ["", "00123", '"', "a,b", "x\ny", "x\r\ny", " ", "NA", "1e5", "=1+1"]
-)
+cells = st.text('a1 ,";\t\n\r\x01é日\u2028\U0001f600', max_size=8) | st.sampled_from(["00123", "NA", "1e5", "=1+1"])
 records = st.lists(cells, min_size=4, max_size=4)
 broken_records = st.sampled_from([b"a,b", b"a,b,c,1,e", b'"a"b,c,d,1', b"\xff,b,c,1", b"a\rb,c,d,1", b"a,b,c,\x001"])
 
@@ -112,7 +110,7 @@ def test_no_row_of_a_csv_file_is_lost_or_there_twice(extent: Extent) -> None:
     def read(lines: list[list[str] | bytes], line_end: str, ends_in_line_end: bool) -> None:  # noqa: FBT001 -- as above
         data = HEADER
         for line in lines:
-            data += line_end.encode() + (line if isinstance(line, bytes) else as_record(line, line_end))
+            data += line_end.encode() + (line if isinstance(line, bytes) else as_record(line))
         rows = read_or_refuse("usage.csv", data + (line_end.encode() if ends_in_line_end else b""))
         assert rows is not None
         expected = [None if isinstance(line, bytes) else line for line in lines if line != b""]
@@ -121,11 +119,11 @@ def test_no_row_of_a_csv_file_is_lost_or_there_twice(extent: Extent) -> None:
     read()
 
 
-def as_record(cells: list[str], line_end: str) -> bytes:
-    """Write a record as the standard library does."""
+def as_record(cells: list[str]) -> bytes:
+    """Write a record as the standard library does; before Python 3.13 it quotes a part of the line end alone."""
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator=line_end).writerow(cells)
-    return text.getvalue().removesuffix(line_end).encode()
+    csv.writer(text, lineterminator="\r\n").writerow(cells)
+    return text.getvalue().removesuffix("\r\n").encode()
 
 
 def a_parquet_file(rows: int) -> bytes:
