@@ -91,6 +91,16 @@ def test_a_lost_ledger_is_no_fresh_start(home: Home, billing_server: BillingServ
     assert len(billing_server.posts) == 4
 
 
+def test_a_lost_ledger_is_no_fresh_start_with_semicolons(home: Home, billing_server: BillingServer) -> None:
+    """Results are recognised by the delimiter of their usage log."""
+    path = write_csv(home.folder / "usage.csv", usage_rows(4))
+    path.write_text(path.read_text(encoding="utf-8").replace(",", ";"), encoding="utf-8")
+    assert home.run_here("upload", path, "--delimiter", ";").exit_code == 0
+    shutil.rmtree(home.ledger)
+    assert home.run_here("upload", path, "--delimiter", ";").exit_code == 2
+    assert len(billing_server.posts) == 4
+
+
 def test_the_mark_of_an_unfinished_run_survives_the_ledger(home: Home, billing_server: BillingServer) -> None:
     """While rows are posted the mark of the run lies beside the results; without its ledger nothing is posted."""
     path = write_csv(home.folder / "usage.csv", usage_rows(4))
@@ -163,6 +173,20 @@ def test_rows_that_were_not_recorded_do_not_count_as_posted(home: Home, billing_
     billing_server.respond = contract
     corrected = [*rows[:7], BilledRow("acme", "dev-x", "api.calls", 1)]
     assert home.run_here("upload", write_csv(home.folder / "corrected.csv", corrected)).exit_code == 0
+
+
+def test_rows_that_a_replay_had_accepted_count_as_posted(home: Home, billing_server: BillingServer) -> None:
+    """A re-export of rows that failed at first and were accepted in a replay posts nothing."""
+    rows = usage_rows(8)
+    contract = billing_server.respond
+    billing_server.respond = lambda request: reply(422) if request.method == "POST" else contract(request)
+    assert home.run_here("upload", write_csv(home.folder / "night.csv", rows)).exit_code == 1
+    billing_server.respond = contract
+    assert home.run_here("replay", "night.failed.csv").exit_code == 0
+    posts = len(billing_server.posts)
+    export = write_csv(home.folder / "export.csv", [*rows, BilledRow("acme", "dev-x", "api.calls", 1)])
+    assert home.run_here("upload", export).exit_code == 2
+    assert len(billing_server.posts) == posts
 
 
 @pytest.mark.parametrize(("budget", "exit_code"), [("1", 2), ("2", 1), ("10%", 2), ("20%", 1)])

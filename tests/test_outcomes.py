@@ -269,9 +269,9 @@ NONSENSE = ("", "soon", "-1", "1.5", "1e3", "\u0663", "1 Jan 9999999999999999999
         (" 120 ", 120, 120),
         ("0", 0, 0),
         *((date, 0, 0) for date in PAST),
-        (SOON, 3000, 3600),
-        (SOON.replace("GMT", "-0000"), 3000, 3600),
-        (SOON.replace(" GMT", ""), 3000, 3600),
+        pytest.param(SOON, 3000, 3600, id="in an hour"),
+        pytest.param(SOON.replace("GMT", "-0000"), 3000, 3600, id="in an hour, -0000"),
+        pytest.param(SOON.replace(" GMT", ""), 3000, 3600, id="in an hour, no zone"),
     ],
 )
 @pytest.mark.parametrize("status", [429, 503])

@@ -381,7 +381,7 @@ def test_the_schema_that_ships_is_the_one_file_of_the_checkout() -> None:
 # --- from a Parquet file ----------------------------------------------------------------------------------------------
 
 USAGE_ARRAYS = {
-    **{str(kind): pa.array([5, 7], kind()) for kind in (pa.int8, pa.uint8, pa.int32, pa.int64, pa.uint64)},
+    **{str(kind()): pa.array([5, 7], kind()) for kind in (pa.int8, pa.uint8, pa.int32, pa.int64, pa.uint64)},
     "float64": pa.array([5.0, 7.0], pa.float64()),
     "float32": pa.array([5.0, 7.0], pa.float32()),
     "decimal": pa.array([Decimal("5.00"), Decimal("7.00")], pa.decimal128(38, 2)),

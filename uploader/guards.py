@@ -86,16 +86,19 @@ def demand_little_overlap(seen: SeenRows, rows: bytes, *, path: Path) -> None:
         )
 
 
-def demand_known_results(choices: Iterable[Path], *, knows: Callable[[str], bool], ledger_folder: Path) -> None:
+def demand_known_results(
+    choices: Iterable[Path], *, delimiter: str, knows: Callable[[str], bool], ledger_folder: Path
+) -> None:
     """Refuse to begin where results lie of a run that this ledger does not know: it may have been lost.
 
-    choices: the names that the results may take, the best first; those after the first free one are not looked at.
+    choices:   the names that the results may take, the best first; those after the first free one are not looked at.
+    delimiter: of the usage log, and so of its results.
 
     Raises:
         LedgerRefusal: there are such results.
     """
     for path in itertools.takewhile(os.path.lexists, choices):
-        run_id = _run_of_results(path)
+        run_id = _run_of_results(path, delimiter)
         if run_id and not knows(run_id):
             raise LedgerRefusal(
                 f"{path} holds the results of run {run_id}, which the ledger in {ledger_folder} does not know",
@@ -103,10 +106,10 @@ def demand_known_results(choices: Iterable[Path], *, knows: Callable[[str], bool
             )
 
 
-def _run_of_results(path: Path) -> str:
+def _run_of_results(path: Path, delimiter: str) -> str:
     """Give the run that a results file names in its first row; empty for any other file."""
     try:
-        with open_usage_log(path, delimiter=None) as log:
+        with open_usage_log(path, delimiter=delimiter) as log:
             if "upload_run" not in log.columns:
                 return ""
             rows = next(log.batches(), Batch([])).rows

@@ -6,7 +6,7 @@ some two parts in a hundred whatever the number of rows (datasketches.apache.org
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
@@ -36,6 +36,15 @@ class RowSketch:
         """Give the sketch for keeping, at most some 64 KB."""
         kept: bytes = self._sketch.compact().serialize()
         return kept
+
+
+def merged(sketches: Iterable[bytes]) -> bytes:
+    """Give the sketch of all the rows of some sketches together."""
+    union = theta_union(_LG_SAMPLE)
+    for kept in sketches:
+        union.update(compact_theta_sketch.deserialize(kept))
+    together: bytes = union.get_result().serialize()
+    return together
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,12 @@ from uploader.errors import InputError, LedgerRefusal, UploaderError
 from uploader.identity import EventIds, RunIdentity
 from uploader.ledger import Ledger, known_run
 from uploader.model import Batch, Outcome, Reason, RowState, UsageEvent
+from uploader.overlap import RowSketch, merged
 from uploader.posting import Due, Progress
 from uploader.replay_log import Entry, ReplayLog, damaged_columns, edited_columns, open_own_file
 from uploader.results import NOT_SENT, choose_replay_names
 from uploader.schema import EVENT_COLUMNS, RowCheck
+from uploader.seen import SeenRows
 
 _WORDS_THAT_SEND = frozenset({"", "yes", "fix", "confirm", "resend"})
 
@@ -69,7 +71,10 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
             judge = _Judge(check, ledger, permissions)
             desk.posting(path, ledger, progress).post_all(_due_rows(log, judge, progress))
             stop = desk.why_stopped()
-            write_out(log, reservation, ledger, _answered(log, check, judge, books))
+            posted = RowSketch(log.columns)
+            write_out(log, reservation, ledger, _answered(log, check, judge, books, posted))
+            seen = SeenRows(desk.plan.ledger_folder, identity)
+            seen.keep(merged([posted.to_bytes(), *filter(None, [seen.own()])]))
         books.balance(accepted=None, may_leave_unsent=True)
     return FileReport(
         path=path,
@@ -121,11 +126,15 @@ def _due_rows(log: ReplayLog, judge: _Judge, progress: Progress) -> Iterator[Due
                 yield due
 
 
-def _answered(log: ReplayLog, check: RowCheck, judge: _Judge, books: Books) -> Iterator[tuple[Batch, list[RowState]]]:
+def _answered(
+    log: ReplayLog, check: RowCheck, judge: _Judge, books: Books, posted: RowSketch
+) -> Iterator[tuple[Batch, list[RowState]]]:
     for entries in log.entries():
         states = judge.states(entries)
         for entry, state in zip(entries, states, strict=True):
             books.give_out(check.units(entry.row), state)
+            if state.outcome.reason in (None, Reason.IN_DOUBT) and not entry.row.fault:
+                posted.add(entry.row.cells)
         yield Batch([entry.row for entry in entries]), states
 
 

@@ -24,6 +24,11 @@ class SeenRows:
             path.stem: path.read_bytes() for path in sorted(self._folder.glob("r*.theta")) if path.stem != self._run_id
         }
 
+    def own(self) -> bytes | None:
+        """Give this run's sketch; None when there is none."""
+        path = self._folder / f"{self._run_id}.theta"
+        return path.read_bytes() if path.exists() else None
+
     def keep(self, rows: bytes) -> None:
         """Keep the sketch of this run's rows, in the place of an earlier one.
 

@@ -138,7 +138,7 @@ def _admitted_run(log: UsageLog, facts: InputFacts, rows: bytes, plan: Plan) -> 
     identity = choose_run(plan.ledger_folder, first, facts, asks_for_all_again=plan.again)
     knows = functools.partial(is_known, plan.ledger_folder)
     results = (names.results for names in _names(log, plan))
-    demand_known_results(results, knows=knows, ledger_folder=plan.ledger_folder)
+    demand_known_results(results, delimiter=log.delimiter, knows=knows, ledger_folder=plan.ledger_folder)
     folder = next(_names(log, plan)).results.parent
     demand_known_marks(folder, input_name=log.path.name, knows=knows, ledger_folder=plan.ledger_folder)
     if not knows(identity.run_id) and not plan.again and not plan.allow_overlap:
