@@ -94,11 +94,13 @@ def test_every_setting_can_come_from_the_environment_but_what_can_bill_again(com
     """--base-url is UPLOADER_BASE_URL, and so on; a variable that is forgotten must never post a row twice."""
     assert isinstance(cli, click.Group)
     options = [option for option in cli.commands[command].params if isinstance(option, click.Option)]
-    without = {option.opts[0] for option in options if not option.envvar}
-    assert without <= CAN_BILL_AGAIN | {"--sandbox"}
-    for option in options:
-        if option.envvar:
-            assert option.envvar == "UPLOADER_" + option.opts[0].removeprefix("--").replace("-", "_").upper()
+    variable_by_option = {option.opts[0]: option.envvar for option in options}
+    assert variable_by_option == {
+        name: None
+        if name in CAN_BILL_AGAIN | {"--sandbox"}
+        else "UPLOADER_" + name.removeprefix("--").replace("-", "_").upper()
+        for name in variable_by_option
+    }
 
 
 def test_settings_of_the_environment_are_heeded(home: Home, billing_server: BillingServer) -> None:

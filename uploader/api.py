@@ -118,7 +118,8 @@ def _header_problem(value: object) -> str:
 def shown(value: object) -> str:
     """Quote a cell for a message, cut to a length that a line can hold."""
     text = repr(value)
-    return text if len(text) <= 80 else text[:76] + "..." + text[0]
+    end_quote = text[-1] if text[-1] in "'\"" else ""
+    return text if len(text) <= 80 else f"{text[:76]}...{end_quote}"
 
 
 def look_up_request(settings: Settings, tenant_id: str) -> Request:

@@ -22,7 +22,7 @@ from uploader.database import Database, marks, unusable
 from uploader.errors import LedgerRefusal
 from uploader.identity import RUN_ID, RunIdentity
 from uploader.local_disk import network_file_system
-from uploader.lock import Lock
+from uploader.lock import Lock, holder
 from uploader.model import Outcome, Reason, RowState
 
 LEDGER_VERSION = 1
@@ -261,12 +261,16 @@ def remembered(folder: Path, run_id: str) -> dict[str, Any] | None:
 
 
 def is_known(folder: Path, run_id: str) -> bool:
-    """Tell whether a run was begun in this ledger; an empty file is no knowledge.
+    """Tell whether a run was begun in this ledger, or is at work just now; an empty file is no knowledge.
 
     Raises:
-        LedgerRefusal: as ``remembered``.
+        LedgerRefusal: its file cannot be read.
     """
-    return bool(RUN_ID.fullmatch(run_id)) and "input" in (remembered(folder, run_id) or {})
+    if not RUN_ID.fullmatch(run_id):
+        return False
+    if holder(ledger_path(folder, run_id).with_suffix(".lock")):
+        return True
+    return "input" in (remembered(folder, run_id) or {})
 
 
 def known_run(folder: Path, run_id: str) -> RunIdentity:

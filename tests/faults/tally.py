@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -50,6 +51,11 @@ class Tally:
     in_doubt: int = 0
     billed_twice: int = 0
     lost: int = 0
+
+    def add(self, figures: Mapping[str, int]) -> None:
+        """Add what another process counted, by the names of the fields."""
+        for name, figure in figures.items():
+            setattr(self, name, getattr(self, name) + figure)
 
     def __str__(self) -> str:
         """Give the summary line."""

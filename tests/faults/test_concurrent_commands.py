@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from tests.billing_answers import Answer
 from tests.billing_contract import Received, Respond, contract
 from tests.command import ended, read_rows, usage_rows, write_csv
@@ -76,7 +74,6 @@ def test_uploads_that_start_together_bill_each_row_once(new_scene: NewScene, ext
             scene.check_settled()
 
 
-@pytest.mark.xfail(strict=True, reason="another run's mark is taken for a reason to wait while that run is at work")
 def test_different_contents_are_uploaded_side_by_side(new_scene: NewScene, tmp_path: Path) -> None:
     """Two uploads with one ledger and one results folder, of files of the same name, do not get in each other's way."""
     with new_scene() as scene:
