@@ -57,7 +57,7 @@ def holder(path: Path) -> str:
     """Give what the process that holds a lock says of itself; empty when there is none. For people to read."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except OSError:  # none there, or a folder that is none: whoever opens the ledger will say so
         return ""
     try:
         said = _PROCESS.fullmatch(_text(file))
