@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from uploader.desk import FileReport
 from uploader.model import REPLAY_BY_REASON, Reason, Replay
@@ -46,8 +47,8 @@ class Display:
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=None),
                 TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+                TimeRemainingColumn(compact=True, table_column=Column(min_width=5, no_wrap=True)),
                 TextColumn("{task.fields[counts]}"),
-                TimeRemainingColumn(),
                 console=self._console,
                 transient=True,
             )
