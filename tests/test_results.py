@@ -100,7 +100,7 @@ class Run:
                     reservation,
                     answered(log, state_of),
                     run_id=self.run_id,
-                    event_id_of="event-{}".format,
+                    event_id_of=lambda _row, state: f"event-{state.row}",
                     parquet_table=partial(AnnotatedParquetWriter, log=log, extra_columns=OWN_COLUMNS)
                     if isinstance(log, ParquetLog)
                     else None,
@@ -122,7 +122,9 @@ def write_with_ledger(
             Ledger(ledgers, identity_of(log)) as ledger,
             reserved(choices, log, ledger, rows=log.row_count) as reservation,
         ):
-            write_out(log, reservation, ledger, answered(log, state_of))
+            write_out(
+                log, reservation, ledger, answered(log, state_of), event_id_of=lambda _row, state: f"event-{state.row}"
+            )
             return reservation.names
 
 
@@ -561,7 +563,7 @@ with open_usage_log(usage, delimiter=None) as log:
     names = choose_names(log, results=None, results_dir=usage.parent / "out")
     with Ledger(ledgers, identity) as ledger, reserved(names, log, ledger, rows=log.row_count) as reservation:
         wait_to_be_killed("names reserved")
-        write_out(log, reservation, ledger, answered(log))
+        write_out(log, reservation, ledger, answered(log), event_id_of=lambda _row, state: f"event-{state.row}")
 """
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from uploader.model import Outcome
 
 _FAULT_OF_OURS = 4
-_OF_UPLOADS = ("results", "period", "max_failed", "again", "allow_overlap")
+_OF_UPLOADS = ("results", "period", "event_id", "max_failed", "again", "allow_overlap")
 _FILE = click.Path(path_type=Path)
 
 
@@ -109,6 +109,11 @@ def cli() -> None:
 @_option("--results", type=_FILE, help="Name of the results file, for a single input.")
 @_option(
     "--period", default="", help="A label for a billing period: the same content in another period is another upload."
+)
+@_option(
+    "--event-id",
+    metavar="COLUMN",
+    help="The column of the log's own event ids: an event is posted once, whatever files it stands in.",
 )
 @_option("--max-failed", metavar="N|P%", help="Failure budget of each file: so many rows, or such a share.")
 @click.option("--again", is_flag=True, help="Bill all of a content again that was uploaded before, under new ids.")

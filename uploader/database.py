@@ -12,22 +12,27 @@ from typing import Any
 
 from uploader.errors import LedgerFault, LedgerRefusal
 
+_LONGEST_WAIT_SECONDS = 10.0
+"""For another process's transaction on a shared file; each takes some milliseconds."""
+
 
 class Database:
-    """One file, one connection, one thread, one process.
+    """One file, one connection, one thread; of this process alone, unless it is made to be shared.
 
     WAL with synchronous=FULL keeps a commit through a power loss (sqlite.org/pragma.html#pragma_synchronous). Errors of
     SQLite and of the disk come out as LedgerFault and are never retried.
     """
 
-    def __init__(self, path: Path, *, tables: str, version: int) -> None:
-        """Open a file of ours, or make it; it is this process's alone until it is closed.
+    def __init__(self, path: Path, *, tables: str, version: int, is_shared: bool = False) -> None:
+        """Open a file of ours, or make it.
+
+        is_shared: other processes may have it open too, and wait for each other's transactions.
 
         Raises:
             LedgerRefusal: a newer program wrote it, or it cannot be used.
         """
         self.path = path
-        self._connection = _connect(path)
+        self._connection = _connect(path, is_shared=is_shared)
         try:
             self._make_tables(tables, version)
         except sqlite3.Error as error:
@@ -68,14 +73,23 @@ class Database:
             self._connection.execute("vacuum")
 
     def _make_tables(self, tables: str, version: int) -> None:
-        found = self._connection.execute("pragma user_version").fetchone()[0]
+        found = self._version()
         if found > version:
             raise LedgerRefusal(
                 f"{self.path} was written by a newer version of this program ({found}, and this one knows {version})",
                 remedy="upgrade: pip install --upgrade meter-uploader",
             )
         if found == 0:
-            self._connection.executescript(f"begin immediate; {tables} pragma user_version = {version}; commit;")
+            self._connection.execute("begin immediate")
+            if self._version() == 0:  # a file that is shared may have been made meanwhile
+                for statement in filter(str.strip, tables.split(";")):
+                    self._connection.execute(statement)
+                self._connection.execute(f"pragma user_version = {version}")
+            self._connection.execute("commit")
+
+    def _version(self) -> int:
+        found: int = self._connection.execute("pragma user_version").fetchone()[0]
+        return found
 
     @contextlib.contextmanager
     def _fault(self) -> Iterator[None]:
@@ -101,14 +115,15 @@ def marks(values: Sequence[Any]) -> str:
     return ",".join("?" * len(values))
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, *, is_shared: bool) -> sqlite3.Connection:
     try:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        connection = sqlite3.connect(path, isolation_level=None)
+        connection = sqlite3.connect(path, isolation_level=None, timeout=_LONGEST_WAIT_SECONDS)
     except (sqlite3.Error, OSError) as error:
         raise unusable(path, error) from error
     try:
-        connection.execute("pragma locking_mode = exclusive")
+        if not is_shared:
+            connection.execute("pragma locking_mode = exclusive")
         _demand_durability(path, connection)
     except sqlite3.Error as error:
         connection.close()

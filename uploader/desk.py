@@ -13,10 +13,9 @@ from typing import BinaryIO
 from uploader.books import Entry
 from uploader.client import settle_route
 from uploader.customers import Customers
-from uploader.errors import UploaderError
-from uploader.identity import EventIds
+from uploader.errors import SettingsError, UploaderError
 from uploader.ledger import Ledger
-from uploader.model import Batch, Reason, RowState
+from uploader.model import Batch, Reason, Row, RowState
 from uploader.pacing import Pacing
 from uploader.posting import Call, Posting, Progress
 from uploader.readers import open_usage_log
@@ -47,6 +46,7 @@ class Plan:
     ledger_folder: where every run's ledger file is.
     period:        the operator's label for a billing period; empty without one.
     max_failed:    the failure budget of each file; None for none.
+    event_id:      the column of the log's own event ids; None to go by content and row number.
     again:         bill all of a content again that was uploaded before.
     allow_overlap: take a log although most of its rows were posted before.
     """
@@ -59,8 +59,21 @@ class Plan:
     results_dir: Path | None = None
     period: str = ""
     max_failed: FailureBudget | None = None
+    event_id: str | None = None
     again: bool = False
     allow_overlap: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot go together.
+
+        Raises:
+            SettingsError: ``again`` gives events new ids, and ``event_id`` takes the log's own.
+        """
+        if self.again and self.event_id is not None:
+            raise SettingsError(
+                "--again bills events again under new ids, and --event-id takes the log's own",
+                remedy="to bill an event again, give it another id of its own in the usage log",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +218,12 @@ def reserved(choices: Iterator[Names], log: Log, ledger: Ledger, *, rows: int) -
 
 
 def write_out(
-    log: Log, reservation: Reservation, ledger: Ledger, answered: Iterator[tuple[Batch, Sequence[RowState]]]
+    log: Log,
+    reservation: Reservation,
+    ledger: Ledger,
+    answered: Iterator[tuple[Batch, Sequence[RowState]]],
+    *,
+    event_id_of: Callable[[Row, RowState], str],
 ) -> None:
     """Make the third pass: write the results, and have the ledger know them as this run's own."""
     with contextlib.ExitStack() as stack:
@@ -218,7 +236,7 @@ def write_out(
             reservation,
             answered,
             run_id=ledger.identity.run_id,
-            event_id_of=EventIds(ledger.identity).of,
+            event_id_of=event_id_of,
             earlier=earlier,
             parquet_table=_parquet_table(log) if log.kind == "parquet" else None,
         )

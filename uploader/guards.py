@@ -37,13 +37,17 @@ class InputFacts:
         return cls(path.name, path.stat().st_mtime_ns)
 
 
-def choose_run(folder: Path, identity: RunIdentity, facts: InputFacts, *, asks_for_all_again: bool) -> RunIdentity:
+def choose_run(
+    folder: Path, identity: RunIdentity, facts: InputFacts, *, asks_for_all_again: bool, event_id: str | None
+) -> RunIdentity:
     """Choose the run that an upload begins or continues.
 
     identity: of the content's first run; further ones, that ``--again`` began, count up from it.
+    event_id: the column of the log's own ids, with which a copy is as good as the file; None without.
 
     Raises:
-        LedgerRefusal: the same content is known under another name or was modified since, or ``--again`` cannot be had.
+        LedgerRefusal: the same content is known under another name or was modified since, its events were named
+            otherwise, or ``--again`` cannot be had.
     """
     latest, knowledge = None, None
     while (found := remembered(folder, identity.run_id)) is not None:
@@ -58,7 +62,9 @@ def choose_run(folder: Path, identity: RunIdentity, facts: InputFacts, *, asks_f
                 remedy="run the command without --again to continue it",
             )
         return identity
-    if knowledge.get("input") not in (None, [facts.name, facts.modified_nanoseconds]):
+    if "input" in knowledge and knowledge.get("event_id") != event_id:
+        raise _otherwise_named(facts, latest, knowledge.get("event_id"))
+    if event_id is None and knowledge.get("input") not in (None, [facts.name, facts.modified_nanoseconds]):
         raise _same_content(facts, latest, knowledge)
     return latest
 
@@ -116,6 +122,14 @@ def _run_of_results(path: Path, delimiter: str) -> str:
             return str(rows[0].cells[log.columns.index("upload_run")]) if rows and not rows[0].fault else ""
     except UploaderError:
         return ""
+
+
+def _otherwise_named(facts: InputFacts, latest: RunIdentity, event_id: str | None) -> LedgerRefusal:
+    with_it = "without --event-id" if event_id is None else f"with --event-id {event_id}"
+    return LedgerRefusal(
+        f"{facts.name}: the same content was uploaded {with_it} ({latest.run_id}): its events have other ids",
+        remedy=f"nothing was posted; run the command {with_it}",
+    )
 
 
 def _same_content(facts: InputFacts, latest: RunIdentity, knowledge: dict[str, Any]) -> LedgerRefusal:

@@ -7,6 +7,7 @@ import json
 import re
 import uuid
 from dataclasses import dataclass
+from typing import Any
 
 RUN_ID = re.compile(r"r[0-9a-f]{15}")
 _NAMESPACE = uuid.UUID("6f1c9d1e-52f1-5d0b-9c39-3a0f7f1c1f5e")
@@ -50,12 +51,31 @@ class EventIds:
 
     def __init__(self, identity: RunIdentity) -> None:
         self.namespace = uuid.uuid5(_NAMESPACE, identity.canonical)
-        self._prefix = hashlib.sha1(self.namespace.bytes, usedforsecurity=False)
+        self._prefix = _prefix(self.namespace)
 
     def of(self, row_number: int) -> str:
         """Spell ``uuid.uuid5(namespace, str(row_number))``, several times faster."""
-        digest = self._prefix.copy()
-        digest.update(str(row_number).encode())
-        text = digest.hexdigest()
-        variant = "89ab"[int(text[16], 16) & 3]
-        return f"{text[:8]}-{text[8:12]}-5{text[13:16]}-{variant}{text[17:20]}-{text[20:32]}"
+        return _uuid5(self._prefix, str(row_number))
+
+
+class OwnEventIds:
+    """Gives each event the id that its log's own id makes (``--event-id``): the same in whatever file it stands."""
+
+    def __init__(self, base_url: str) -> None:
+        self._prefix = _prefix(uuid.uuid5(_NAMESPACE, json.dumps(["the log's own event ids", base_url])))
+
+    def of(self, own_id: str) -> str:
+        """Give the UUIDv5 of an own id at this destination."""
+        return _uuid5(self._prefix, own_id)
+
+
+def _prefix(namespace: uuid.UUID) -> Any:
+    return hashlib.sha1(namespace.bytes, usedforsecurity=False)
+
+
+def _uuid5(prefix: Any, name: str) -> str:
+    digest = prefix.copy()
+    digest.update(name.encode("utf-8", "surrogateescape"))
+    text = digest.hexdigest()
+    variant = "89ab"[int(text[16], 16) & 3]
+    return f"{text[:8]}-{text[8:12]}-5{text[13:16]}-{variant}{text[17:20]}-{text[20:32]}"

@@ -123,10 +123,16 @@ class Ledger:
                 [(name, json.dumps(value)) for name, value in values.items()],
             )
 
-    def begin(self, *, path: str, facts: list[Any], rows: int) -> None:
-        """Note that an upload begins or continues the run; ``facts`` tell the usage log from a copy of it."""
+    def begin(self, *, path: str, facts: list[Any], rows: int, event_id: str | None) -> None:
+        """Note that an upload begins or continues the run.
+
+        facts:    tell the usage log from a copy of it.
+        event_id: the column of the log's own ids; None without.
+        """
         started = self.recall("started_milliseconds") or _now_milliseconds()
-        self.remember(path=path, input=facts, rows=rows, started_milliseconds=started, is_finished=False)
+        self.remember(
+            path=path, input=facts, rows=rows, event_id=event_id, started_milliseconds=started, is_finished=False
+        )
 
     def end(self, *, is_finished: bool, totals: dict[str, list[int]]) -> None:
         """Note that the run's results are durable; of a finished run the accepted rows shrink to ranges.

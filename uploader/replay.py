@@ -72,8 +72,15 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
             desk.posting(path, ledger, progress).post_all(_due_rows(log, judge, progress))
             stop = desk.why_stopped()
             posted = RowSketch(log.columns)
-            write_out(log, reservation, ledger, _answered(log, check, judge, books, posted))
-            seen = SeenRows(desk.plan.ledger_folder, identity)
+            event_id_of = EventIds(identity).of
+            write_out(
+                log,
+                reservation,
+                ledger,
+                _answered(log, check, judge, books, posted),
+                event_id_of=lambda _row, state: event_id_of(state.row),
+            )
+            seen = SeenRows(desk.plan.ledger_folder, identity, event_id=ledger.recall("event_id"))
             seen.keep(merged([posted.to_bytes(), *filter(None, [seen.own()])]))
         books.balance(accepted=None, may_leave_unsent=True)
     return FileReport(

@@ -320,13 +320,14 @@ def write_results(
     answered: Iterable[tuple[Batch, Sequence[RowState]]],
     *,
     run_id: str,
-    event_id_of: Callable[[int], str],
+    event_id_of: Callable[[Row, RowState], str],
     parquet_table: Callable[[BinaryIO], TableWriter] | None,
     earlier: Iterable[OwnCells] = (),
 ) -> None:
     """Write both files and give them their names.
 
     answered:      every batch of the log with the state of each of its rows; a state's row 0 stands for "of no run".
+    event_id_of:   gives a row's event id; empty for a row without one.
     earlier:       our cells as this run wrote them before, row by row from the first; empty when it did not.
     parquet_table: makes the writer for a Parquet log's results; None for CSV.
 
@@ -347,7 +348,7 @@ def write_results(
                     if before is not None and state.is_from_range and before[_STATUS_AT] == Status.ACCEPTED.value:
                         cells.append(before)  # the ledger has let go of the answer; the file still has it
                     else:
-                        cells.append(own_cells(row, state, event_id=event_id_of(state.row), run_id=run_id))
+                        cells.append(own_cells(row, state, event_id=event_id_of(row, state), run_id=run_id))
                 results.write(batch, cells)
                 failed_at = [at for at, state in enumerate(states) if state.outcome.reason is not None]
                 failed.write(Batch([batch.rows[at] for at in failed_at]), [cells[at] for at in failed_at])
@@ -380,7 +381,7 @@ def own_cells(row: Row, state: RowState, *, event_id: str, run_id: str) -> OwnCe
         None if outcome.replay is None else outcome.replay.value,
         outcome.http_status,
         None if state.is_from_range else state.attempts,
-        event_id if state.row else None,
+        event_id if state.row and event_id else None,
         run_id if state.row else None,
         _safe_text(state.customer_id),
         _safe_text(outcome.response).encode()[:_MOST_RESPONSE_BYTES].decode("utf-8", "ignore"),

@@ -11,23 +11,29 @@ from uploader.identity import RunIdentity
 
 
 class SeenRows:
-    """What the runs to one destination, in one period, accepted or left in doubt."""
+    """What the runs to one destination, in one period, accepted or left in doubt.
 
-    def __init__(self, ledger_folder: Path, identity: RunIdentity) -> None:
+    event_id: the column of the log's own ids, which keep the rows of two such runs apart by themselves; None without.
+    """
+
+    def __init__(self, ledger_folder: Path, identity: RunIdentity, *, event_id: str | None) -> None:
         kind = json.dumps([identity.base_url, identity.period])
         self._folder = ledger_folder / "seen" / hashlib.sha256(kind.encode()).hexdigest()[:16]
         self._run_id = identity.run_id
+        self._claims_by = "" if event_id is None else "-" + hashlib.sha256(event_id.encode()).hexdigest()[:8]
 
     def kept_by_run_id(self) -> dict[str, bytes]:
-        """Give the sketches of the other runs."""
+        """Give the sketches of the other runs, but for those whose events are known by the same column of own ids."""
         return {
-            path.stem: path.read_bytes() for path in sorted(self._folder.glob("r*.theta")) if path.stem != self._run_id
+            path.stem.partition("-")[0]: path.read_bytes()
+            for path in sorted(self._folder.glob("r*.theta"))
+            if path.stem.partition("-")[0] != self._run_id
+            and not (self._claims_by and path.stem.endswith(self._claims_by))
         }
 
     def own(self) -> bytes | None:
         """Give this run's sketch; None when there is none."""
-        path = self._folder / f"{self._run_id}.theta"
-        return path.read_bytes() if path.exists() else None
+        return self._path.read_bytes() if self._path.exists() else None
 
     def keep(self, rows: bytes) -> None:
         """Keep the sketch of this run's rows, in the place of an earlier one.
@@ -37,4 +43,8 @@ class SeenRows:
         """
         with disk_faults(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_durably(self._folder / f"{self._run_id}.theta", rows)
+        write_durably(self._path, rows)
+
+    @property
+    def _path(self) -> Path:
+        return self._folder / f"{self._run_id}{self._claims_by}.theta"

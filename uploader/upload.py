@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -15,8 +17,9 @@ from uploader.guards import InputFacts, choose_run, demand_known_results, demand
 from uploader.identity import EventIds, RunIdentity
 from uploader.ledger import Ledger, is_known
 from uploader.marker import Marker, demand_known_marks
-from uploader.model import Batch, Outcome, Reason, RowState, UsageEvent
+from uploader.model import Batch, Outcome, Reason, Row, RowState, UsageEvent
 from uploader.overlap import RowSketch
+from uploader.own_events import OwnEvents, OwnIds, demand_known_claims
 from uploader.posting import Due, Progress
 from uploader.readers import UsageLog, open_usage_log
 from uploader.results import NOT_SENT, Names, Reservation, choose_names
@@ -53,23 +56,32 @@ def _upload_file(path: Path, desk: Desk) -> FileReport:
     started_seconds = time.monotonic()
     with open_usage_log(path, delimiter=desk.plan.delimiter) as log:
         check = fitted_check(log, desk.schema)
+        own_ids = _own_ids(log, desk.plan)
         facts = InputFacts.of(path)
-        books, rows = _read_through(log, check, desk.plan)
+        books, rows = _read_through(log, check, own_ids, desk.plan)
         identity = _admitted_run(log, facts, rows, desk.plan)
         with (
             Ledger(desk.plan.ledger_folder, identity) as ledger,
             reserved(_names(log, desk.plan), log, ledger, rows=log.row_count) as reservation,
+            _own_events(ledger, own_ids) as own_events,
         ):
-            ledger.begin(path=str(path), facts=[facts.name, facts.modified_nanoseconds], rows=log.row_count)
-            seen = SeenRows(desk.plan.ledger_folder, identity)
+            ledger.begin(
+                path=str(path),
+                facts=[facts.name, facts.modified_nanoseconds],
+                rows=log.row_count,
+                event_id=desk.plan.event_id,
+            )
+            seen = SeenRows(desk.plan.ledger_folder, identity, event_id=desk.plan.event_id)
             seen.keep(rows)  # until the run's end tells which of them were posted
             marker = _lay_marker(log, reservation, ledger)
             progress = Progress(rows=log.row_count)
             _say_what_is_known(path, ledger, progress, desk.watcher)
-            desk.posting(path, ledger, progress).post_all(_due_rows(log, check, ledger, progress))
+            naming = _Naming(check, own_ids, own_events, EventIds(identity))
+            desk.posting(path, ledger, progress).post_all(_due_rows(log, naming, ledger, progress))
             stop = desk.why_stopped()
             posted = RowSketch(log.columns)
-            write_out(log, reservation, ledger, _answered(log, check, ledger, books, posted))
+            answered = _answered(log, naming, ledger, books, posted)
+            write_out(log, reservation, ledger, answered, event_id_of=naming.event_id_of)
             accepted = ledger.history().accepted
             seen.keep(posted.to_bytes())
             ledger.end(is_finished=not stop, totals=books.totals())
@@ -102,7 +114,46 @@ def fitted_check(log: UsageLog, schema: RowSchema) -> RowCheck:
     return schema.for_columns(log.columns, path=log.path)
 
 
-def _read_through(log: UsageLog, check: RowCheck, plan: Plan) -> tuple[Books, bytes]:
+def _own_ids(log: UsageLog, plan: Plan) -> OwnIds | None:
+    if plan.event_id is None:
+        return None
+    return OwnIds(plan.event_id, log.columns, base_url=plan.settings.base_url, path=log.path)
+
+
+@contextlib.contextmanager
+def _own_events(ledger: Ledger, own_ids: OwnIds | None) -> Iterator[OwnEvents | None]:
+    if own_ids is None:
+        yield None
+        return
+    with OwnEvents(ledger.path.parent, ledger.identity) as own_events:
+        yield own_events
+
+
+@dataclass(frozen=True, slots=True)
+class _Naming:
+    """A row's usage event and its event id: of its row number, or of the log's own id for it."""
+
+    check: RowCheck
+    own_ids: OwnIds | None
+    own_events: OwnEvents | None
+    by_row_number: EventIds
+
+    def event(self, row: Row) -> UsageEvent | Outcome:
+        event = self.check.event(row)
+        return event if self.own_ids is None else self.own_ids.checked(row, event)
+
+    def event_id_of(self, row: Row, _state: RowState | None = None) -> str:
+        return self.by_row_number.of(row.number) if self.own_ids is None else self.own_ids.event_id(row)
+
+    def claimed(self, decisions: list[Due | RowState]) -> list[Due | RowState]:
+        return decisions if self.own_events is None else self.own_events.claimed(decisions)
+
+    def note_accepted(self, rows: Sequence[Row]) -> None:
+        if self.own_events is not None:
+            self.own_events.note_accepted((row.number, self.event_id_of(row)) for row in rows)
+
+
+def _read_through(log: UsageLog, check: RowCheck, own_ids: OwnIds | None, plan: Plan) -> tuple[Books, bytes]:
     """Make the first pass: read every row, post nothing; afterwards the log's hash and row count are known.
 
     Gives the books, and a sketch of the rows.
@@ -119,7 +170,8 @@ def _read_through(log: UsageLog, check: RowCheck, plan: Plan) -> tuple[Books, by
             if not row.fault:
                 sketch.add(row.cells)
             if plan.max_failed is not None:
-                bad += isinstance(check.event(row), Outcome)
+                event = check.event(row)
+                bad += isinstance(event if own_ids is None else own_ids.checked(row, event), Outcome)
     if plan.max_failed is not None and bad > plan.max_failed.most_failed(rows=log.row_count):
         raise InputError(
             f"{log.path}: {bad:,} of {log.row_count:,} rows are invalid or malformed, more than --max-failed allows",
@@ -135,14 +187,17 @@ def _admitted_run(log: UsageLog, facts: InputFacts, rows: bytes, plan: Plan) -> 
         LedgerRefusal: a guard forbids it; nothing was posted.
     """
     first = RunIdentity(base_url=plan.settings.base_url, period=plan.period, content_sha256=log.content_sha256)
-    identity = choose_run(plan.ledger_folder, first, facts, asks_for_all_again=plan.again)
+    identity = choose_run(plan.ledger_folder, first, facts, asks_for_all_again=plan.again, event_id=plan.event_id)
+    if plan.event_id is not None:
+        demand_known_claims(plan.ledger_folder)
     knows = functools.partial(is_known, plan.ledger_folder)
     results = (names.results for names in _names(log, plan))
     demand_known_results(results, delimiter=log.delimiter, knows=knows, ledger_folder=plan.ledger_folder)
     folder = next(_names(log, plan)).results.parent
     demand_known_marks(folder, input_name=log.path.name, knows=knows, ledger_folder=plan.ledger_folder)
     if not knows(identity.run_id) and not plan.again and not plan.allow_overlap:
-        demand_little_overlap(SeenRows(plan.ledger_folder, identity), rows, path=log.path)
+        seen = SeenRows(plan.ledger_folder, identity, event_id=plan.event_id)
+        demand_little_overlap(seen, rows, path=log.path)
     return identity
 
 
@@ -172,41 +227,45 @@ def _say_what_is_known(path: Path, ledger: Ledger, progress: Progress, watcher: 
     )
 
 
-def _due_rows(log: UsageLog, check: RowCheck, ledger: Ledger, progress: Progress) -> Iterator[Due | RowState]:
+def _due_rows(log: UsageLog, naming: _Naming, ledger: Ledger, progress: Progress) -> Iterator[Due | RowState]:
     """Make the second pass: every row that is neither accepted nor in doubt, or its state if it cannot be posted."""
     last_known_row = ledger.history().last_row
-    event_id_of = EventIds(ledger.identity).of
     for batch in log.batches():
         numbers = [row.number for row in batch.rows]
         known = ledger.known(numbers) if numbers[0] <= last_known_row else {}
+        decisions: list[Due | RowState] = []
         for row in batch.rows:
             before = known.get(row.number)
             if before is not None and before.outcome.reason in (None, Reason.IN_DOUBT):
                 progress.settle(before)
                 continue
-            event = check.event(row)
+            event = naming.event(row)
             attempts = before.attempts if before else 0
             if isinstance(event, UsageEvent):
-                yield Due(row.number, event, event_id_of(row.number), attempts=attempts)
+                decisions.append(Due(row.number, event, naming.event_id_of(row), attempts=attempts))
             else:
-                yield RowState(row.number, event, attempts, time.time_ns() // 1_000_000)
+                decisions.append(RowState(row.number, event, attempts, time.time_ns() // 1_000_000))
+        yield from naming.claimed(decisions)
 
 
 def _answered(
-    log: UsageLog, check: RowCheck, ledger: Ledger, books: Books, posted: RowSketch
+    log: UsageLog, naming: _Naming, ledger: Ledger, books: Books, posted: RowSketch
 ) -> Iterator[tuple[Batch, list[RowState]]]:
     for batch in log.batches():
         known = ledger.known([row.number for row in batch.rows])
         states = [known.get(row.number) or RowState(row.number, NOT_SENT) for row in batch.rows]
         failed = {}
         for row, state in zip(batch.rows, states, strict=True):
-            books.give_out(check.units(row), state)
+            books.give_out(naming.check.units(row), state)
             if row.fault:
                 continue
             if state.outcome.reason in (None, Reason.IN_DOUBT):
                 posted.add(row.cells)
             if state.outcome.reason is not None:
-                failed[row.number] = check.stated(row)
+                failed[row.number] = naming.check.stated(row)
         if failed:
             ledger.keep_originals(failed)
+        naming.note_accepted(
+            [row for row, state in zip(batch.rows, states, strict=True) if state.outcome.reason is None]
+        )
         yield batch, states

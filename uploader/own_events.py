@@ -1,0 +1,188 @@
+"""Events that the log itself names (``--event-id``): each is posted once, whatever files it stands in.
+
+A row must own its event before it is posted. What became of an event that another row owns is read in that row's ledger
+while its lock is held; nobody can start that row meanwhile.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from uploader.api import shown
+from uploader.claims import Claim, Claims, claims_path
+from uploader.errors import InputError, LedgerRefusal
+from uploader.identity import OwnEventIds, RunIdentity
+from uploader.ledger import Ledger, known_run, ledger_path
+from uploader.model import Cell, Outcome, Reason, Row, RowState, UsageEvent
+from uploader.posting import Due
+
+_LEDGER_GONE = "and that run's ledger is gone; ask the backend's owners whether they have it"
+
+
+class OwnIds:
+    """The column of a log that names its events."""
+
+    def __init__(self, column: str, columns: Sequence[str], *, base_url: str, path: Path) -> None:
+        """Find the column.
+
+        Raises:
+            InputError: the log has none of that name.
+        """
+        if column not in columns:
+            raise InputError(
+                f"{path}: no column named {column!r}, which --event-id names",
+                remedy=f"its columns are {', '.join(columns)}",
+            )
+        self.column = column
+        self._at = columns.index(column)
+        self._of = OwnEventIds(base_url).of
+
+    def event_id(self, row: Row) -> str:
+        """Give a row's event id; empty when the row has no id of its own that can be used."""
+        own_id = "" if row.fault else _text(row.cells[self._at])
+        return self._of(own_id) if own_id else ""
+
+    def checked(self, row: Row, event: UsageEvent | Outcome) -> UsageEvent | Outcome:
+        """Give a row's event as the schema judged it, unless its id cannot be used."""
+        if row.fault or _text(row.cells[self._at]):
+            return event
+        cell = row.cells[self._at]
+        problem = "is empty" if cell in (None, "") else f"{shown(cell)} is neither text nor an integer"
+        words = [event.detail] if isinstance(event, Outcome) else []
+        return Outcome(Reason.INVALID, "; ".join([*words, f"{self.column}: {problem}"]))
+
+
+def _text(cell: Cell) -> str:
+    return str(cell) if isinstance(cell, str) or type(cell) is int else ""
+
+
+class OwnEvents:
+    """The claims of one run to its events."""
+
+    def __init__(self, ledger_folder: Path, identity: RunIdentity) -> None:
+        """Open the claims.
+
+        Raises:
+            LedgerRefusal: they cannot be used.
+        """
+        self._folder = ledger_folder
+        self._run_id = identity.run_id
+        self._claims = Claims(ledger_folder)
+
+    def __enter__(self) -> OwnEvents:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._claims.close()
+
+    def claimed(self, decisions: Sequence[Due | RowState]) -> list[Due | RowState]:
+        """Claim the events of the rows that are due; a row whose event is another's is settled by what became of that.
+
+        At most some thousand rows at a time, in their order.
+        """
+        dues = [decision for decision in decisions if isinstance(decision, Due)]
+        if not dues:
+            return list(decisions)
+        wanted = [Claim.of(due.event_id, due.event, run_id=self._run_id, row=due.row) for due in dues]
+        settled_by_row = dict(self._settled_by_others(wanted, self._claims.stake(wanted)))
+        return [
+            _kept_in_doubt(decision, settled_by_row[decision.row])
+            if isinstance(decision, Due) and decision.row in settled_by_row
+            else decision
+            for decision in decisions
+        ]
+
+    def note_accepted(self, event_ids_by_row: Iterable[tuple[int, str]]) -> None:
+        """Note which rows of this run were accepted, so that other runs need not ask its ledger."""
+        self._claims.note_accepted(event_ids_by_row, run_id=self._run_id)
+
+    def _settled_by_others(self, wanted: list[Claim], standing: list[Claim]) -> Iterator[tuple[int, RowState]]:
+        pairs_by_run: dict[str, list[tuple[Claim, Claim]]] = {}
+        for own, other in zip(wanted, standing, strict=True):
+            if other.run_id == self._run_id:
+                if own.row != other.row:
+                    yield own.row, _repeated(own, other)
+                elif other.is_accepted:  # and yet it is due: the run's own ledger was lost
+                    yield own.row, _accepted_elsewhere(own, other)
+            elif other.is_accepted:
+                yield own.row, _accepted_elsewhere(own, other)
+            else:
+                pairs_by_run.setdefault(other.run_id, []).append((own, other))
+        for run_id, pairs in pairs_by_run.items():
+            yield from self._settled_by_run(run_id, pairs)
+
+    def _settled_by_run(self, run_id: str, pairs: list[tuple[Claim, Claim]]) -> Iterator[tuple[int, RowState]]:
+        try:
+            if not ledger_path(self._folder, run_id).exists():
+                for own, other in pairs:
+                    yield own.row, _state(own.row, Reason.DUPLICATE, f"{_named(other)} had this event, {_LEDGER_GONE}")
+                return
+            with Ledger(self._folder, known_run(self._folder, run_id)) as ledger:
+                state_by_row = ledger.known([other.row for _, other in pairs])
+                for own, other in pairs:
+                    if settled := self._settled_by_row(own, other, state_by_row.get(other.row)):
+                        yield own.row, settled
+        except LedgerRefusal as error:  # a process is at work on it, or it cannot be read
+            for own, other in pairs:
+                yield own.row, _state(own.row, Reason.UNAVAILABLE, f"{_named(other)} has this event, and {error}")
+
+    def _settled_by_row(self, own: Claim, other: Claim, state: RowState | None) -> RowState | None:
+        """Say what another row's claim makes of this row; None when this row took the claim over."""
+        if state is not None and state.outcome.reason is None:
+            return _accepted_elsewhere(own, other)
+        if state is not None and state.outcome.reason is Reason.IN_DOUBT:
+            if own.content != other.content:
+                return _conflict(own, other)
+            return _state(own.row, Reason.DUPLICATE, f"{_named(other)} is this event and in doubt; settle it there")
+        if self._claims.take_over(other, own):
+            return None
+        return _state(own.row, Reason.UNAVAILABLE, "another upload took this event at the same moment")
+
+
+def demand_known_claims(ledger_folder: Path) -> None:
+    """Refuse to begin with no claims where earlier runs made some: their file was lost.
+
+    Raises:
+        LedgerRefusal: it is not there.
+    """
+    if not claims_path(ledger_folder).exists() and next(ledger_folder.glob("seen/*/r*-*.theta"), None) is not None:
+        raise LedgerRefusal(
+            f"{claims_path(ledger_folder)} is gone: which events earlier uploads with --event-id posted is not known",
+            remedy="put it back from a backup; nothing was posted",
+        )
+
+
+def _kept_in_doubt(due: Due, state: RowState) -> RowState:
+    """Say what another row's claim makes of a row, which stays in doubt if an earlier attempt left it so."""
+    state = dataclasses.replace(state, attempts=due.attempts)
+    if not due.doubt or state.outcome.reason is None:
+        return state
+    return dataclasses.replace(state, outcome=Outcome(Reason.IN_DOUBT, f"{due.doubt}; {state.outcome.detail}"))
+
+
+def _repeated(own: Claim, other: Claim) -> RowState:
+    if own.content != other.content:
+        return _conflict(own, other)
+    return _state(own.row, Reason.DUPLICATE, f"row {other.row} of this file is the same event")
+
+
+def _accepted_elsewhere(own: Claim, other: Claim) -> RowState:
+    if own.content != other.content:
+        return _conflict(own, other)
+    return _state(own.row, None, f"accepted before: {_named(other)} is the same event; not posted again")
+
+
+def _conflict(own: Claim, other: Claim) -> RowState:
+    words = f"{_named(other)} has this event id with other values; put those right, or give the event an id of its own"
+    return _state(own.row, Reason.CONFLICT, words)
+
+
+def _state(row: int, reason: Reason | None, words: str) -> RowState:
+    return RowState(row, Outcome(reason, words), at_milliseconds=time.time_ns() // 1_000_000)
+
+
+def _named(claim: Claim) -> str:
+    return f"row {claim.row} of run {claim.run_id}"
