@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "uploader"
 
 ROWS = [
     {"cli"},
-    {"console", "runs", "sandbox", "validate"},
+    {"console", "options", "runs", "sandbox", "validate"},
     {"replay", "upload"},
     {"desk", "guards", "own_events", "replay_log"},
     {"posting"},
@@ -36,8 +36,8 @@ ROWS = [
 ]
 """From the top; the parts of one row do not know each other."""
 
-FILE_BY_LIBRARY = {
-    "click": "cli",
+FILES_BY_LIBRARY = {
+    "click": "cli options",
     "platformdirs": "cli",
     "rich": "console",
     "starlette": "sandbox",
@@ -84,9 +84,9 @@ def test_imports_go_down(name: str) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_each_library_is_known_by_one_file(name: str) -> None:
-    """An outside library is imported by the one file that is there for it."""
-    libraries = {module.split(".")[0] for module in _imports(name)} & set(FILE_BY_LIBRARY)
-    assert {FILE_BY_LIBRARY[library] for library in libraries} <= {name}
+    """An outside library is imported by the one file that is there for it; the command line's by two."""
+    libraries = {module.split(".")[0] for module in _imports(name)} & set(FILES_BY_LIBRARY)
+    assert [library for library in libraries if name not in FILES_BY_LIBRARY[library].split()] == []
 
 
 def test_readme_draws_every_file() -> None:

@@ -1,4 +1,4 @@
-"""Options in, exit code out. The only file that knows `click`.
+"""Options in, exit code out; which options there are stands in options.py.
 
 What a command needs is imported when it runs: ``uploader --help`` must not wait for libcurl, Arrow and the rest.
 """
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import click
 
 from uploader.errors import ImbalanceError, RefusedError, SettingsError, UploaderError
+from uploader.options import FILE, of_replay, of_runs, of_sandbox, of_upload, of_validate
 from uploader.settings import DEFAULT_BASE_URL, FailureBudget, Settings
 
 if TYPE_CHECKING:
@@ -29,64 +30,6 @@ if TYPE_CHECKING:
 
 _FAULT_OF_OURS = 4
 _OF_UPLOADS = ("results", "period", "event_id", "max_failed", "again", "allow_overlap")
-_FILE = click.Path(path_type=Path)
-
-
-def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def add_all(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add_all
-
-
-def _option(name: str, **facts: Any) -> Callable[[Any], Any]:
-    """Make an option that can also be set as UPLOADER_NAME; flags that can bill again are made without."""
-    variable = "UPLOADER_" + name.removeprefix("--").replace("-", "_").upper()
-    return click.option(name, envvar=variable, show_envvar=True, **facts)
-
-
-_schema = _option("--schema", type=_FILE, help="JSON Schema for the rows; without it the one that ships.")
-_delimiter = _option(
-    "--delimiter", metavar="CHAR", help="Between the cells of a CSV file; without it a comma (.tsv: a tab)."
-)
-_results_dir = _option("--results-dir", type=_FILE, help="Folder for the results; without it beside the input.")
-_ledger = _option(
-    "--ledger", type=_FILE, help="Folder of the ledger, on a local disk.  [default: ~/.local/state/uploader/ledger]"
-)
-_sending = _options(
-    _option("--base-url", default=DEFAULT_BASE_URL, show_default=True, help="Where the backend is."),
-    _schema,
-    _delimiter,
-    _results_dir,
-    _ledger,
-    _option("--concurrency", type=int, default=32, show_default=True, help="Calls in flight at the most."),
-    _option(
-        "--timeout", type=float, default=10.0, show_default=True, metavar="SECONDS", help="For each whole exchange."
-    ),
-    _option(
-        "--retries",
-        type=int,
-        default=2,
-        show_default=True,
-        help="Further attempts for what was certainly not recorded.",
-    ),
-    _option(
-        "--patience",
-        type=float,
-        default=600.0,
-        show_default=True,
-        metavar="SECONDS",
-        help="Waiting in all for a backend in trouble.",
-    ),
-    _option(
-        "--safe-status",
-        metavar="STATUS,...",
-        help="5xx answers that, by your word, mean 'not recorded', as in 500,502.",
-    ),
-    _option("--idempotency-header", metavar="NAME", help="The header by which the backend drops repeats."),
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -104,21 +47,8 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("files", nargs=-1, required=True, type=_FILE)
-@_sending
-@_option("--results", type=_FILE, help="Name of the results file, for a single input.")
-@_option(
-    "--period", default="", help="A label for a billing period: the same content in another period is another upload."
-)
-@_option(
-    "--event-id",
-    metavar="COLUMN",
-    help="The column of the log's own event ids: an event is posted once, whatever files it stands in.",
-)
-@_option("--max-failed", metavar="N|P%", help="Failure budget of each file: so many rows, or such a share.")
-@click.option("--again", is_flag=True, help="Bill all of a content again that was uploaded before, under new ids.")
-@click.option("--allow-overlap", is_flag=True, help="Take a file although most of its rows were posted before.")
-@click.option("--sandbox", is_flag=True, help="Try it: post to a local backend that is started for this run.")
+@click.argument("files", nargs=-1, required=True, type=FILE)
+@of_upload
 def upload(files: tuple[Path, ...], *, max_failed: str | None, sandbox: bool, **options: Any) -> None:
     """Post each row of FILES (CSV or Parquet) once, and write what became of it.
 
@@ -150,14 +80,8 @@ def upload(files: tuple[Path, ...], *, max_failed: str | None, sandbox: bool, **
 
 
 @cli.command()
-@click.argument("file", type=_FILE)
-@_sending
-@click.option(
-    "--include-in-doubt", is_flag=True, help="Post the rows in doubt once more: each may then be billed twice."
-)
-@click.option(
-    "--accept-changes", is_flag=True, help="Take ids that a spreadsheet seems to have changed as they are now."
-)
+@click.argument("file", type=FILE)
+@of_replay
 def replay(file: Path, *, include_in_doubt: bool, accept_changes: bool, **options: Any) -> None:
     """Post the failed rows of FILE again: a results or failed file, as it is or corrected in a spreadsheet.
 
@@ -176,9 +100,8 @@ def replay(file: Path, *, include_in_doubt: bool, accept_changes: bool, **option
 
 
 @cli.command()
-@click.argument("files", nargs=-1, required=True, type=_FILE)
-@_schema
-@_delimiter
+@click.argument("files", nargs=-1, required=True, type=FILE)
+@of_validate
 def validate(files: tuple[Path, ...], *, schema: Path | None, delimiter: str | None) -> None:
     """Check FILES as an upload would, and post nothing.
 
@@ -208,7 +131,7 @@ def validate(files: tuple[Path, ...], *, schema: Path | None, delimiter: str | N
 
 
 @cli.group(invoke_without_command=True)
-@_ledger
+@of_runs
 @click.pass_context
 def runs(context: click.Context, *, ledger: Path | None) -> None:
     """List what the ledger knows: each run's input, destination, counts, units and rows in doubt.
@@ -246,27 +169,7 @@ def _tell_failure(path: Path, number: int, outcome: Outcome) -> None:
 
 
 @cli.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, help="0 takes a free one.")
-@click.option(
-    "--latency",
-    "latency_milliseconds",
-    default=0.0,
-    show_default=True,
-    metavar="MS",
-    help="How long each answer is held back.",
-)
-@click.option(
-    "--fail-with-503", default=0.0, metavar="SHARE", help="Posts answered 503 with Retry-After, 0 to 1; not recorded."
-)
-@click.option(
-    "--fail-with-500",
-    default=0.0,
-    metavar="SHARE",
-    help="Posts answered 500; every second one is recorded all the same.",
-)
-@click.option("--drop", default=0.0, metavar="SHARE", help="Posts recorded and then left without an answer.")
-@click.option("--seed", default=0, show_default=True, help="Which posts those are.")
+@of_sandbox
 def sandbox(**settings: Any) -> None:
     """Run a local metering backend that records what it is sent, until Ctrl-C.
 

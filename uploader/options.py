@@ -1,0 +1,127 @@
+"""The options of the commands: their names, variables, types and help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from uploader.settings import DEFAULT_BASE_URL
+
+FILE = click.Path(path_type=Path)
+"""A file or folder, there already or not."""
+
+
+def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def add_all(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add_all
+
+
+def _option(name: str, **facts: Any) -> Callable[[Any], Any]:
+    """Make an option that can also be set as UPLOADER_NAME; flags that can bill again are made without."""
+    variable = "UPLOADER_" + name.removeprefix("--").replace("-", "_").upper()
+    return click.option(name, envvar=variable, show_envvar=True, **facts)
+
+
+_schema = _option("--schema", type=FILE, help="JSON Schema for the rows; without it the one that ships.")
+_delimiter = _option(
+    "--delimiter", metavar="CHAR", help="Between the cells of a CSV file; without it a comma (.tsv: a tab)."
+)
+_results_dir = _option("--results-dir", type=FILE, help="Folder for the results; without it beside the input.")
+_ledger = _option(
+    "--ledger", type=FILE, help="Folder of the ledger, on a local disk.  [default: ~/.local/state/uploader/ledger]"
+)
+_sending = _options(
+    _option("--base-url", default=DEFAULT_BASE_URL, show_default=True, help="Where the backend is."),
+    _schema,
+    _delimiter,
+    _results_dir,
+    _ledger,
+    _option("--concurrency", type=int, default=32, show_default=True, help="Calls in flight at the most."),
+    _option(
+        "--timeout", type=float, default=10.0, show_default=True, metavar="SECONDS", help="For each whole exchange."
+    ),
+    _option(
+        "--retries",
+        type=int,
+        default=2,
+        show_default=True,
+        help="Further attempts for what was certainly not recorded.",
+    ),
+    _option(
+        "--patience",
+        type=float,
+        default=600.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="Waiting in all for a backend in trouble.",
+    ),
+    _option(
+        "--safe-status",
+        metavar="STATUS,...",
+        help="5xx answers that, by your word, mean 'not recorded', as in 500,502.",
+    ),
+    _option("--idempotency-header", metavar="NAME", help="The header by which the backend drops repeats."),
+)
+
+of_upload = _options(
+    _sending,
+    _option("--results", type=FILE, help="Name of the results file, for a single input."),
+    _option(
+        "--period",
+        default="",
+        help="A label for a billing period: the same content in another period is another upload.",
+    ),
+    _option(
+        "--event-id",
+        metavar="COLUMN",
+        help="The column of the log's own event ids: an event is posted once, whatever files it stands in.",
+    ),
+    _option("--max-failed", metavar="N|P%", help="Failure budget of each file: so many rows, or such a share."),
+    click.option("--again", is_flag=True, help="Bill all of a content again that was uploaded before, under new ids."),
+    click.option("--allow-overlap", is_flag=True, help="Take a file although most of its rows were posted before."),
+    click.option("--sandbox", is_flag=True, help="Try it: post to a local backend that is started for this run."),
+)
+of_replay = _options(
+    _sending,
+    click.option(
+        "--include-in-doubt", is_flag=True, help="Post the rows in doubt once more: each may then be billed twice."
+    ),
+    click.option(
+        "--accept-changes", is_flag=True, help="Take ids that a spreadsheet seems to have changed as they are now."
+    ),
+)
+of_validate = _options(_schema, _delimiter)
+of_runs = _ledger
+of_sandbox = _options(
+    click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
+    click.option("--port", default=8000, show_default=True, help="0 takes a free one."),
+    click.option(
+        "--latency",
+        "latency_milliseconds",
+        default=0.0,
+        show_default=True,
+        metavar="MS",
+        help="How long each answer is held back.",
+    ),
+    click.option(
+        "--fail-with-503",
+        default=0.0,
+        metavar="SHARE",
+        help="Posts answered 503 with Retry-After, 0 to 1; not recorded.",
+    ),
+    click.option(
+        "--fail-with-500",
+        default=0.0,
+        metavar="SHARE",
+        help="Posts answered 500; every second one is recorded all the same.",
+    ),
+    click.option("--drop", default=0.0, metavar="SHARE", help="Posts recorded and then left without an answer."),
+    click.option("--seed", default=0, show_default=True, help="Which posts those are."),
+)
