@@ -6,6 +6,7 @@ while its lock is held; nobody can start that row meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,10 +41,21 @@ class OwnIds:
         self._at = columns.index(column)
         self._of = OwnEventIds(base_url).of
 
+    def own_id(self, row: Row) -> str:
+        """Give the id that the log has for a row; empty when it has none that can be used."""
+        return "" if row.fault else _text(row.cells[self._at])
+
     def event_id(self, row: Row) -> str:
         """Give a row's event id; empty when the row has no id of its own that can be used."""
-        own_id = "" if row.fault else _text(row.cells[self._at])
+        return self.event_id_of(self.own_id(row))
+
+    def event_id_of(self, own_id: str) -> str:
+        """Give the event id that the log's own id makes; empty for none."""
         return self._of(own_id) if own_id else ""
+
+    def stated(self, row: Row) -> dict[str, str]:
+        """Give the row's own id by its column, to be compared with an edited copy."""
+        return {self.column: self.own_id(row)}
 
     def checked(self, row: Row, event: UsageEvent | Outcome) -> UsageEvent | Outcome:
         """Give a row's event as the schema judged it, unless its id cannot be used."""
@@ -62,21 +74,10 @@ def _text(cell: Cell) -> str:
 class OwnEvents:
     """The claims of one run to its events."""
 
-    def __init__(self, ledger_folder: Path, identity: RunIdentity) -> None:
-        """Open the claims.
-
-        Raises:
-            LedgerRefusal: they cannot be used.
-        """
+    def __init__(self, ledger_folder: Path, identity: RunIdentity, claims: Claims) -> None:
         self._folder = ledger_folder
         self._run_id = identity.run_id
-        self._claims = Claims(ledger_folder)
-
-    def __enter__(self) -> OwnEvents:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._claims.close()
+        self._claims = claims
 
     def claimed(self, decisions: Sequence[Due | RowState]) -> list[Due | RowState]:
         """Claim the events of the rows that are due; a row whose event is another's is settled by what became of that.
@@ -140,6 +141,20 @@ class OwnEvents:
         if self._claims.take_over(other, own):
             return None
         return _state(own.row, Reason.UNAVAILABLE, "another upload took this event at the same moment")
+
+
+@contextlib.contextmanager
+def own_events_of(ledger_folder: Path, identity: RunIdentity, own_ids: OwnIds | None) -> Iterator[OwnEvents | None]:
+    """Open the claims of a run that goes by the log's own ids; give None for any other.
+
+    Raises:
+        LedgerRefusal: they cannot be used.
+    """
+    if own_ids is None:
+        yield None
+        return
+    with contextlib.closing(Claims(ledger_folder)) as claims:
+        yield OwnEvents(ledger_folder, identity, claims)
 
 
 def demand_known_claims(ledger_folder: Path) -> None:

@@ -18,14 +18,16 @@ from uploader.desk import Desk, FileReport, Plan, Watcher, open_desk, reserved, 
 from uploader.errors import InputError, LedgerRefusal, UploaderError
 from uploader.identity import EventIds, RunIdentity
 from uploader.ledger import Ledger, known_run
-from uploader.model import Batch, Outcome, Reason, RowState, UsageEvent
+from uploader.model import Batch, Outcome, Reason, Row, RowState, UsageEvent
 from uploader.overlap import RowSketch, merged
+from uploader.own_events import OwnEvents, OwnIds, own_events_of
 from uploader.posting import Due, Progress
 from uploader.replay_log import Entry, ReplayLog, damaged_columns, edited_columns, open_own_file
 from uploader.results import NOT_SENT, choose_replay_names
 from uploader.schema import EVENT_COLUMNS, RowCheck
 from uploader.seen import SeenRows
 
+_NOTHING = RowState(0, NOT_SENT)
 _WORDS_THAT_SEND = frozenset({"", "yes", "fix", "confirm", "resend"})
 
 
@@ -68,17 +70,14 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
             reserved(names, log, ledger, rows=source.row_count) as reservation,
         ):
             progress = Progress(rows=source.row_count)
-            judge = _Judge(check, ledger, permissions)
-            desk.posting(path, ledger, progress).post_all(_due_rows(log, judge, progress))
+            own_ids = _own_ids(log, ledger)
+            judge = _Judge(check, ledger, permissions, own_ids)
+            with own_events_of(ledger.path.parent, identity, own_ids) as own_events:
+                desk.posting(path, ledger, progress).post_all(_due_rows(log, judge, own_events, progress))
             stop = desk.why_stopped()
             posted = RowSketch(log.columns)
-            event_id_of = EventIds(identity).of
             write_out(
-                log,
-                reservation,
-                ledger,
-                _answered(log, check, judge, books, posted),
-                event_id_of=lambda _row, state: event_id_of(state.row),
+                log, reservation, ledger, _answered(log, check, judge, books, posted), event_id_of=judge.event_id_of
             )
             seen = SeenRows(desk.plan.ledger_folder, identity, event_id=ledger.recall("event_id"))
             seen.keep(merged([posted.to_bytes(), *filter(None, [seen.own()])]))
@@ -124,13 +123,25 @@ def _demand_same_destination(path: Path, identity: RunIdentity, plan: Plan) -> N
         )
 
 
-def _due_rows(log: ReplayLog, judge: _Judge, progress: Progress) -> Iterator[Due | RowState]:
+def _own_ids(log: ReplayLog, ledger: Ledger) -> OwnIds | None:
+    """Find the column of the log's own event ids, if the run was uploaded by them."""
+    column = ledger.recall("event_id")
+    if column is None:
+        return None
+    return OwnIds(column, log.columns, base_url=ledger.identity.base_url, path=log.path)
+
+
+def _due_rows(
+    log: ReplayLog, judge: _Judge, own_events: OwnEvents | None, progress: Progress
+) -> Iterator[Due | RowState]:
     for entries in log.entries():
-        for due in judge.decide(entries):
-            if isinstance(due, _Kept):
-                progress.settle(due.state)
+        to_record: list[Due | RowState] = []
+        for decision in judge.decide(entries):
+            if isinstance(decision, _Kept):
+                progress.settle(decision.state)
             else:
-                yield due
+                to_record.append(decision)
+        yield from to_record if own_events is None else own_events.claimed(to_record)
 
 
 def _answered(
@@ -155,7 +166,7 @@ class _Kept:
 class _Judge:
     """Decides of each row of the file whether it is posted, by what the ledger knows and a person wrote."""
 
-    def __init__(self, check: RowCheck, ledger: Ledger, permissions: Permissions) -> None:
+    def __init__(self, check: RowCheck, ledger: Ledger, permissions: Permissions, own_ids: OwnIds | None) -> None:
         """Begin with the file's first row.
 
         Raises:
@@ -164,6 +175,7 @@ class _Judge:
         self._check = check
         self._ledger = ledger
         self._permissions = permissions
+        self._own_ids = own_ids
         self._event_id_of = EventIds(ledger.identity).of
         rows_of_the_run = ledger.recall("rows")
         if rows_of_the_run is None:
@@ -183,13 +195,15 @@ class _Judge:
         decisions = []
         posted: dict[str, Any] = {}
         for entry in entries:
-            found = self._identify(entry, known)
             original = originals.get(entry.number, {})
+            found = self._identify(entry, known, original)
             decision = found if isinstance(found, _Kept) else self._decide(entry, found, original)
             if isinstance(decision, _Kept) and decision.state is not known.get(entry.number):
                 self._state_by_file_row[entry.row.number] = decision.state
-            if isinstance(decision, Due) and asdict(decision.event) != self._last_posted(entry, original):
-                posted[_posted(entry.number)] = asdict(decision.event)
+            if isinstance(decision, Due):
+                values = {**self._own_id_stated(entry), **asdict(decision.event)}
+                if values != self._last_posted(entry, original):
+                    posted[_posted(entry.number)] = values
             decisions.append(decision)
             self._last_judged = entry.row.number
         if posted:
@@ -199,13 +213,18 @@ class _Judge:
     def states(self, entries: Sequence[Entry]) -> list[RowState]:
         """Give what the results say of some rows, once posting has ended; it may have ended before their turn."""
         known = self._known(entries)
-        return [self._state_in_the_end(entry, known) for entry in entries]
+        originals = self._ledger.originals([entry.number for entry in entries])
+        return [self._state_in_the_end(entry, known, originals.get(entry.number, {})) for entry in entries]
 
-    def _state_in_the_end(self, entry: Entry, known: Mapping[int, RowState]) -> RowState:
+    def event_id_of(self, entry_row: Row, state: RowState) -> str:
+        """Give the event id that a row has now."""
+        return self._event_id_of(state.row) if self._own_ids is None else self._own_ids.event_id(entry_row)
+
+    def _state_in_the_end(self, entry: Entry, known: Mapping[int, RowState], original: dict[str, Any]) -> RowState:
         if entry.row.number <= self._last_judged:
             state = self._state_by_file_row.get(entry.row.number) or _state(entry, known)
         else:
-            found = self._identify(entry, known)
+            found = self._identify(entry, known, original)
             state = found.state if isinstance(found, _Kept) else found
         if state.outcome.reason is None and not state.outcome.detail and self._is_accepted_before[state.row]:
             return _reworded(state, "accepted before this replay, which did not compare its cells")
@@ -214,11 +233,11 @@ class _Judge:
     def _known(self, entries: Sequence[Entry]) -> dict[int, RowState]:
         return self._ledger.known([entry.number for entry in entries])
 
-    def _identify(self, entry: Entry, known: Mapping[int, RowState]) -> RowState | _Kept:
+    def _identify(self, entry: Entry, known: Mapping[int, RowState], original: dict[str, Any]) -> RowState | _Kept:
         """Find the original row's state; a row that is of no run, or stands in the file twice, is kept."""
         if entry.number == 0:
             return _Kept(RowState(0, Outcome(Reason.MALFORMED, entry.row.fault)))
-        if entry.number >= len(self._is_seen) or entry.event_id != self._event_id_of(entry.number):
+        if entry.number >= len(self._is_seen) or not self._has_its_event_id(entry, known, original):
             words = "upload_row and upload_event_id are not those of a row of this run; put both back as they were"
             return _Kept(RowState(0, Outcome(Reason.MALFORMED, words)))
         if self._is_seen[entry.number]:
@@ -228,6 +247,20 @@ class _Judge:
         state = _state(entry, known)
         self._is_accepted_before[entry.number] = state.outcome.reason is None
         return state
+
+    def _has_its_event_id(self, entry: Entry, known: Mapping[int, RowState], original: dict[str, Any]) -> bool:
+        """Tell whether the file's event id is one that the row has had: a proof that its number was not displaced."""
+        if self._own_ids is None:
+            return entry.event_id == self._event_id_of(entry.number)
+        posted = self._ledger.recall(_posted(entry.number))
+        if not original and not posted and known.get(entry.number, _NOTHING).outcome.reason is None:
+            return entry.seems_recorded and entry.event_id == self._own_ids.event_id(entry.row)
+        column = self._own_ids.column
+        own_ids = [str(cells.get(column) or "") for cells in (original, posted) if cells is not None]
+        return entry.event_id in map(self._own_ids.event_id_of, own_ids)
+
+    def _own_id_stated(self, entry: Entry) -> dict[str, str]:
+        return {} if self._own_ids is None else self._own_ids.stated(entry.row)
 
     def _decide(self, entry: Entry, state: RowState, original: dict[str, Any]) -> Due | RowState | _Kept:
         reason = state.outcome.reason
@@ -252,18 +285,23 @@ class _Judge:
         posted = self._last_posted(entry, original)
         if words := self._why_not_again(entry, state, posted):
             return _Kept(_reworded(state, f"{doubt}; not sent again: {words}"))
-        event_id = self._event_id_of(entry.number)
-        return Due(entry.number, UsageEvent(**posted), event_id, attempts=state.attempts, doubt=doubt)
+        event = UsageEvent(**{column: posted[column] for column in EVENT_COLUMNS})
+        event_id = self.event_id_of(entry.row, state)
+        return Due(entry.number, event, event_id, attempts=state.attempts, doubt=doubt)
 
     def _why_not_again(self, entry: Entry, state: RowState, posted: dict[str, Any]) -> str:
         """Say what forbids another attempt at a row in doubt that a person allowed; empty for nothing."""
         if state.attempts == 0 or not _can_be_posted(posted):
             return "the ledger does not hold what was posted"
-        if entry.row.fault or edited_columns(posted, self._check.stated(entry.row)):
+        if entry.row.fault or self._edited_columns(entry, posted):
             return "`resend` posts a row exactly as it was, and its cells were edited; put them back"
         if entry.attempts != state.attempts and not self._permissions.include_in_doubt:
             return "it was posted once more since `resend` was written; write it into the newest failed file"
         return ""
+
+    def _edited_columns(self, entry: Entry, posted: dict[str, Any]) -> list[str]:
+        own_id = [column for column, text in self._own_id_stated(entry).items() if posted.get(column) != text]
+        return [*own_id, *edited_columns(posted, self._check.stated(entry.row))]
 
     def _last_posted(self, entry: Entry, original: dict[str, Any]) -> dict[str, Any]:
         return self._ledger.recall(_posted(entry.number)) or original
@@ -271,7 +309,7 @@ class _Judge:
     def _post_as_it_is_now(self, entry: Entry, state: RowState, original: dict[str, Any]) -> Due | RowState | _Kept:
         if entry.row.fault:
             return _Kept(replace(state, outcome=Outcome(Reason.MALFORMED, entry.row.fault)))
-        stated = self._check.stated(entry.row)
+        stated = {**self._own_id_stated(entry), **self._check.stated(entry.row)}
         damaged = damaged_columns(original, stated)
         if damaged and not self._permissions.accept_changes:
             words = "; ".join(
@@ -281,11 +319,14 @@ class _Judge:
             outcome = Outcome(Reason.CHANGED, f"{words}; put it back, or use --accept-changes")
             return replace(state, outcome=outcome, at_milliseconds=_now_milliseconds())
         event = self._check.event(entry.row)
+        if self._own_ids is not None:
+            event = self._own_ids.checked(entry.row, event)
         if isinstance(event, Outcome):
             return replace(state, outcome=event, at_milliseconds=_now_milliseconds())
-        edits = [column for column, value in asdict(event).items() if original.get(column) != value]
+        values = {**self._own_id_stated(entry), **asdict(event)}
+        edits = [column for column, value in values.items() if original.get(column) != value]
         note = f"accepted as edited for the replay ({', '.join(edits)})" if edits else ""
-        return Due(entry.number, event, self._event_id_of(entry.number), attempts=state.attempts, note=note)
+        return Due(entry.number, event, self.event_id_of(entry.row, state), attempts=state.attempts, note=note)
 
 
 def _state(entry: Entry, known: Mapping[int, RowState]) -> RowState:
@@ -303,7 +344,9 @@ def _posted(number: int) -> str:
 
 
 def _can_be_posted(cells: Mapping[str, Any]) -> bool:
-    return set(cells) == set(EVENT_COLUMNS) and not wire_problems(UsageEvent(**cells))
+    if not set(cells) >= set(EVENT_COLUMNS):
+        return False
+    return not wire_problems(UsageEvent(**{column: cells[column] for column in EVENT_COLUMNS}))
 
 
 def _reworded(state: RowState, words: str) -> RowState:

@@ -169,8 +169,11 @@ def edited_columns(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
 
 
 def damaged_columns(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Name the event's columns that a spreadsheet seems to have changed: ``00123`` -> ``123``, ``1-2`` -> ``2-Jan``."""
-    return [column for column in EVENT_COLUMNS if _is_damaged(before.get(column), now.get(column))]
+    """Name the columns that a spreadsheet seems to have changed: ``00123`` -> ``123``, ``1-2`` -> ``2-Jan``.
+
+    before: the cells that the usage log had, by column; other columns are not looked at.
+    """
+    return [column for column in before if column in now and _is_damaged(before.get(column), now.get(column))]
 
 
 def _is_damaged(before: object, now: object) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from uploader.books import Books
 from uploader.desk import Desk, FileReport, Plan, Watcher, open_desk, reserved, write_out
@@ -19,7 +19,7 @@ from uploader.ledger import Ledger, is_known
 from uploader.marker import Marker, demand_known_marks
 from uploader.model import Batch, Outcome, Reason, Row, RowState, UsageEvent
 from uploader.overlap import RowSketch
-from uploader.own_events import OwnEvents, OwnIds, demand_known_claims
+from uploader.own_events import OwnEvents, OwnIds, demand_known_claims, own_events_of
 from uploader.posting import Due, Progress
 from uploader.readers import UsageLog, open_usage_log
 from uploader.results import NOT_SENT, Names, Reservation, choose_names
@@ -63,7 +63,7 @@ def _upload_file(path: Path, desk: Desk) -> FileReport:
         with (
             Ledger(desk.plan.ledger_folder, identity) as ledger,
             reserved(_names(log, desk.plan), log, ledger, rows=log.row_count) as reservation,
-            _own_events(ledger, own_ids) as own_events,
+            own_events_of(desk.plan.ledger_folder, identity, own_ids) as own_events,
         ):
             ledger.begin(
                 path=str(path),
@@ -120,15 +120,6 @@ def _own_ids(log: UsageLog, plan: Plan) -> OwnIds | None:
     return OwnIds(plan.event_id, log.columns, base_url=plan.settings.base_url, path=log.path)
 
 
-@contextlib.contextmanager
-def _own_events(ledger: Ledger, own_ids: OwnIds | None) -> Iterator[OwnEvents | None]:
-    if own_ids is None:
-        yield None
-        return
-    with OwnEvents(ledger.path.parent, ledger.identity) as own_events:
-        yield own_events
-
-
 @dataclass(frozen=True, slots=True)
 class _Naming:
     """A row's usage event and its event id: of its row number, or of the log's own id for it."""
@@ -141,6 +132,10 @@ class _Naming:
     def event(self, row: Row) -> UsageEvent | Outcome:
         event = self.check.event(row)
         return event if self.own_ids is None else self.own_ids.checked(row, event)
+
+    def stated(self, row: Row) -> dict[str, Any]:
+        own_id = {} if self.own_ids is None else self.own_ids.stated(row)
+        return {**own_id, **self.check.stated(row)}
 
     def event_id_of(self, row: Row, _state: RowState | None = None) -> str:
         return self.by_row_number.of(row.number) if self.own_ids is None else self.own_ids.event_id(row)
@@ -262,7 +257,7 @@ def _answered(
             if state.outcome.reason in (None, Reason.IN_DOUBT):
                 posted.add(row.cells)
             if state.outcome.reason is not None:
-                failed[row.number] = naming.check.stated(row)
+                failed[row.number] = naming.stated(row)
         if failed:
             ledger.keep_originals(failed)
         naming.note_accepted(

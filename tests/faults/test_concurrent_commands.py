@@ -91,6 +91,20 @@ def test_different_contents_are_uploaded_side_by_side(new_scene: NewScene, tmp_p
         scene.check_settled()
 
 
+def test_uploads_of_the_same_events_bill_each_once(new_scene: NewScene, tmp_path: Path, extent: Extent) -> None:
+    """Two files that share events are uploaded together by their own ids; then each again, until all is settled."""
+    for turn in range(extent.of(short=1, full=20)):
+        with new_scene(rows=60) as scene:
+            by_own_ids = ("upload", "--event-id", "device_id", "--allow-overlap")
+            other = write_csv(tmp_path / f"other{turn}.csv", scene.expected[20:])
+            with scene.started(*by_own_ids, scene.log) as one, scene.started(*by_own_ids, other) as two:
+                assert {ended(one).exit_code, ended(two).exit_code} <= {0, 1}
+            for log in (scene.log, other):
+                done = scene.home.run(*by_own_ids, log)
+                assert done.exit_code == 0, done.said
+            scene.check_settled()
+
+
 def test_a_replay_and_its_upload_do_not_run_at_once(new_scene: NewScene, extent: Extent) -> None:
     """Whichever of the two comes second is refused and posts nothing."""
     for first, second in extent.of(

@@ -1,0 +1,201 @@
+"""Replays of uploads whose events are named by the log itself (--event-id)."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.billing_answers import Answer, Then, reply
+from tests.billing_contract import BilledRow, Received, Respond, contract
+from tests.billing_server import BillingServer
+from tests.command import EVENT_COLUMNS, Home, cells, read_rows, usage_rows, write_csv
+
+ROWS = usage_rows(5)
+Edits = Mapping[int, Mapping[str, str]]
+
+
+def failing(*devices: str, answer: Answer) -> Respond:
+    """Answer rightly, but for the posts of some devices."""
+
+    def respond(received: Received) -> Answer:
+        return answer if received.headers.get("x-device-id") in devices else contract(received)
+
+    return respond
+
+
+def uploaded(home: Home, rows: list[tuple[str, BilledRow]], *, name: str = "usage.csv", exit_code: int = 1) -> Path:
+    """Upload a log by its own ids, and give its failed file."""
+    path = write_csv(home.folder / name, [(own_id, *row) for own_id, row in rows], columns=("id", *EVENT_COLUMNS))
+    run = home.run_here("upload", name, "--event-id", "id", "--retries", "0")
+    assert run.exit_code == exit_code, run.said
+    return path.with_suffix(".failed.csv")
+
+
+def edit(path: Path, edits: Edits) -> None:
+    """Change cells of rows, the first being 0, as a person would."""
+    rows = read_rows(path)
+    for at, cell_by_column in edits.items():
+        rows[at].update(cell_by_column)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def replayed(home: Home, name: str, *, number: int = 1, exit_code: int = 0) -> list[dict[str, str]]:
+    """Replay a file and read its results."""
+    run = home.run_here("replay", name, "--retries", "0")
+    assert run.exit_code == exit_code, run.said
+    stem = name.partition(".")[0]
+    return read_rows(home.folder / f"{stem}.replay{number}.results.csv")
+
+
+def test_a_row_that_was_put_right_is_posted_and_keeps_its_event(home: Home, billing_server: BillingServer) -> None:
+    """It has the event id that it had; another file with the old values is a conflict, with the new ones accepted."""
+    billing_server.respond = failing("dev-1", answer=reply(422))
+    failed = uploaded(home, list(zip("abc", ROWS, strict=False)))
+    before = read_rows(failed)
+    billing_server.respond = contract
+    edit(failed, {0: {"total_usage": "7"}})
+    after = replayed(home, "usage.failed.csv")
+    fixed = ROWS[1]._replace(total_usage=7)
+    assert billing_server.billed() == Counter([ROWS[0], fixed, ROWS[2]])
+    assert cells(after, "upload_event_id") == cells(before, "upload_event_id")
+    uploaded(home, [("b", ROWS[1]), ("x", ROWS[3])], name="old.csv")
+    assert cells(read_rows(home.folder / "old.results.csv"), "upload_reason") == ["conflict", ""]
+    uploaded(home, [("b", fixed), ("y", ROWS[4])], name="new.csv", exit_code=0)
+    assert billing_server.billed() == Counter([ROWS[0], fixed, *ROWS[2:]])
+
+
+def test_a_conflict_that_is_given_an_id_of_its_own_is_posted(home: Home, billing_server: BillingServer) -> None:
+    """The new id makes its event id; the old file, replayed once more, does not post it again."""
+    other = ROWS[0]._replace(total_usage=9)
+    failed = uploaded(home, [("a", ROWS[0]), ("a", other), ("b", ROWS[1])])
+    edit(failed, {0: {"id": "c"}})
+    old = failed.read_bytes()
+    [row] = replayed(home, "usage.failed.csv")
+    assert row["upload_status"] == "accepted"
+    assert row["upload_event_id"] in billing_server.billed_by("x-request-id")
+    failed.write_bytes(old)
+    [row] = replayed(home, "usage.failed.csv", number=2)
+    assert row["upload_status"] == "accepted"
+    assert billing_server.billed() == Counter([ROWS[0], other, ROWS[1]])
+
+
+def test_a_duplicate_that_is_replayed_as_it_is_stays_one(home: Home, billing_server: BillingServer) -> None:
+    """Replaying is no way round the claims."""
+    uploaded(home, [("a", ROWS[0]), ("a", ROWS[0])])
+    [row] = replayed(home, "usage.failed.csv", exit_code=1)
+    assert row["upload_reason"] == "duplicate"
+    assert billing_server.billed() == Counter([ROWS[0]])
+
+
+def test_an_event_settled_in_the_file_that_has_it_is_settled_here(home: Home, billing_server: BillingServer) -> None:
+    """Once it is marked as recorded there, this file's row is accepted without a post."""
+    billing_server.respond = failing("dev-0", answer=Answer(then=Then.RST))
+    doubtful = uploaded(home, [("a", ROWS[0]), ("b", ROWS[1])], name="one.csv")
+    billing_server.respond = contract
+    uploaded(home, [("a", ROWS[0]), ("c", ROWS[2])], name="two.csv")
+    edit(doubtful, {0: {"upload_replay": "recorded"}})
+    replayed(home, "one.failed.csv")
+    [row] = replayed(home, "two.failed.csv")
+    assert row["upload_status"] == "accepted"
+    assert billing_server.billed() == Counter(ROWS[:3])
+
+
+def test_an_event_that_another_file_had_accepted_meanwhile_is_not_posted(
+    home: Home, billing_server: BillingServer
+) -> None:
+    """The failed file is older than the other file's upload; its row becomes accepted."""
+    billing_server.respond = failing("dev-0", answer=reply(422))
+    uploaded(home, [("a", ROWS[0]), ("b", ROWS[1])], name="one.csv")
+    billing_server.respond = contract
+    uploaded(home, [("a", ROWS[0]), ("c", ROWS[2])], name="two.csv", exit_code=0)
+    [row] = replayed(home, "one.failed.csv")
+    assert "accepted before: row 1 of run" in row["upload_detail"]
+    assert billing_server.billed() == Counter(ROWS[:3])
+
+
+@pytest.mark.parametrize("column", ["id", "total_usage"])
+def test_resend_posts_an_event_only_as_it_was(home: Home, billing_server: BillingServer, column: str) -> None:
+    """An edited id or value is refused; put back, it is posted under the same event id."""
+    billing_server.respond = failing("dev-0", answer=Answer(then=Then.RST, bills=False))
+    failed = uploaded(home, [("1", ROWS[0]), ("2", ROWS[1])])
+    billing_server.respond = contract
+    [before] = read_rows(failed)
+    edit(failed, {0: {"upload_replay": "resend", column: "77"}})
+    [row] = replayed(home, "usage.failed.csv", exit_code=1)
+    assert row["upload_reason"] == "in_doubt"
+    assert "its cells were edited" in row["upload_detail"]
+    edit(failed, {0: {column: before[column]}})
+    [row] = replayed(home, "usage.failed.csv", number=2)
+    assert billing_server.billed() == Counter(ROWS[:2])
+    assert billing_server.posts[-1].headers["x-request-id"] == before["upload_event_id"]
+
+
+@pytest.mark.parametrize(("own_id", "now"), [("007", "7"), ("1234567890123456", "1.23E+15"), ("3-4", "03-Apr")])
+def test_an_id_that_a_spreadsheet_damaged_is_not_taken_for_another(
+    home: Home, billing_server: BillingServer, own_id: str, now: str
+) -> None:
+    """The row fails as changed: under the damaged id the event would be a new one."""
+    billing_server.respond = failing("dev-0", answer=reply(422))
+    failed = uploaded(home, [(own_id, ROWS[0]), ("b", ROWS[1])])
+    billing_server.respond = contract
+    edit(failed, {0: {"id": now}})
+    [row] = replayed(home, "usage.failed.csv", exit_code=1)
+    assert row["upload_reason"] == "changed"
+    assert billing_server.billed() == Counter([ROWS[1]])
+
+
+def test_a_displaced_row_number_is_noticed(home: Home, billing_server: BillingServer) -> None:
+    """The number of an accepted row, or of another failed one, makes no failed row accepted."""
+    billing_server.respond = failing("dev-0", "dev-1", answer=reply(422))
+    failed = uploaded(home, list(zip("abc", ROWS, strict=False)))
+    billing_server.respond = contract
+    edit(failed, {0: {"upload_row": "3"}, 1: {"upload_row": "1"}})
+    rows = replayed(home, "usage.failed.csv", exit_code=1)
+    assert cells(rows, "upload_reason") == ["malformed", "malformed"]
+    assert billing_server.billed() == Counter([ROWS[2]])
+
+
+def test_a_whole_results_file_may_be_replayed(home: Home, billing_server: BillingServer) -> None:
+    """Accepted rows stay so, also once the ledger keeps them as ranges; failed ones are posted."""
+    billing_server.respond = failing("dev-1", answer=reply(422))
+    uploaded(home, list(zip("abc", ROWS, strict=False)))
+    billing_server.respond = contract
+    rows = replayed(home, "usage.results.csv")
+    assert cells(rows, "upload_status") == ["accepted"] * 3
+    assert billing_server.billed() == Counter(ROWS[:3])
+
+
+def test_rows_that_could_not_be_read_or_had_no_id_can_be_put_right(home: Home, billing_server: BillingServer) -> None:
+    """They had no event id; they are posted under the one that their new id makes, once."""
+    path = home.folder / "usage.csv"
+    uploaded_rows = [("", *ROWS[0]), ("b", *ROWS[1])]
+    write_csv(path, uploaded_rows, columns=("id", *EVENT_COLUMNS))
+    path.write_text(path.read_text() + "ragged,row\n")
+    assert home.run_here("upload", "usage.csv", "--event-id", "id").exit_code == 1
+    failed = home.folder / "usage.failed.csv"
+    whole = dict(zip(EVENT_COLUMNS, map(str, ROWS[2]), strict=True))
+    edit(failed, {0: {"id": "a"}, 1: {"id": "c", **whole}})
+    old = failed.read_bytes()
+    rows = replayed(home, "usage.failed.csv")
+    assert cells(rows, "upload_status") == ["accepted"] * 2
+    failed.write_bytes(old)
+    assert cells(replayed(home, "usage.failed.csv", number=2), "upload_status") == ["accepted"] * 2
+    assert billing_server.billed() == Counter(ROWS[:3])
+
+
+def test_the_column_must_still_be_there(home: Home, billing_server: BillingServer) -> None:
+    """Without its ids nothing says which events the rows are."""
+    billing_server.respond = failing("dev-0", answer=reply(422))
+    failed = uploaded(home, [("a", ROWS[0]), ("b", ROWS[1])])
+    text = failed.read_text().replace("id,tenant_id", "other,tenant_id", 1)
+    failed.write_text(text)
+    run = home.run_here("replay", "usage.failed.csv")
+    assert run.exit_code == 2, run.said
+    assert "no column named 'id'" in run.said
