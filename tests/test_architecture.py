@@ -13,6 +13,7 @@ ROWS = [
     {"cli"},
     {"console", "options", "runs", "sandbox", "validate"},
     {"replay", "upload"},
+    {"adoption"},
     {"desk", "guards", "own_events", "replay_log"},
     {"posting"},
     {
@@ -29,6 +30,7 @@ ROWS = [
         "seen",
         "sender",
     },
+    {"adopted"},
     {"csv_log", "database", "durable", "local_disk", "lock", "parquet_log", "schema"},
     {"api", "content", "csv_scan", "identity"},
     {"model", "settings"},

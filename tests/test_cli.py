@@ -25,7 +25,7 @@ from uploader.cli import cli
 
 COMMANDS = ["upload", "replay", "validate", "runs", "sandbox"]
 HEAVY = {"pycurl", "pyarrow", "pandas", "numpy", "requests", "rich", "jsonschema_rs", "sqlite3", "platformdirs"}
-CAN_BILL_AGAIN = {"--include-in-doubt", "--accept-changes", "--again", "--allow-overlap"}
+CAN_BILL_AGAIN = {"--include-in-doubt", "--accept-changes", "--again", "--allow-overlap", "--without-ledger"}
 KEY = "k3y-that-nobody-may-see"
 
 

@@ -82,7 +82,7 @@ def upload(files: tuple[Path, ...], *, max_failed: str | None, sandbox: bool, **
 @cli.command()
 @click.argument("file", type=FILE)
 @of_replay
-def replay(file: Path, *, include_in_doubt: bool, accept_changes: bool, **options: Any) -> None:
+def replay(file: Path, *, include_in_doubt: bool, accept_changes: bool, without_ledger: bool, **options: Any) -> None:
     """Post the failed rows of FILE again: a results or failed file, as it is or corrected in a spreadsheet.
 
     Rows marked yes or fix in upload_replay are checked and posted, accepted ones never. For a row marked confirm write
@@ -95,7 +95,9 @@ def replay(file: Path, *, include_in_doubt: bool, accept_changes: bool, **option
     from uploader.replay import Permissions  # noqa: PLC0415 -- heavy, see the top
     from uploader.replay import replay as run  # noqa: PLC0415 -- likewise
 
-    permissions = Permissions(include_in_doubt=include_in_doubt, accept_changes=accept_changes)
+    permissions = Permissions(
+        include_in_doubt=include_in_doubt, accept_changes=accept_changes, without_ledger=without_ledger
+    )
     _run(options, lambda plan, watcher: [run(file, plan=plan, watcher=watcher, permissions=permissions)])
 
 

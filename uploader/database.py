@@ -27,6 +27,7 @@ class Database:
         """Open a file of ours, or make it.
 
         is_shared: other processes may have it open too, and wait for each other's transactions.
+        tables:    statements that make what a file of an earlier version lacks too.
 
         Raises:
             LedgerRefusal: a newer program wrote it, or it cannot be used.
@@ -79,9 +80,9 @@ class Database:
                 f"{self.path} was written by a newer version of this program ({found}, and this one knows {version})",
                 remedy="upgrade: pip install --upgrade meter-uploader",
             )
-        if found == 0:
+        if found < version:
             self._connection.execute("begin immediate")
-            if self._version() == 0:  # a file that is shared may have been made meanwhile
+            if self._version() < version:  # a file that is shared may have been made meanwhile
                 for statement in filter(str.strip, tables.split(";")):
                     self._connection.execute(statement)
                 self._connection.execute(f"pragma user_version = {version}")

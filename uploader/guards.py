@@ -46,11 +46,12 @@ def choose_run(
     event_id: the column of the log's own ids, with which a copy is as good as the file; None without.
 
     Raises:
-        LedgerRefusal: the same content is known under another name or was modified since, its events were named
-            otherwise, or ``--again`` cannot be had.
+        LedgerRefusal: the same content is known under another name, was modified since or adopted from its results, its
+            events were named otherwise, or ``--again`` cannot be had.
     """
     latest, knowledge = None, None
     while (found := remembered(folder, identity.run_id)) is not None:
+        _demand_not_adopted(facts, identity, found)
         latest, knowledge = identity, found
         identity = replace(identity, again=identity.again + 1)
     if latest is None or knowledge is None:
@@ -130,6 +131,15 @@ def _otherwise_named(facts: InputFacts, latest: RunIdentity, event_id: str | Non
         f"{facts.name}: the same content was uploaded {with_it} ({latest.run_id}): its events have other ids",
         remedy=f"nothing was posted; run the command {with_it}",
     )
+
+
+def _demand_not_adopted(facts: InputFacts, identity: RunIdentity, knowledge: dict[str, Any]) -> None:
+    if "adopted" in knowledge:
+        raise LedgerRefusal(
+            f"{facts.name}: its run {identity.run_id} was adopted by this ledger from {knowledge['adopted']}, and what "
+            "that file does not say of the run's rows is not known here",
+            remedy="nothing was posted; replay the newest failed file of the run instead",
+        )
 
 
 def _same_content(facts: InputFacts, latest: RunIdentity, knowledge: dict[str, Any]) -> LedgerRefusal:

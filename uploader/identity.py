@@ -21,29 +21,40 @@ class RunIdentity:
     period:         the operator's label for a billing period; empty without one.
     content_sha256: hex digest of the usage log's decompressed content.
     again:          how often all of it was asked to be billed once more.
+    adopted_run_id: of a run that is known from a file of its results alone, so that neither its content nor its
+                    period is known; empty for any other.
     """
 
     base_url: str
     period: str
     content_sha256: str
     again: int = 0
+    adopted_run_id: str = ""
 
     @property
     def run_id(self) -> str:
         """The ledger file's name and ``upload_run``; it begins with a letter: no spreadsheet takes it for a number."""
-        return "r" + hashlib.sha256(self.canonical.encode()).hexdigest()[:15]
+        return self.adopted_run_id or "r" + hashlib.sha256(self.canonical.encode()).hexdigest()[:15]
 
     @property
     def canonical(self) -> str:
         """The identity as JSON, the one text that ids are made from."""
-        parts = [self.base_url, self.period, self.content_sha256]
+        parts: list[str | int] = [self.base_url, self.period, self.content_sha256]
+        if self.adopted_run_id:
+            return json.dumps([*parts, self.again, self.adopted_run_id])
         return json.dumps(parts if self.again == 0 else [*parts, self.again])
 
     @classmethod
     def from_canonical(cls, text: str) -> RunIdentity:
         """Read back what ``canonical`` gave."""
-        base_url, period, content_sha256, *again = json.loads(text)
-        return cls(base_url=base_url, period=period, content_sha256=content_sha256, again=again[0] if again else 0)
+        base_url, period, content_sha256, *others = json.loads(text)
+        return cls(
+            base_url=base_url,
+            period=period,
+            content_sha256=content_sha256,
+            again=others[0] if others else 0,
+            adopted_run_id=others[1] if len(others) > 1 else "",
+        )
 
 
 class EventIds:

@@ -13,33 +13,35 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from uploader.adopted import AdoptedEventIds, Adoption
 from uploader.database import Database, marks, unusable
 from uploader.errors import LedgerRefusal
-from uploader.identity import RUN_ID, RunIdentity
+from uploader.identity import RUN_ID, EventIds, RunIdentity
 from uploader.local_disk import network_file_system
 from uploader.lock import Lock, holder
 from uploader.model import Outcome, Reason, RowState
 
-LEDGER_VERSION = 1
+LEDGER_VERSION = 2
 _CRASHED = "may have been recorded: the upload ended while the row was being sent"
 _FROM_A_RANGE = Outcome(None)
 
 _TABLES = """
-create table run (name text primary key, value text not null) without rowid;
-create table outcome (
+create table if not exists run (name text primary key, value text not null) without rowid;
+create table if not exists outcome (
   row integer primary key, reason text, detail text not null, http_status integer, response text not null,
   attempts integer not null, at_milliseconds integer not null, customer_id text not null
 );
-create table sending (
+create table if not exists sending (
   row integer primary key, attempts integer not null, at_milliseconds integer not null, customer_id text not null
 );
-create table accepted_range (first integer primary key, last integer not null);
-create table original (row integer primary key, cells text not null);
+create table if not exists accepted_range (first integer primary key, last integer not null);
+create table if not exists original (row integer primary key, cells text not null);
+create table if not exists adopted_row (row integer primary key, event_id text not null unique);
 """
 
 _ISLANDS_OF_ACCEPTED_ROWS = """
@@ -80,7 +82,8 @@ class Ledger:
         """Open the run's file, or begin it; rows that were being sent when an earlier process ended become in doubt.
 
         Raises:
-            LedgerRefusal: another process holds the run, a newer program wrote its file, or it cannot be used.
+            LedgerRefusal: another process holds the run, a newer program wrote its file, it cannot be used, or one of
+                an upload and its adopted copy is to be taken for the other.
         """
         self.identity = identity
         self.path = ledger_path(folder, identity.run_id)
@@ -94,8 +97,10 @@ class Ledger:
             undo.callback(self.lock.release)
             self._database = Database(self.path, tables=_TABLES, version=LEDGER_VERSION)
             undo.callback(self._database.close)
-            if self.recall("identity") is None:
-                self.remember(identity=identity.canonical)
+            self._demand_own_file()
+            self.event_id_of: Callable[[int], str] = (
+                AdoptedEventIds(self._database).of if identity.adopted_run_id else EventIds(identity).of
+            )
             self._settle_crashed_rows()
             undo.pop_all()
 
@@ -142,6 +147,12 @@ class Ledger:
         if is_finished:
             self._shrink()
         self.remember(is_finished=is_finished, totals=totals, ended_milliseconds=_now_milliseconds())
+
+    @contextlib.contextmanager
+    def adopting(self) -> Iterator[Adoption]:
+        """Take over what another ledger knew of the run: all that is done within is kept, durably, or nothing of it."""
+        with self._database.transaction() as connection:
+            yield Adoption(connection, identity=self.identity, record=_record)
 
     def commit(self, *, settled: Sequence[RowState], sending: Sequence[Sending]) -> None:
         """Record outcomes, and the rows that are about to be posted, in one durable transaction."""
@@ -197,6 +208,18 @@ class Ledger:
         query = f"select row, cells from original where row in ({marks(rows)})"  # noqa: S608 -- question marks alone
         found = self._database.rows(query, rows)
         return {row: json.loads(cells) for row, cells in found}
+
+    def _demand_own_file(self) -> None:
+        found = self.recall("identity")
+        if found == self.identity.canonical:
+            return
+        if self.recall("rows") is not None:
+            raise LedgerRefusal(
+                f"{self.path} holds run {self.identity.run_id} as another command left it just now",
+                remedy="see: uploader runs",
+            )
+        if not self.identity.adopted_run_id:  # that one's is kept together with its rows
+            self.remember(identity=self.identity.canonical)
 
     def _shrink(self) -> None:
         with self._database.transaction() as connection:
@@ -267,7 +290,7 @@ def remembered(folder: Path, run_id: str) -> dict[str, Any] | None:
 
 
 def is_known(folder: Path, run_id: str) -> bool:
-    """Tell whether a run was begun in this ledger, or is at work just now; an empty file is no knowledge.
+    """Tell whether a run was begun or adopted in this ledger, or is at work just now; an empty file is no knowledge.
 
     Raises:
         LedgerRefusal: its file cannot be read.
@@ -276,7 +299,7 @@ def is_known(folder: Path, run_id: str) -> bool:
         return False
     if holder(ledger_path(folder, run_id).with_suffix(".lock")):
         return True
-    return "input" in (remembered(folder, run_id) or {})
+    return bool({"input", "adopted"} & (remembered(folder, run_id) or {}).keys())
 
 
 def known_run(folder: Path, run_id: str) -> RunIdentity:
@@ -289,7 +312,7 @@ def known_run(folder: Path, run_id: str) -> RunIdentity:
     if known is None:
         raise LedgerRefusal(
             f"run {run_id} is not known to the ledger in {folder}",
-            remedy="give --ledger the folder that the upload used",
+            remedy="give --ledger the folder that the upload used; for one that is lost there is --without-ledger",
         )
     return RunIdentity.from_canonical(known["identity"])
 

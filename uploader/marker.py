@@ -58,6 +58,11 @@ def demand_known_marks(folder: Path, *, input_name: str, knows: Callable[[str], 
             )
 
 
+def mark_of(folder: Path, run_id: str) -> Path | None:
+    """Find the mark that an unfinished run left in a folder; None when there is none."""
+    return next((path for path in sorted(folder.glob("*.uploading")) if _facts(path).get("run") == run_id), None)
+
+
 def _marks(folder: Path, input_name: str) -> Iterator[Path]:
     return (
         path

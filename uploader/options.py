@@ -96,6 +96,11 @@ of_replay = _options(
     click.option(
         "--accept-changes", is_flag=True, help="Take ids that a spreadsheet seems to have changed as they are now."
     ),
+    click.option(
+        "--without-ledger",
+        is_flag=True,
+        help="Adopt the file's run: the ledger of its upload is lost. Then never continue that upload elsewhere.",
+    ),
 )
 of_validate = _options(_schema, _delimiter)
 of_runs = _ledger

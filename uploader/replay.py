@@ -12,11 +12,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from uploader.adoption import adopt
 from uploader.api import shown, wire_problems
 from uploader.books import Books
 from uploader.desk import Desk, FileReport, Plan, Watcher, open_desk, reserved, write_out
 from uploader.errors import InputError, LedgerRefusal, UploaderError
-from uploader.identity import EventIds, RunIdentity
+from uploader.identity import RunIdentity
 from uploader.ledger import Ledger, known_run
 from uploader.model import Batch, Outcome, Reason, Row, RowState, UsageEvent
 from uploader.overlap import RowSketch, merged
@@ -37,10 +38,12 @@ class Permissions:
 
     include_in_doubt: post every row in doubt once more, as if each were marked ``resend``.
     accept_changes:   take ids that a spreadsheet seems to have damaged as they are now.
+    without_ledger:   take the file's word for a run that this ledger does not know.
     """
 
     include_in_doubt: bool = False
     accept_changes: bool = False
+    without_ledger: bool = False
 
 
 def replay(path: Path, *, plan: Plan, watcher: Watcher, permissions: Permissions) -> FileReport:
@@ -62,6 +65,8 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
         log = ReplayLog(source)
         check = desk.schema.for_columns(log.columns, path=path)
         books, run_id = _read_through(log, check)
+        if permissions.without_ledger:
+            adopt(log, check, run_id=run_id, plan=desk.plan, say=desk.watcher.say)
         identity = known_run(desk.plan.ledger_folder, run_id)
         _demand_same_destination(path, identity, desk.plan)
         names = choose_replay_names(log, results_dir=desk.plan.results_dir)
@@ -176,8 +181,8 @@ class _Judge:
         self._ledger = ledger
         self._permissions = permissions
         self._own_ids = own_ids
-        self._event_id_of = EventIds(ledger.identity).of
-        rows_of_the_run = ledger.recall("rows")
+        self._event_id_of = ledger.event_id_of
+        rows_of_the_run = ledger.recall("last_row") or ledger.recall("rows")
         if rows_of_the_run is None:
             raise LedgerRefusal(
                 f"{ledger.path} knows no row of run {ledger.identity.run_id}",
@@ -237,6 +242,11 @@ class _Judge:
         """Find the original row's state; a row that is of no run, or stands in the file twice, is kept."""
         if entry.number == 0:
             return _Kept(RowState(0, Outcome(Reason.MALFORMED, entry.row.fault)))
+        if self._own_ids is None and not self._event_id_of(entry.number):
+            words = (
+                "not sent: the file that this run was adopted from does not have the row; ask whoever has its ledger"
+            )
+            return _Kept(RowState(entry.number, Outcome(Reason.IN_DOUBT, words)))
         if entry.number >= len(self._is_seen) or not self._has_its_event_id(entry, known, original):
             words = "upload_row and upload_event_id are not those of a row of this run; put both back as they were"
             return _Kept(RowState(0, Outcome(Reason.MALFORMED, words)))

@@ -98,6 +98,14 @@ class ReplayLog:
         for batch in self.source.batches():
             yield [self._entry(row) for row in batch.rows]
 
+    def claims(self) -> Iterator[list[tuple[Entry, dict[str, str]]]]:
+        """Make one pass, and give all that our own columns say of each row, by column; of an unreadable row nothing."""
+        for batch in self.source.batches():
+            yield [
+                (self._entry(row), {} if row.fault else {name: self._own(row, name) for name in self._own_at})
+                for row in batch.rows
+            ]
+
     def record_text(self, row: Row) -> str:
         """Spell a row's kept cells as a CSV record."""
         return self._as_text(row.cells)

@@ -28,7 +28,7 @@ _COLUMNS = (
 
 def list_runs(folder: Path) -> str:
     """Give a table of a ledger folder's runs, the latest last."""
-    lines = sorted((_line(folder, run_id) for run_id in run_ids(folder)), key=lambda line: line[1])
+    lines = sorted(filter(None, (_line(folder, run_id) for run_id in run_ids(folder))), key=lambda line: line[1])
     if not lines:
         return f"the ledger in {folder} knows no run"
     widths = [max(len(line[at]) for line in (_COLUMNS, *lines)) for at in range(len(_COLUMNS))]
@@ -59,6 +59,8 @@ def show_run(folder: Path, run_id: str) -> str:
         f"ended        {_moment(facts.get('ended_milliseconds'))}",
         f"ledger       {path}",
     ]
+    if "adopted" in facts:
+        lines[1] = f"adopted      from {facts['adopted']}, {facts['rows']:,} rows"
     if identity.period:
         lines.insert(3, f"period       {identity.period}")
     for reason, (rows, units) in facts.get("totals", {}).items():
@@ -68,12 +70,15 @@ def show_run(folder: Path, run_id: str) -> str:
 
 
 def _line(folder: Path, run_id: str) -> tuple[str, ...]:
+    """Give a run's cells; none when its file is empty, as a refused command may leave it."""
     if at_work := holder(ledger_path(folder, run_id).with_suffix(".lock")):
         return (run_id, "now", at_work, *[""] * (len(_COLUMNS) - 3))
     try:
-        facts = remembered(folder, run_id) or {}
+        facts = remembered(folder, run_id)
     except LedgerRefusal as error:
         return (run_id, "", str(error), *[""] * (len(_COLUMNS) - 3))
+    if facts is None:
+        return ()
     identity = RunIdentity.from_canonical(facts["identity"]) if "identity" in facts else None
     totals: dict[str, list[int]] = facts.get("totals", {})
     accepted, units = totals.get("accepted", [0, 0])
@@ -95,6 +100,8 @@ def _line(folder: Path, run_id: str) -> tuple[str, ...]:
 
 
 def _state(facts: dict[str, Any]) -> str:
+    if "adopted" in facts:
+        return "adopted"
     return "finished" if facts.get("is_finished") else "unfinished"
 
 
