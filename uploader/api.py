@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import email.utils
 import json
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from enum import Enum
 from json.encoder import encode_basestring_ascii as json_text
@@ -16,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from uploader.model import Outcome, Reason, UsageEvent
+from uploader.records import row_record
 from uploader.settings import PRINTABLE_ASCII, Settings
 
 MOST_ANSWER_BYTES = 64 * 1024
@@ -35,7 +35,7 @@ class Failure(Enum):
     CUT_SHORT = "no whole answer"
 
 
-@dataclass(frozen=True, slots=True)
+@row_record(frozen=True, slots=True)
 class Request:
     """One call, ready for the wire; ``body`` is None for a GET."""
 
@@ -44,7 +44,7 @@ class Request:
     body: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@row_record(frozen=True, slots=True)
 class Exchange:
     """What is known after one attempt at a call; facts alone, no verdict.
 
@@ -67,7 +67,7 @@ class Exchange:
     elapsed_seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@row_record(frozen=True, slots=True)
 class Verdict:
     """What follows from an exchange.
 

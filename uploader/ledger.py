@@ -25,6 +25,7 @@ from uploader.identity import RUN_ID, EventIds, RunIdentity
 from uploader.local_disk import network_file_system
 from uploader.lock import Lock, holder
 from uploader.model import Outcome, Reason, RowState
+from uploader.records import row_record
 
 LEDGER_VERSION = 2
 _CRASHED = "may have been recorded: the upload ended while the row was being sent"
@@ -52,7 +53,7 @@ insert into accepted_range
 """
 
 
-@dataclass(frozen=True, slots=True)
+@row_record(frozen=True, slots=True)
 class Sending:
     """One row about to be posted; ``attempts`` counts this one."""
 

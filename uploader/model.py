@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from uploader.records import row_record
+
 Cell = Any
 """One cell as it stands in the usage log: ``str`` from CSV; from Parquet whatever Arrow makes of it."""
 
 
-@dataclass(frozen=True, slots=True)
+@row_record(frozen=True, slots=True)
 class Row:
     """One row of a usage log, unchanged.
 
@@ -39,7 +41,7 @@ class Batch:
     source: Any = None
 
 
-@dataclass(frozen=True, slots=True)
+@row_record(frozen=True, slots=True)
 class UsageEvent:
     """What is posted for one row.
 
@@ -98,7 +100,7 @@ REPLAY_BY_REASON = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@row_record(frozen=True, slots=True)
 class Outcome:
     """What became of one row so far.
 
@@ -124,7 +126,7 @@ class Outcome:
         return None if self.reason is None else REPLAY_BY_REASON[self.reason]
 
 
-@dataclass(frozen=True, slots=True)
+@row_record(frozen=True, slots=True)
 class RowState:
     """What is known of one row of a run.
 

@@ -20,6 +20,7 @@ from uploader.errors import UploaderError
 from uploader.ledger import Ledger, Sending
 from uploader.model import Outcome, Reason, RowState, UsageEvent
 from uploader.pacing import Pacing
+from uploader.records import row_record
 from uploader.sender import Sender
 from uploader.settings import Settings
 
@@ -29,7 +30,7 @@ _LONGEST_WAIT_SECONDS = 0.2
 """So that a signal is noticed soon."""
 
 
-@dataclass(frozen=True, slots=True)
+@row_record(frozen=True, slots=True)
 class Due:
     """A row to be posted.
 
@@ -48,7 +49,7 @@ class Due:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@row_record(frozen=True, slots=True)
 class LookUp:
     """A tenant to be looked up; a probe asks for a tenant again, to see whether the backend answers."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +19,7 @@ import jsonschema_rs
 from uploader.api import NOT_FOR_A_HEADER, shown, wire_problems
 from uploader.errors import InputError, SchemaError
 from uploader.model import Cell, Outcome, Reason, Row, UsageEvent
+from uploader.records import row_record
 
 EVENT_COLUMNS = ("tenant_id", "device_id", "meter_id", "total_usage")
 
@@ -37,7 +37,7 @@ class _Absent:
 _ABSENT = _Absent()
 
 
-@dataclass(frozen=True, slots=True)
+@row_record(frozen=True, slots=True)
 class Units:
     """How much usage a row states, as far as it can be read; ``tenant_id`` and ``meter_id`` as text."""
 
