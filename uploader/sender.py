@@ -8,13 +8,13 @@ and a lost answer alike).
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Hashable
 from dataclasses import dataclass
 from importlib.metadata import version
-from io import BytesIO
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import pycurl
 
@@ -38,10 +38,12 @@ _MISCONFIGURED = frozenset(
         pycurl.E_SSL_ISSUER_ERROR,
     }
 )
-_CONTENT_LENGTH = re.compile(rb"^content-length:[ \t]*[0-9]+[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
-_CHUNKED = re.compile(rb"^transfer-encoding:.*\bchunked[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
-_RETRY_AFTER = re.compile(rb"^retry-after:[ \t]*([^\r\n]*?)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
-_FINAL_HEAD = re.compile(rb"^HTTP/1\.[01] (?!1\d\d)(\d{3})(?:[ \r][^\n]*)?\n(.*?)^\r?\n", re.DOTALL | re.MULTILINE)
+# All are run over a head in lower case; each begins with characters that can be looked for fast.
+_FINAL_HEAD = re.compile(
+    rb"^http/1\.[01] (?!1\d\d)(\d{3})(?:[ \r][^\n]*)?(\n(?:(?!\r?\n)[^\n]*\n)*)\r?\n", re.MULTILINE
+)
+_FRAMED = re.compile(rb"\ncontent-length:[ \t]*[0-9]+[ \t]*\r?\n|\ntransfer-encoding:.*\bchunked[ \t]*\r?\n")
+_RETRY_AFTER = re.compile(rb"\nretry-after:[ \t]*([^\r\n]*?)[ \t]*\r?\n")
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -65,28 +67,24 @@ class Connection:
 class _Slot(Generic[Key]):
     """One reusable libcurl handle, and what its present attempt has brought."""
 
-    __slots__ = ("body", "curl", "head", "key", "prereq_calls")
+    __slots__ = ("body", "curl", "head", "key", "prereq_calls", "url")
 
     def __init__(self) -> None:
         self.curl: Any = pycurl.Curl()
-        self.head = BytesIO()
-        self.body = BytesIO()
+        self.head: list[bytes] = []
+        self.body: list[bytes] = []
         self.prereq_calls = 0
+        self.url = ""
         self.key: Key
 
     def begin(self, key: Key) -> None:
         self.key = key
         self.prereq_calls = 0
-        self.body.seek(0)
-        self.body.truncate()
-        self.forget_head()
-
-    def forget_head(self) -> None:
-        self.head.seek(0)
-        self.head.truncate()
+        self.body.clear()
+        self.head.clear()
 
     def about_to_send(self, *_addresses: object) -> int:
-        self.forget_head()  # what came so far is a proxy's answer to CONNECT
+        self.head.clear()  # what came so far is a proxy's answer to CONNECT
         self.prereq_calls += 1
         permission: int = pycurl.PREREQFUNC_OK if self.prereq_calls == 1 else pycurl.PREREQFUNC_ABORT
         return permission
@@ -122,7 +120,9 @@ class Sender(Generic[Key]):
         slot = self._free_slot()
         slot.begin(key)
         curl = slot.curl
-        curl.setopt(pycurl.URL, request.url)
+        if slot.url != request.url:  # all posts have one
+            slot.url = request.url
+            curl.setopt(pycurl.URL, request.url)
         if request.body is None:
             curl.setopt(pycurl.HTTPGET, 1)
         else:
@@ -186,20 +186,18 @@ class Sender(Generic[Key]):
     def _read(self, slot: _Slot[Key], *, code: int, words: str) -> Exchange:
         sent = slot.prereq_calls > 0 or self._went_out_all_the_same(slot, code=code)
         # Unsent, any head there is a proxy's answer to CONNECT.
-        heads = _FINAL_HEAD.findall(slot.head.getvalue()) if sent else []
+        head = _final_head(b"".join(slot.head)) if sent else None
         elapsed_seconds: float = slot.curl.getinfo(pycurl.TOTAL_TIME)
-        if not heads:
+        if head is None:
             failure = self._failure(sent=sent, code=code or pycurl.E_GOT_NOTHING)
             return Exchange(sent=sent, failure=failure, error=_in_words(code, words), elapsed_seconds=elapsed_seconds)
-        status, head = heads[-1]
-        retry_after = _RETRY_AFTER.search(head)
         return Exchange(
             sent=sent,
             failure=self._failure(sent=sent, code=code) if code else Failure.NONE,
-            http_status=int(status),
-            framed=bool(_CONTENT_LENGTH.search(head) or _CHUNKED.search(head)),
-            retry_after=retry_after[1].decode("latin-1") if retry_after else None,
-            body=slot.body.getvalue(),
+            http_status=head.status,
+            framed=head.framed,
+            retry_after=head.retry_after,
+            body=b"".join(slot.body),
             error=_in_words(code, words) if code else "",
             elapsed_seconds=elapsed_seconds,
         )
@@ -215,6 +213,30 @@ class Sender(Generic[Key]):
         if code in _MISCONFIGURED or (code == pycurl.E_SSL_CONNECT_ERROR and not self._has_had_an_answer):
             return Failure.MISCONFIGURED
         return Failure.UNREACHABLE
+
+
+class _Head(NamedTuple):
+    """What an answer's head says; the fields are those of ``Exchange``."""
+
+    status: int
+    framed: bool
+    retry_after: str | None
+
+
+@functools.lru_cache(maxsize=64)  # most backends answer alike but for the Date, and so within a second
+def _final_head(heads: bytes) -> _Head | None:
+    """Read the last of the heads that came, interim ones passed over; None when it is not whole."""
+    lowered = heads.lower()
+    found = list(_FINAL_HEAD.finditer(lowered))
+    if not found:
+        return None
+    start, end = found[-1].span(2)
+    retry_after = _RETRY_AFTER.search(lowered, start, end)
+    return _Head(
+        status=int(found[-1][1]),
+        framed=bool(_FRAMED.search(lowered, start, end)),
+        retry_after=heads[slice(*retry_after.span(1))].decode("latin-1") if retry_after else None,
+    )
 
 
 def _prepare(slot: _Slot[Any], connection: Connection) -> None:
@@ -236,8 +258,8 @@ def _prepare(slot: _Slot[Any], connection: Connection) -> None:
         (pycurl.NOPROXY, ""),
         (pycurl.CAPATH if is_folder else pycurl.CAINFO, connection.ca_bundle),
         (pycurl.PROXY_CAPATH if is_folder else pycurl.PROXY_CAINFO, connection.ca_bundle),
-        (pycurl.HEADERFUNCTION, slot.head.write),
-        (pycurl.WRITEFUNCTION, slot.body.write),
+        (pycurl.HEADERFUNCTION, slot.head.append),
+        (pycurl.WRITEFUNCTION, slot.body.append),
         (pycurl.PREREQFUNCTION, slot.about_to_send),
     ):
         slot.curl.setopt(option, value)
