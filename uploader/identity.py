@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 RUN_ID = re.compile(r"r[0-9a-f]{15}")
+_VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 _NAMESPACE = uuid.UUID("6f1c9d1e-52f1-5d0b-9c39-3a0f7f1c1f5e")
 
 
@@ -88,5 +89,4 @@ def _uuid5(prefix: Any, name: str) -> str:
     digest = prefix.copy()
     digest.update(name.encode("utf-8", "surrogateescape"))
     text = digest.hexdigest()
-    variant = "89ab"[int(text[16], 16) & 3]
-    return f"{text[:8]}-{text[8:12]}-5{text[13:16]}-{variant}{text[17:20]}-{text[20:32]}"
+    return f"{text[:8]}-{text[8:12]}-5{text[13:16]}-{_VARIANT[text[16]]}{text[17:20]}-{text[20:32]}"

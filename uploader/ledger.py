@@ -168,10 +168,14 @@ class Ledger:
         """Give the states of those rows that have one, by row number; at most some thousand at a time."""
         if not rows:
             return {}
-        found = self._database.rows(f"select * from outcome where row in ({marks(rows)})", rows)  # noqa: S608 -- question marks
+        first, last = min(rows), max(rows)
+        if last - first < len(rows):  # all rows between them: three times as fast
+            found = self._database.rows("select * from outcome where row between ? and ?", (first, last))
+        else:
+            found = self._database.rows(f"select * from outcome where row in ({marks(rows)})", rows)  # noqa: S608 -- question marks
         ranges = self._database.rows(
             "select first, last from accepted_range where last >= ? and first <= ? order by first",
-            (min(rows), max(rows)),
+            (first, last),
         )
         state_by_row = {row: RowState(row, _FROM_A_RANGE) for row in rows if _is_in(row, ranges)} if ranges else {}
         for row, reason, detail, status, response, attempts, at, customer_id in found:

@@ -79,14 +79,16 @@ def _upload_file(path: Path, desk: Desk) -> FileReport:
             naming = _Naming(check, own_ids, own_events, EventIds(identity))
             desk.posting(path, ledger, progress).post_all(_due_rows(log, naming, ledger, progress))
             stop = desk.why_stopped()
-            posted = RowSketch(log.columns)
+            history = ledger.history()
+            # The sketch of the first pass stands when every row was posted.
+            posted = None if history.accepted + history.in_doubt == log.row_count else RowSketch(log.columns)
             answered = _answered(log, naming, ledger, books, posted)
             write_out(log, reservation, ledger, answered, event_id_of=naming.event_id_of)
-            accepted = ledger.history().accepted
-            seen.keep(posted.to_bytes())
+            if posted is not None:
+                seen.keep(posted.to_bytes())
             ledger.end(is_finished=not stop, totals=books.totals())
             marker.remove()
-        books.balance(accepted=accepted, may_leave_unsent=bool(stop))
+        books.balance(accepted=history.accepted, may_leave_unsent=bool(stop))
     return FileReport(
         path=path,
         run_id=identity.run_id,
@@ -244,7 +246,7 @@ def _due_rows(log: UsageLog, naming: _Naming, ledger: Ledger, progress: Progress
 
 
 def _answered(
-    log: UsageLog, naming: _Naming, ledger: Ledger, books: Books, posted: RowSketch
+    log: UsageLog, naming: _Naming, ledger: Ledger, books: Books, posted: RowSketch | None
 ) -> Iterator[tuple[Batch, list[RowState]]]:
     for batch in log.batches():
         known = ledger.known([row.number for row in batch.rows])
@@ -254,7 +256,7 @@ def _answered(
             books.give_out(naming.check.units(row), state)
             if row.fault:
                 continue
-            if state.outcome.reason in (None, Reason.IN_DOUBT):
+            if posted is not None and state.outcome.reason in (None, Reason.IN_DOUBT):
                 posted.add(row.cells)
             if state.outcome.reason is not None:
                 failed[row.number] = naming.stated(row)
