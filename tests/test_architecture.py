@@ -12,13 +12,14 @@ PACKAGE = Path(__file__).parents[1] / "uploader"
 ROWS = [
     {"cli"},
     {"console", "options", "runs", "sandbox", "validate"},
-    {"replay", "upload"},
+    {"replay", "summary", "upload"},
     {"adoption"},
     {"desk", "guards", "own_events", "replay_log"},
     {"posting"},
     {
         "books",
         "claims",
+        "documents",
         "client",
         "customers",
         "ledger",
@@ -29,6 +30,7 @@ ROWS = [
         "results",
         "seen",
         "sender",
+        "timings",
     },
     {"adopted"},
     {"csv_log", "database", "durable", "local_disk", "lock", "parquet_log", "schema"},

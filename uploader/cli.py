@@ -14,13 +14,14 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
-from uploader.errors import ImbalanceError, RefusedError, SettingsError, UploaderError
+from uploader.errors import SettingsError, UploaderError
 from uploader.options import FILE, of_replay, of_runs, of_sandbox, of_upload, of_validate
 from uploader.settings import DEFAULT_BASE_URL, FailureBudget, Settings
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from uploader.model import Outcome
 
 _FAULT_OF_OURS = 4
+_STOPPED = 3
 _OF_UPLOADS = ("results", "period", "event_id", "max_failed", "again", "allow_overlap")
 
 
@@ -194,8 +196,10 @@ def main() -> None:
     try:
         cli(prog_name="uploader")
     except UploaderError as error:
+        from uploader.summary import exit_code_of_error  # noqa: PLC0415 -- heavy, see the top
+
         _last_words(f"error: {error}", err=True)
-        _end(_exit_code_of(error))
+        _end(exit_code_of_error(error))
     except Exception as error:  # noqa: BLE001 -- the last one who can say that it is our fault
         traceback.print_exc()
         _last_words(f"error: a fault of this program: {error!r} -- please report it; the ledger is safe", err=True)
@@ -230,7 +234,9 @@ def _run(
 ) -> None:
     from uploader.console import Display, summary  # noqa: PLC0415 -- heavy, see the top
     from uploader.desk import Plan, Watcher  # noqa: PLC0415 -- likewise
+    from uploader.summary import exit_code_of, exit_code_of_error  # noqa: PLC0415 -- likewise
 
+    begun_at = datetime.now(timezone.utc)
     plan = Plan(
         settings=_settings(sending),
         ledger_folder=sending["ledger"] or _default_ledger_folder(),
@@ -239,18 +245,57 @@ def _run(
         results_dir=sending["results_dir"],
         **{name: sending[name] for name in _OF_UPLOADS if name in sending},
     )
+    _demand_places(sending)
     display = Display()
     with _noted_signals() as noted:
         watcher = Watcher(begin=display.begin, watch=display.watch, say=display.say, should_stop=lambda: bool(noted))
         try:
             reports = command(plan, watcher)
+        except UploaderError as error:
+            _write_documents([], sending, begun_at=begun_at, exit_code=exit_code_of_error(error), error=str(error))
+            raise
         finally:
             display.end()
     if and_say is None:
         _last_words(summary(reports, replay_options=_replay_options(sending)))
     else:
         _last_words(f"{summary(reports, replay_options=None)}\n{and_say()}")
-    _end(128 + noted[0] if noted else _exit_code(reports))
+    exit_code = 128 + noted[0] if noted else exit_code_of(reports)
+    _end(_write_documents(reports, sending, begun_at=begun_at, exit_code=exit_code))
+
+
+def _demand_places(sending: dict[str, Any]) -> None:
+    from uploader.documents import demand_place  # noqa: PLC0415 -- heavy, see the top
+    from uploader.summary import BEGINNING  # noqa: PLC0415 -- likewise
+
+    if sending["summary"]:
+        demand_place(sending["summary"], option="--summary", beginning=BEGINNING)
+
+
+def _write_documents(
+    reports: list[FileReport], sending: dict[str, Any], *, begun_at: datetime, exit_code: int, error: str = ""
+) -> int:
+    """Write the summary, and give the exit code: to have none is as bad as a stop, and mended by the same command."""
+    from uploader.documents import write_document  # noqa: PLC0415 -- heavy, see the top
+    from uploader.summary import BEGINNING, summarize  # noqa: PLC0415 -- likewise
+
+    if not sending["summary"]:
+        return exit_code
+    summary = summarize(
+        reports,
+        command=str(click.get_current_context().info_name),
+        base_url=sending["base_url"],
+        period=sending.get("period", ""),
+        begun_at=begun_at,
+        exit_code=exit_code,
+        error=error,
+    )
+    try:
+        write_document(sending["summary"], summary.to_json(), option="--summary", beginning=BEGINNING)
+    except UploaderError as fault:
+        _last_words(f"error: no summary: {fault}", err=True)
+        return _STOPPED if exit_code < 2 else exit_code
+    return exit_code
 
 
 def _replay_options(sending: dict[str, Any]) -> str:
@@ -341,20 +386,3 @@ def _noted_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _exit_code(reports: list[FileReport]) -> int:
-    errors = [report.error for report in reports if report.error is not None]
-    if any(isinstance(error, ImbalanceError) for error in errors):
-        return _FAULT_OF_OURS
-    if len(errors) == len(reports) and all(isinstance(error, RefusedError) for error in errors):
-        return 2
-    if errors or any(report.stop for report in reports):
-        return 3
-    return 1 if any(report.failed_rows for report in reports) else 0
-
-
-def _exit_code_of(error: UploaderError) -> int:
-    if isinstance(error, ImbalanceError):
-        return _FAULT_OF_OURS
-    return 2 if isinstance(error, RefusedError) else 3

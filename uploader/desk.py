@@ -7,10 +7,11 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO
 
-from uploader.books import Entry
+from uploader.books import Accounts, Entry
 from uploader.client import settle_route
 from uploader.customers import Customers
 from uploader.errors import SettingsError, UploaderError
@@ -33,6 +34,10 @@ from uploader.results import (
 from uploader.schema import RowSchema
 from uploader.sender import Connection, Sender
 from uploader.settings import FailureBudget, Settings
+from uploader.timings import Timings
+
+MOST_ACCOUNTS = 1000
+"""Tenants and meters that are named in a report; the others are summed up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +104,13 @@ class FileReport:
     names:           where the results are; None when none were written. The failed file exists only if rows failed.
     entry_by_reason: rows and units, by why they failed; None stands for accepted.
     posts, look_ups: calls of this command.
+    content_sha256:  of the file's decompressed content; empty when it was not read to its end.
+    ledger:          the run's file; None when none was begun.
+    accounts:        rows and units by tenant and meter; None when no results were written.
+    timings:         of this command's calls.
+    seconds:         from opening the file to its durable results.
     stop:            why the run ended early; empty when every row had its turn.
-    error:           why the file could not be taken, or the run not be finished.
+    error:           why the file could not be taken, or the run not be finished; or that its totals do not balance.
     """
 
     path: Path
@@ -109,6 +119,11 @@ class FileReport:
     entry_by_reason: dict[Reason | None, Entry] = field(default_factory=dict)
     posts: int = 0
     look_ups: int = 0
+    content_sha256: str = ""
+    ledger: Path | None = None
+    accounts: Accounts | None = None
+    timings: Timings | None = None
+    begun_at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     seconds: float = 0.0
     stop: str = ""
     error: UploaderError | None = None

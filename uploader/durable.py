@@ -19,20 +19,27 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_durably(path: Path, content: bytes) -> None:
+def write_durably(path: Path, content: bytes, *, is_private: bool = True) -> None:
     """Replace a small file of our own, so that at any moment it is either the old or the new.
+
+    is_private: for this user alone (0600), whatever the umask.
 
     Raises:
         LedgerFault: it cannot be written.
     """
     draft = path.with_name(f"{path.name}.draft")
     with disk_faults(path):
-        with draft.open("wb") as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        try:
+            with draft.open("wb") as file:
+                if is_private:
+                    os.fchmod(file.fileno(), 0o600)
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
         fsync_folder(path.parent)
 
 

@@ -68,6 +68,7 @@ _sending = _options(
         help="5xx answers that, by your word, mean 'not recorded', as in 500,502.",
     ),
     _option("--idempotency-header", metavar="NAME", help="The header by which the backend drops repeats."),
+    _option("--summary", type=FILE, help="Write totals, calls, latency and rate to this file, as JSON."),
 )
 
 of_upload = _options(

@@ -23,6 +23,7 @@ from uploader.pacing import Pacing
 from uploader.records import row_record
 from uploader.sender import Sender
 from uploader.settings import Settings
+from uploader.timings import Timings
 
 _MOST_ROWS_HELD = 10_000
 """Rows read ahead, most of them waiting for their tenant's look-up; some 5 MB."""
@@ -73,6 +74,7 @@ class Progress:
     look_ups: int = 0
     posts: int = 0
     retries: int = 0
+    timings: Timings = field(default_factory=Timings)
 
     def settle(self, state: RowState) -> None:
         """Count a row whose state is final for this command."""
@@ -250,11 +252,18 @@ class Posting:
             if pause_seconds or self._is_full():
                 time.sleep(wait_seconds)
             return
-        for call, exchange in self.sender.wait(timeout_seconds=wait_seconds):
+        ended = self.sender.wait(timeout_seconds=wait_seconds)
+        timings = self.progress.timings
+        timings.tick(now_seconds=time.monotonic())
+        for call, exchange in ended:
+            took, is_retry = exchange.elapsed_seconds, call.tries > 0
             if isinstance(call, LookUp):
+                timings.note_look_up(took, is_retry=is_retry, is_probe=call.is_probe)
                 self._note_look_up(call, api.judge_look_up(exchange))
             else:
-                self._note_post(call, api.judge_post(self.settings, exchange))
+                verdict = api.judge_post(self.settings, exchange)
+                timings.note_post(took, is_accepted=verdict.outcome.reason is None, is_retry=is_retry)
+                self._note_post(call, verdict)
 
     def _note_look_up(self, call: LookUp, verdict: api.Verdict) -> None:
         now_seconds = time.monotonic()

@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from uploader.adoption import adopt
 from uploader.api import shown, wire_problems
 from uploader.books import Books
-from uploader.desk import Desk, FileReport, Plan, Watcher, open_desk, reserved, write_out
+from uploader.desk import MOST_ACCOUNTS, Desk, FileReport, Plan, Watcher, open_desk, reserved, write_out
 from uploader.errors import InputError, LedgerRefusal, UploaderError
 from uploader.identity import RunIdentity
 from uploader.ledger import Ledger, known_run
@@ -60,7 +61,7 @@ def replay(path: Path, *, plan: Plan, watcher: Watcher, permissions: Permissions
 
 
 def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport:
-    started_seconds = time.monotonic()
+    started_seconds, begun_at = time.monotonic(), datetime.now(timezone.utc)
     with open_own_file(path, delimiter=desk.plan.delimiter) as source:
         log = ReplayLog(source)
         check = desk.schema.for_columns(log.columns, path=path)
@@ -86,7 +87,7 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
             )
             seen = SeenRows(desk.plan.ledger_folder, identity, event_id=ledger.recall("event_id"))
             seen.keep(merged([posted.to_bytes(), *filter(None, [seen.own()])]))
-        books.balance(accepted=None, may_leave_unsent=True)
+        imbalance = books.imbalance(accepted=None, may_leave_unsent=True)
     return FileReport(
         path=path,
         run_id=run_id,
@@ -94,8 +95,14 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
         entry_by_reason=books.entry_by_reason(),
         posts=progress.posts,
         look_ups=progress.look_ups,
+        content_sha256=source.content_sha256,
+        ledger=ledger.path,
+        accounts=books.accounts(most=MOST_ACCOUNTS),
+        timings=progress.timings,
+        begun_at=begun_at,
         seconds=time.monotonic() - started_seconds,
         stop=stop,
+        error=imbalance,
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from uploader.books import Books
-from uploader.desk import Desk, FileReport, Plan, Watcher, open_desk, reserved, write_out
+from uploader.desk import MOST_ACCOUNTS, Desk, FileReport, Plan, Watcher, open_desk, reserved, write_out
 from uploader.errors import InputError, LedgerFault, StoppedError, UploaderError
 from uploader.guards import InputFacts, choose_run, demand_known_results, demand_little_overlap
 from uploader.identity import EventIds, RunIdentity
@@ -53,7 +53,7 @@ def _upload_or_say_why_not(path: Path, desk: Desk) -> FileReport:
 
 
 def _upload_file(path: Path, desk: Desk) -> FileReport:
-    started_seconds = time.monotonic()
+    started_seconds, begun_at = time.monotonic(), datetime.now(timezone.utc)
     with open_usage_log(path, delimiter=desk.plan.delimiter) as log:
         check = fitted_check(log, desk.schema)
         own_ids = _own_ids(log, desk.plan)
@@ -88,7 +88,7 @@ def _upload_file(path: Path, desk: Desk) -> FileReport:
                 seen.keep(posted.to_bytes())
             ledger.end(is_finished=not stop, totals=books.totals())
             marker.remove()
-        books.balance(accepted=history.accepted, may_leave_unsent=bool(stop))
+        imbalance = books.imbalance(accepted=history.accepted, may_leave_unsent=bool(stop))
     return FileReport(
         path=path,
         run_id=identity.run_id,
@@ -96,8 +96,14 @@ def _upload_file(path: Path, desk: Desk) -> FileReport:
         entry_by_reason=books.entry_by_reason(),
         posts=progress.posts,
         look_ups=progress.look_ups,
+        content_sha256=log.content_sha256,
+        ledger=ledger.path,
+        accounts=books.accounts(most=MOST_ACCOUNTS),
+        timings=progress.timings,
+        begun_at=begun_at,
         seconds=time.monotonic() - started_seconds,
         stop=stop,
+        error=imbalance,
     )
 
 
