@@ -12,9 +12,9 @@ PACKAGE = Path(__file__).parents[1] / "uploader"
 ROWS = [
     {"cli"},
     {"console", "options", "runs", "sandbox", "validate"},
-    {"replay", "summary", "upload"},
+    {"export", "replay", "summary", "upload"},
     {"adoption"},
-    {"desk", "guards", "own_events", "replay_log"},
+    {"desk", "guards", "own_events", "replay_log", "workbook"},
     {"posting"},
     {
         "books",
@@ -33,7 +33,7 @@ ROWS = [
         "timings",
     },
     {"adopted"},
-    {"csv_log", "database", "durable", "local_disk", "lock", "parquet_log", "schema"},
+    {"csv_log", "database", "durable", "local_disk", "lock", "parquet_log", "schema", "xlsx_log"},
     {"api", "content", "csv_scan", "identity"},
     {"model", "settings"},
     {"errors", "records"},
@@ -52,6 +52,8 @@ FILES_BY_LIBRARY = {
     "sqlite3": "database",
     "datasketches": "overlap",
     "requests": "client",
+    "openpyxl": "xlsx_log",
+    "xlsxwriter": "workbook",
     "backports": "content",
     "compression": "content",
 }

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import click
 
 from uploader.errors import SettingsError, UploaderError
-from uploader.options import FILE, of_replay, of_runs, of_sandbox, of_upload, of_validate
+from uploader.options import FILE, of_export, of_replay, of_runs, of_sandbox, of_upload, of_validate
 from uploader.settings import DEFAULT_BASE_URL, FailureBudget, Settings
 
 if TYPE_CHECKING:
@@ -85,14 +85,15 @@ def upload(files: tuple[Path, ...], *, max_failed: str | None, sandbox: bool, **
 @click.argument("file", type=FILE)
 @of_replay
 def replay(file: Path, *, include_in_doubt: bool, accept_changes: bool, without_ledger: bool, **options: Any) -> None:
-    """Post the failed rows of FILE again: a results or failed file, as it is or corrected in a spreadsheet.
+    """Post the failed rows of FILE again: a results or failed file, as it is or corrected in a spreadsheet (.xlsx too).
 
     Rows marked yes or fix in upload_replay are checked and posted, accepted ones never. For a row marked confirm write
     resend (post it exactly as it was) or recorded (the backend has it) into upload_replay.
 
     \b
-    Example:
+    Examples:
       uploader replay usage.failed.csv
+      uploader replay usage.failed.xlsx
     """
     from uploader.replay import Permissions  # noqa: PLC0415 -- heavy, see the top
     from uploader.replay import replay as run  # noqa: PLC0415 -- likewise
@@ -101,6 +102,25 @@ def replay(file: Path, *, include_in_doubt: bool, accept_changes: bool, without_
         include_in_doubt=include_in_doubt, accept_changes=accept_changes, without_ledger=without_ledger
     )
     _run(options, lambda plan, watcher: [run(file, plan=plan, watcher=watcher, permissions=permissions)])
+
+
+@cli.command()
+@click.argument("file", type=FILE)
+@of_export
+def export(file: Path, *, output: Path | None, delimiter: str | None) -> None:
+    """Write a workbook (.xlsx) of FILE, a results or failed file, to correct its rows in a spreadsheet.
+
+    Its cells are text, whatever they look like; upload_replay offers what may be chosen for its row. Send the corrected
+    rows with `uploader replay` of the workbook.
+
+    \b
+    Example:
+      uploader export usage.failed.csv
+    """
+    from uploader.export import export as run  # noqa: PLC0415 -- heavy, see the top
+
+    workbook, rows = run(file, workbook=output, delimiter=delimiter)
+    click.echo(f"{workbook}: {rows:,} rows; correct and save it, then: uploader replay {shlex.quote(str(workbook))}")
 
 
 @cli.command()

@@ -103,6 +103,10 @@ of_replay = _options(
         help="Adopt the file's run: the ledger of its upload is lost. Then never continue that upload elsewhere.",
     ),
 )
+of_export = _options(
+    click.option("--output", "-o", type=FILE, help="Name of the workbook; without it that of FILE with .xlsx."),
+    _delimiter,
+)
 of_validate = _options(_schema, _delimiter)
 of_runs = _ledger
 of_sandbox = _options(

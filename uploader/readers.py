@@ -16,6 +16,7 @@ from .model import Batch, Row
 _DELIMITER_BY_EXTENSION = {".csv": ",", ".tsv": "\t"}
 _COMPRESSION_BY_EXTENSION: dict[str, Compression] = {".gz": "gz", ".bz2": "bz2", ".zst": "zst"}
 _PARQUET_EXTENSIONS = (".parquet", ".pq")
+_WORKBOOK_EXTENSIONS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 
 
 class UsageLog(Protocol):
@@ -86,7 +87,21 @@ def open_usage_log(path: Path, *, delimiter: str | None) -> UsageLog:
 
     Raises ``InputError`` when the file cannot be taken as it is.
     """
-    log = _open_by_extension(path, delimiter=delimiter)
+    return _with_sound_columns(_open_by_extension(path, delimiter=delimiter))
+
+
+def open_workbook(path: Path) -> UsageLog:
+    """Open the sheet with our columns of an .xlsx workbook; only a replay takes one.
+
+    Raises ``InputError`` when the file cannot be taken as it is.
+    """
+    # openpyxl takes 0.5 s to import.
+    from .xlsx_log import XlsxLog  # noqa: PLC0415 -- see the line above
+
+    return _with_sound_columns(XlsxLog(path))
+
+
+def _with_sound_columns(log: UsageLog) -> UsageLog:
     try:
         _check_columns(log)
     except InputError:
@@ -102,6 +117,11 @@ def _open_by_extension(path: Path, *, delimiter: str | None) -> UsageLog:
         from .parquet_log import ParquetLog  # noqa: PLC0415 -- see the line above
 
         return ParquetLog(path)
+    if name.endswith(_WORKBOOK_EXTENSIONS):
+        raise InputError(
+            f"{path} is a workbook, and a usage log is CSV or Parquet",
+            remedy='save its sheet as "CSV UTF-8"; only `uploader replay` takes a workbook: an .xlsx of failed rows',
+        )
     packing = next((extension for extension in _COMPRESSION_BY_EXTENSION if name.endswith(extension)), "")
     separator = _DELIMITER_BY_EXTENSION.get(Path(name.removesuffix(packing)).suffix)
     if separator is None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from uploader.errors import InputError
 from uploader.model import Reason, Row, Status
-from uploader.readers import UsageLog, open_usage_log
+from uploader.readers import UsageLog, open_usage_log, open_workbook
 from uploader.results import OWN_COLUMNS
 from uploader.schema import EVENT_COLUMNS
 
@@ -161,6 +161,8 @@ def open_own_file(path: Path, *, delimiter: str | None) -> UsageLog:
     Raises:
         InputError: the file cannot be taken as it is.
     """
+    if path.suffix.lower() == ".xlsx":
+        return open_workbook(path)
     for choice in (delimiter,) if delimiter else (None, *_DELIMITERS):
         with contextlib.suppress(InputError):
             log = open_usage_log(path, delimiter=choice)

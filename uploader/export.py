@@ -1,0 +1,115 @@
+"""A results or failed file as a workbook, in which a person can correct its rows and decide of those in doubt."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from uploader.durable import fsync_folder
+from uploader.errors import InputError, RefusedError
+from uploader.model import Row
+from uploader.readers import UsageLog
+from uploader.replay_log import ReplayLog, open_own_file
+from uploader.workbook import MOST_CHARACTERS, MOST_COLUMNS, MOST_ROWS, Workbook
+
+_WORKBOOK = ".xlsx"
+_LOST_EXTENSIONS = frozenset({".csv", ".tsv", ".parquet", ".pq", ".gz", ".bz2", ".zst"})
+_MOST_NAMED = 3
+_IN_THE_FILE = "correct the file itself; `uploader replay` takes it as it is"
+
+
+def export(path: Path, *, workbook: Path | None, delimiter: str | None) -> tuple[Path, int]:
+    """Write a workbook of a results or failed file; give its path and the number of rows.
+
+    workbook:  its path; None for the file's own with another extension.
+    delimiter: of a CSV file, where it is none of the usual ones.
+
+    Raises:
+        InputError: the file is none of ours, or holds what a workbook cannot.
+        RefusedError: the workbook cannot be written, or there is a file of that name.
+    """
+    target = workbook or _derived(path)
+    if target.suffix.lower() != _WORKBOOK:
+        raise RefusedError(f"{target} is no name of a workbook", remedy=f"end it in {_WORKBOOK}")
+    if path.suffix.lower() == _WORKBOOK:
+        raise InputError(f"{path} is a workbook already", remedy=f"edit it, save it, and run: uploader replay {path}")
+    with open_own_file(path, delimiter=delimiter) as log:
+        ReplayLog(log)  # which demands our columns
+        if len(log.columns) > MOST_COLUMNS:
+            raise InputError(
+                f"{path} has {len(log.columns):,} columns, and a workbook takes {MOST_COLUMNS:,}", remedy=_IN_THE_FILE
+            )
+        with _new_file(target) as file, tempfile.TemporaryDirectory(prefix="uploader-export-") as scratch:
+            book = Workbook(file, log.columns, scratch=Path(scratch))
+            try:
+                rows = _write_rows(log, book)
+            finally:
+                book.close()
+        return target, rows
+
+
+def _derived(path: Path) -> Path:
+    stem = path
+    while stem.suffix.lower() in _LOST_EXTENSIONS:
+        stem = stem.with_suffix("")
+    return stem.with_name(stem.name + _WORKBOOK)
+
+
+def _write_rows(log: UsageLog, book: Workbook) -> int:
+    problems: list[str] = []
+    for row in (row for batch in log.batches() for row in batch.rows):
+        if row.number > MOST_ROWS:
+            raise InputError(
+                f"{log.path} has more than the {MOST_ROWS:,} rows that a workbook takes",
+                remedy=f"split it, each part with the header, or {_IN_THE_FILE}",
+            )
+        if len(problems) < _MOST_NAMED:
+            problems += [f"row {row.number}: {words}" for words in _write_row(log, row, book)]
+    if problems:
+        raise InputError(f"{log.path} holds what a workbook cannot: {'; '.join(problems)}", remedy=_IN_THE_FILE)
+    return log.row_count
+
+
+def _write_row(log: UsageLog, row: Row, book: Workbook) -> list[str]:
+    """Write a row; say what of it a workbook cannot hold."""
+    if row.fault:
+        return [row.fault]
+    try:
+        cells = row.cells if log.kind == "csv" else next(csv.reader([log.record_text(row)], strict=True))
+    except csv.Error as error:
+        return [str(error)]
+    return [f"{column} has more than {MOST_CHARACTERS:,} characters" for column in book.write(cells)]
+
+
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """Write a file that is to become ``path``, all of it or nothing; what is there already stays.
+
+    Raises:
+        RefusedError: it cannot be written, or there is a file of that name.
+    """
+    taken = RefusedError(f"{path} is there already", remedy="move it away, or give another name with --output")
+    if os.path.lexists(path):
+        raise taken
+    draft = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with draft.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(draft, path)  # unlike a rename it never replaces a file
+        fsync_folder(path.parent)
+    except FileExistsError as error:
+        raise taken from error
+    except OSError as error:
+        raise RefusedError(
+            f"{path} cannot be written: {error.strerror or error}",
+            remedy="make room, or give another name with --output",
+        ) from error
+    finally:
+        draft.unlink(missing_ok=True)
