@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from uploader.workbook import MOST_CHARACTERS, MOST_COLUMNS, MOST_ROWS, Workbook
 _WORKBOOK = ".xlsx"
 _LOST_EXTENSIONS = frozenset({".csv", ".tsv", ".parquet", ".pq", ".gz", ".bz2", ".zst"})
 _MOST_NAMED = 3
+# A text that looks like an escape is escaped itself; of two that share their "_", xlsxwriter sees only the first.
+_ESCAPES_THAT_OVERLAP = re.compile("_x[0-9A-Fa-f]{4}_x(?=[0-9A-Fa-f]{4}_)")
 _IN_THE_FILE = "correct the file itself; `uploader replay` takes it as it is"
 
 
@@ -40,10 +43,7 @@ def export(path: Path, *, workbook: Path | None, delimiter: str | None) -> tuple
         raise InputError(f"{path} is a workbook already", remedy=f"edit it, save it, and run: uploader replay {path}")
     with open_own_file(path, delimiter=delimiter) as log:
         ReplayLog(log)  # which demands our columns
-        if len(log.columns) > MOST_COLUMNS:
-            raise InputError(
-                f"{path} has {len(log.columns):,} columns, and a workbook takes {MOST_COLUMNS:,}", remedy=_IN_THE_FILE
-            )
+        _demand_that_it_fits(log)
         with _new_file(target) as file, tempfile.TemporaryDirectory(prefix="uploader-export-") as scratch:
             book = Workbook(file, log.columns, scratch=Path(scratch))
             try:
@@ -60,14 +60,22 @@ def _derived(path: Path) -> Path:
     return stem.with_name(stem.name + _WORKBOOK)
 
 
-def _write_rows(log: UsageLog, book: Workbook) -> int:
-    problems: list[str] = []
-    for row in (row for batch in log.batches() for row in batch.rows):
-        if row.number > MOST_ROWS:
+def _demand_that_it_fits(log: UsageLog) -> None:
+    if len(log.columns) > MOST_COLUMNS:
+        raise InputError(
+            f"{log.path} has {len(log.columns):,} columns, and a workbook takes {MOST_COLUMNS:,}", remedy=_IN_THE_FILE
+        )
+    for batch in log.batches():
+        if batch.rows[-1].number > MOST_ROWS:
             raise InputError(
                 f"{log.path} has more than the {MOST_ROWS:,} rows that a workbook takes",
                 remedy=f"split it, each part with the header, or {_IN_THE_FILE}",
             )
+
+
+def _write_rows(log: UsageLog, book: Workbook) -> int:
+    problems: list[str] = []
+    for row in (row for batch in log.batches() for row in batch.rows):
         if len(problems) < _MOST_NAMED:
             problems += [f"row {row.number}: {words}" for words in _write_row(log, row, book)]
     if problems:
@@ -79,11 +87,19 @@ def _write_row(log: UsageLog, row: Row, book: Workbook) -> list[str]:
     """Write a row; say what of it a workbook cannot hold."""
     if row.fault:
         return [row.fault]
+    record = log.record_text(row)
+    if "\0" in record:
+        return ["a cell has a NUL character"]
     try:
-        cells = row.cells if log.kind == "csv" else next(csv.reader([log.record_text(row)], strict=True))
+        cells = row.cells if log.kind == "csv" else next(csv.reader([record], strict=True))
     except csv.Error as error:
         return [str(error)]
-    return [f"{column} has more than {MOST_CHARACTERS:,} characters" for column in book.write(cells)]
+    problems = [f"{column} has more than {MOST_CHARACTERS:,} characters" for column in book.write(cells)]
+    if "_x" in record:
+        for column, cell in zip(log.columns, cells, strict=True):
+            if found := _ESCAPES_THAT_OVERLAP.search(cell):
+                problems.append(f"{column} looks like one of a workbook's own escapes ({found[0]})")
+    return problems
 
 
 @contextlib.contextmanager

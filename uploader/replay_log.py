@@ -197,6 +197,8 @@ def _is_damaged(before: object, now: object) -> bool:
 def _is_damaged_text(before: str, now: str) -> bool:
     if now == before.strip():
         return False
+    if now == before.replace("\r", ""):  # LibreOffice knows one kind of line end within a cell
+        return True
     was, became = _number(before), _number(now)
     if was is not None and became is not None:
         is_cut = "e" in now.lower() and "e" not in before.lower()  # 1.23E+15: its other digits are gone

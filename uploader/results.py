@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import functools
+import io
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
 
+from uploader.csv_scan import CELL_LIMIT_CHARACTERS, Scan
 from uploader.durable import fsync_folder
 from uploader.errors import LedgerFault, RefusedError, SettingsError
 from uploader.model import REPLAY_BY_REASON, Batch, Outcome, Reason, Row, RowState, Status
@@ -50,8 +52,6 @@ NOT_SENT = Outcome(Reason.NOT_SENT, "the run ended before this row's turn")
 
 _BYTES_A_ROW = 400
 _MOST_RESPONSE_BYTES = 1024
-_MOST_RAW_CHARACTERS = 128 * 1024
-"""The longest cell that our own reader takes."""
 _STARTS_A_FORMULA = "[=+\\-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b]"  # the second half are the wide forms
 # Where a cell begins, or would if the file were opened with another delimiter.
 _FORMULA = re.compile(f"((?:^|[,;|])[\\s\"']*)({_STARTS_A_FORMULA})")
@@ -419,7 +419,10 @@ def _second(seconds: int) -> str:
 def _raw_text(text: str) -> str:
     r"""Write bytes that are not UTF-8, and NUL, as \xNN, and not too many: our own row must be readable again."""
     plain = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").replace("\0", r"\x00")
-    return plain[:_MOST_RAW_CHARACTERS]
+    if len(plain) <= CELL_LIMIT_CHARACTERS:
+        return plain
+    kept = plain[: CELL_LIMIT_CHARACTERS - 64]
+    return f"{kept} [{len(plain) - len(kept):,} more characters left out]"
 
 
 def _safe_text(text: str) -> str:
@@ -447,15 +450,23 @@ class CsvTable:
 
     def write(self, batch: Batch, extra_cells: Sequence[OwnCells]) -> None:
         """Write the rows of a batch, each with its own cells."""
-        self._write_lines(
-            [
-                f"{self._record(row)}{self._delimiter}{self._format(cells)}"
-                for row, cells in zip(batch.rows, extra_cells, strict=True)
-            ]
-        )
+        self._write_lines([self._line(row, cells) for row, cells in zip(batch.rows, extra_cells, strict=True)])
 
     def close(self) -> None:
         """CSV needs nothing at its end."""
+
+    def _line(self, row: Row, cells: OwnCells) -> str:
+        """Spell a row; one that our reader could not take again stands as its text, as a malformed one does."""
+        record = self._record(row)
+        if ("\0" in record or len(record) > CELL_LIMIT_CHARACTERS) and not self._can_be_read_again(record):
+            record, cells = self._nothing, [*cells[:-1], _raw_text(record)]
+        return f"{record}{self._delimiter}{self._format(cells)}"
+
+    def _can_be_read_again(self, record: str) -> bool:
+        scan = Scan(first_line=1, delimiter=self._delimiter)
+        for line in io.StringIO(record, newline="\n"):
+            scan.feed(line)
+        return not scan.fault(width=len(self._log.columns))
 
     def _record(self, row: Row) -> str:
         if row.fault:

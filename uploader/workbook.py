@@ -36,15 +36,16 @@ _FIRST_CHOICE_LINE = 9
 _STEPS = (
     "Correct the cells of the usage log, to the left of upload_row, in rows that are marked fix.",
     "Choose from the list in upload_replay (the words are below). Rows that you leave as they are need nothing.",
-    "Leave the grey columns as they are: they say whose row it is. Rows may be sorted, filtered and deleted.",
+    "Leave the other upload_... columns as they are: they say whose row it is. Rows may be sorted, filtered, deleted.",
     "Save as .xlsx (or as CSV UTF-8), and run:   uploader replay FILE   with the options of the upload.",
     "What was accepted, here or since, is never posted again, whatever this file says.",
 )
 _COLOUR_BY_REPLAY = {Replay.YES: "#DDEBF7", Replay.FIX: "#FFE699", Replay.CONFIRM: "#F8CBAD"}
 _COLOUR_ACCEPTED = "#E2EFDA"
 _COLOURED = ("upload_status", "upload_reason", "upload_detail", "upload_replay")
-_WIDTH_BY_COLUMN = {"upload_detail": 60, "upload_reason": 20, "upload_replay": 14, "upload_event_id": 16}
-_NARROWEST, _WIDEST, _OWN_WIDTH = 8, 40, 14
+_WIDTH_BY_COLUMN = {"upload_detail": 60, "upload_reason": 20}
+_NARROWEST, _WIDEST = 8, 40
+_ROOM_FOR_THE_FILTER = 4
 _ROWS_FOR_WIDTHS = 1000
 _MOST_DIGITS = 15
 
@@ -70,7 +71,7 @@ class Workbook:
         self._choice = self._book.add_format({**text, "bold": True, "border": 1, "border_color": "#7F7F7F"})
         self._write_header()
         self._write = [self._writer(column) for column in columns]
-        self._widths = [len(column) + 3 for column in columns]
+        self._widths = [len(column) + _ROOM_FOR_THE_FILTER for column in columns]
 
     def write(self, cells: Sequence[str]) -> list[str]:
         """Add a row; give the columns whose cells are too long for a workbook, and so stand there cut short."""
@@ -124,7 +125,7 @@ class Workbook:
 
     def _width(self, at: int, column: str) -> int:
         if column in OWN_COLUMNS:
-            return _WIDTH_BY_COLUMN.get(column, _OWN_WIDTH)
+            return _WIDTH_BY_COLUMN.get(column, len(column) + _ROOM_FOR_THE_FILTER)
         return min(max(self._widths[at], _NARROWEST), _WIDEST)
 
     def _guard_own_columns(self, last_row: int) -> None:
@@ -182,7 +183,7 @@ class Workbook:
         sheet.set_column(1, 1, 100)
         sheet.write_string(0, 0, "How to send these rows again", bold)
         for number, step in enumerate(_STEPS, 1):
-            sheet.write_number(number, 0, number)
+            sheet.write_string(number, 0, f"{number}.")
             sheet.write_string(number, 1, step)
         sheet.write_string(_FIRST_CHOICE_LINE - 2, 0, _CHOICE, bold)
         for line, (choice, meaning) in enumerate(_MEANING_BY_CHOICE.items(), _FIRST_CHOICE_LINE - 1):

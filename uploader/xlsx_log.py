@@ -42,8 +42,8 @@ _BATCH_ROWS = 1000
 _KEPT_BLOCKS = 16
 _OURS = "upload_row"
 _MOST_EXACT = 10**15
-# ECMA-376, part 1, 22.9.2.19: how a text holds what XML cannot. Halves of a character pair are left as they stand.
-_ESCAPED = re.compile("_x((?![Dd][89A-Fa-f])[0-9A-Fa-f]{4})_")
+# ECMA-376, part 1, 22.9.2.19: how a text holds what XML cannot. NUL and halves of a character pair are never taken.
+_ESCAPED = re.compile("_x((?!0000|[Dd][89A-Fa-f])[0-9A-Fa-f]{4})_")
 _SAVE_AGAIN = "save it again as .xlsx, or as CSV UTF-8, from the program that wrote it"
 
 
