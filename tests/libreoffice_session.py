@@ -1,13 +1,12 @@
 """What a person does in LibreOffice Calc, done by its own Python (``python3-uno``): run as a program, not imported.
 
-Its one argument is JSON: ``open`` (a path), ``profile`` (a folder) and ``steps``, each a list of a name and arguments:
-``type CELL TEXT``, ``sort RANGE COLUMN_NUMBER``, ``delete_row NUMBER``, ``hide_rows_but COLUMN_NUMBER TEXT``,
-``add_sheet NAME``, ``save PATH`` (.xlsx or .csv). It prints what the cells named by ``read CELL`` show, as JSON, and of
-``validation CELL`` the kind and the formula.
+Its one argument is JSON: ``open`` (a path), ``profile`` (a folder) and ``steps``, each a name and its arguments, as in
+``["type", "B2", "0077"]``; ``Session`` has a method for each. It prints, as JSON, what those steps gave that gave any.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -52,9 +51,9 @@ class Session:
     def _read(self, cell: str) -> str:
         return str(self._sheet.getCellRangeByName(cell).String)
 
-    def _validation(self, cell: str) -> list[str]:
-        validation = self._sheet.getCellRangeByName(cell).Validation
-        return [validation.Type.value, validation.getFormula1()]
+    def _has_invalid(self) -> bool:
+        """Tell whether any cell holds what its list does not allow."""
+        return bool(self._sheet.showInvalid())
 
     def _sort(self, cells: str, column: int) -> None:
         field = uno.createUnoStruct("com.sun.star.table.TableSortField")
@@ -76,6 +75,9 @@ class Session:
     def _add_sheet(self, name: str) -> None:
         self._document.Sheets.insertNewByName(name, 0)
 
+    def _delete_sheet(self, name: str) -> None:
+        self._document.Sheets.removeByName(name)
+
     def _save(self, path: str) -> None:
         suffix = Path(path).suffix
         options = {"FilterOptions": _SAVE_AS_CSV} if suffix == ".csv" else {}
@@ -85,13 +87,14 @@ class Session:
 def _connected(office: subprocess.Popen[bytes], address: str) -> Any:
     local = uno.getComponentContext()
     resolver = local.ServiceManager.createInstanceWithContext("com.sun.star.bridge.UnoUrlResolver", local)
-    while True:
-        try:
-            return resolver.resolve(f"uno:{address};urp;StarOffice.ComponentContext")
-        except NoConnectException:
-            if office.poll() not in (None, 81):  # 81: it has set its profile up, and starts again
-                raise
-            time.sleep(0.05)  # it says in no other way that it listens
+    context = None
+    while context is None:
+        with contextlib.suppress(NoConnectException):
+            context = resolver.resolve(f"uno:{address};urp;StarOffice.ComponentContext")
+        if office.poll() is not None:
+            raise ChildProcessError(f"soffice ended with {office.returncode}")
+        time.sleep(0.05)  # it says in no other way that it listens
+    return context
 
 
 def main() -> None:

@@ -100,7 +100,7 @@ def edited(path: Path, edit: Callable[[Any], None]) -> Path:
 
 def column_of(sheet: Any, name: str) -> int:
     """Find a column by its header, from 1."""
-    return next(cell.column for cell in sheet[1] if cell.value == name)
+    return [cell.value for cell in sheet[1]].index(name) + 1
 
 
 def setting(line: int, **values: Any) -> Callable[[Any], None]:
