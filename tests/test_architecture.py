@@ -11,11 +11,11 @@ PACKAGE = Path(__file__).parents[1] / "uploader"
 
 ROWS = [
     {"cli"},
-    {"console", "options", "runs", "sandbox", "validate"},
+    {"console", "log_lines", "options", "runs", "sandbox", "validate"},
     {"export", "replay", "summary", "upload"},
     {"adoption"},
     {"desk", "guards", "own_events", "replay_log", "workbook"},
-    {"posting"},
+    {"pacing_notes", "posting"},
     {
         "books",
         "claims",
@@ -35,7 +35,7 @@ ROWS = [
     {"adopted"},
     {"csv_log", "database", "durable", "local_disk", "lock", "parquet_log", "schema", "xlsx_log"},
     {"api", "content", "csv_scan", "identity"},
-    {"model", "settings"},
+    {"model", "notes", "settings"},
     {"errors", "records"},
 ]
 """From the top; the parts of one row do not know each other."""

@@ -532,7 +532,8 @@ def test_a_command_that_cannot_begin_posts_nothing_and_says_why_in_one_line(
     assert run.exit_code == 2, run.said
     assert not billing_server.received
     assert files_in(home.folder) == before
-    (line,) = run.said.splitlines()
+    (line,) = (run.stdout or run.stderr).splitlines()
     assert all(word in line for word in refusal.words), line
+    assert line.count("usage.csv: ") <= 1
     assert " -- " in line
     assert "s3cret" not in line

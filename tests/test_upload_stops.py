@@ -338,7 +338,7 @@ def test_a_log_changed_in_place_stops_the_run_before_a_changed_row_is_posted(
         backend.release()
         run = ended(process)
     assert run.exit_code == 3, run.said
-    assert "usage.csv changed within" in run.stdout
+    assert "usage.csv: not done: it changed within" in run.stdout
     assert "put the file back" in run.stdout
     posted = len(billing_server.posts) - 1
     assert 4 <= posted < 60

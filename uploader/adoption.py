@@ -22,6 +22,7 @@ from uploader.identity import RUN_ID, RunIdentity
 from uploader.ledger import Ledger, is_known
 from uploader.marker import mark_of
 from uploader.model import Outcome, Reason, Replay, RowState, Status
+from uploader.notes import Level, Note
 from uploader.overlap import RowSketch
 from uploader.replay_log import Entry, ReplayLog, open_own_file
 from uploader.schema import RowCheck
@@ -34,7 +35,7 @@ _HTTP_STATUS = re.compile("[1-5][0-9]{2}")
 _REASONS = frozenset(reason.value for reason in Reason)
 
 
-def adopt(log: ReplayLog, check: RowCheck, *, run_id: str, plan: Plan, say: Callable[[str], None]) -> None:
+def adopt(log: ReplayLog, check: RowCheck, *, run_id: str, plan: Plan, say: Callable[[Note], None]) -> None:
     """Have the ledger know a run from a results or failed file of it, as posted to the plan's base URL.
 
     Raises:
@@ -60,11 +61,12 @@ def adopt(log: ReplayLog, check: RowCheck, *, run_id: str, plan: Plan, say: Call
             )
         SeenRows(folder, identity, event_id=None).keep(taken.posted.to_bytes())
         history = ledger.history()
-    say(
-        f"{log.path}: {taken.books.rows_out:,} rows of run {run_id} were adopted as they stand in it, "
+    words = (
+        f"{taken.books.rows_out:,} rows of run {run_id} were adopted as they stand in it, "
         f"{history.accepted:,} accepted and {history.in_doubt:,} in doubt, posted to {identity.base_url}; from now on "
         "the original upload must not be continued, nor its files replayed, anywhere else: rows would be billed twice"
     )
+    say(Note(words, "run_adopted", level=Level.WARNING, path=log.path, run_id=run_id))
 
 
 @dataclass(slots=True)

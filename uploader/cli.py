@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType
@@ -22,12 +22,15 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import click
 
 from uploader.errors import SettingsError, UploaderError
-from uploader.options import FILE, of_export, of_replay, of_runs, of_sandbox, of_upload, of_validate
+from uploader.options import FILE, Voice, of_export, of_replay, of_runs, of_sandbox, of_upload, of_validate
 from uploader.settings import DEFAULT_BASE_URL, FailureBudget, Settings
 
 if TYPE_CHECKING:
+    from uploader.console import Display
     from uploader.desk import FileReport, Plan, Watcher
+    from uploader.log_lines import LogLines
     from uploader.model import Outcome
+    from uploader.notes import Note
 
 _FAULT_OF_OURS = 4
 _STOPPED = 3
@@ -213,17 +216,38 @@ def sandbox(**settings: Any) -> None:
 
 def main() -> None:
     """Run the command line; the exit code says what became of the rows."""
+    voice = Voice()
     try:
-        cli(prog_name="uploader")
+        cli(prog_name="uploader", obj=voice)
     except UploaderError as error:
         from uploader.summary import exit_code_of_error  # noqa: PLC0415 -- heavy, see the top
 
-        _last_words(f"error: {error}", err=True)
-        _end(exit_code_of_error(error))
+        _complain(voice, str(error), exit_code=exit_code_of_error(error))
     except Exception as error:  # noqa: BLE001 -- the last one who can say that it is our fault
-        traceback.print_exc()
-        _last_words(f"error: a fault of this program: {error!r} -- please report it; the ledger is safe", err=True)
-        _end(_FAULT_OF_OURS)
+        text = f"a fault of this program: {error!r} -- please report it; the ledger is safe"
+        _complain(voice, text, exit_code=_FAULT_OF_OURS, trace=traceback.format_exc())
+
+
+def _complain(voice: Voice, text: str, *, exit_code: int, trace: str = "") -> NoReturn:
+    if voice.log_format == "json":
+        from uploader.log_lines import LogLines  # noqa: PLC0415 -- heavy, see the top
+
+        facts: dict[str, str | int] = {"traceback": trace} if trace else {}
+        _log_the_end(LogLines("json"), exit_code, text=f"error: {text}", facts=facts)
+    else:
+        _last_words(f"{trace}error: {text}", err=True)
+    _end(exit_code)
+
+
+def _log_the_end(
+    log: LogLines, exit_code: int, *, text: str = "", facts: Mapping[str, str | int | list[str]] | None = None
+) -> None:
+    from uploader.notes import Level, Note  # noqa: PLC0415 -- only a run has notes
+
+    level = {0: Level.INFO, 1: Level.WARNING}.get(exit_code, Level.ERROR)
+    text = text or f"ended with exit code {exit_code}"
+    log.say(Note(text, "command_ended", level=level, facts={"exit_code": exit_code, **(facts or {})}))
+    log.end()
 
 
 def _last_words(text: str, *, err: bool = False) -> None:
@@ -252,8 +276,9 @@ def _run(
     *,
     and_say: Callable[[], str] | None = None,
 ) -> None:
-    from uploader.console import Display, summary  # noqa: PLC0415 -- heavy, see the top
+    from uploader.console import next_steps, summary  # noqa: PLC0415 -- heavy, see the top
     from uploader.desk import Plan, Watcher  # noqa: PLC0415 -- likewise
+    from uploader.log_lines import LogLines  # noqa: PLC0415 -- likewise
     from uploader.summary import exit_code_of, exit_code_of_error  # noqa: PLC0415 -- likewise
 
     begun_at = datetime.now(timezone.utc)
@@ -266,22 +291,28 @@ def _run(
         **{name: sending[name] for name in _OF_UPLOADS if name in sending},
     )
     _demand_places(sending)
-    display = Display()
+    display = _display(sending["log_format"])
+    write = functools.partial(_write_documents, sending, begun_at=begun_at, say=display.say)
     with _noted_signals() as noted:
         watcher = Watcher(begin=display.begin, watch=display.watch, say=display.say, should_stop=lambda: bool(noted))
         try:
             reports = command(plan, watcher)
-        except UploaderError as error:
-            _write_documents([], sending, begun_at=begun_at, exit_code=exit_code_of_error(error), error=str(error))
-            raise
-        finally:
+        except BaseException as error:
+            if isinstance(error, UploaderError):
+                write([], exit_code=exit_code_of_error(error), error=str(error))
             display.end()
-    if and_say is None:
-        _last_words(summary(reports, replay_options=_replay_options(sending)))
+            raise
+    exit_code = write(reports, exit_code=128 + noted[0] if noted else exit_code_of(reports))
+    replay_options = _replay_options(sending) if and_say is None else None
+    heard = "" if and_say is None else and_say()
+    if isinstance(display, LogLines):
+        steps = [step for report in reports for step in next_steps(report, replay_options=replay_options)]
+        _log_the_end(display, exit_code, facts={"next": steps, **({"sandbox": heard} if heard else {})})
     else:
-        _last_words(f"{summary(reports, replay_options=None)}\n{and_say()}")
-    exit_code = 128 + noted[0] if noted else exit_code_of(reports)
-    _end(_write_documents(reports, sending, begun_at=begun_at, exit_code=exit_code))
+        display.end()
+    if sending["log_format"] != "json":
+        _last_words("\n".join(filter(None, (summary(reports, replay_options=replay_options), heard))))
+    _end(exit_code)
 
 
 def _demand_places(sending: dict[str, Any]) -> None:
@@ -293,10 +324,17 @@ def _demand_places(sending: dict[str, Any]) -> None:
 
 
 def _write_documents(
-    reports: list[FileReport], sending: dict[str, Any], *, begun_at: datetime, exit_code: int, error: str = ""
+    sending: dict[str, Any],
+    reports: list[FileReport],
+    *,
+    begun_at: datetime,
+    exit_code: int,
+    say: Callable[[Note], None],
+    error: str = "",
 ) -> int:
     """Write the summary, and give the exit code: to have none is as bad as a stop, and mended by the same command."""
     from uploader.documents import write_document  # noqa: PLC0415 -- heavy, see the top
+    from uploader.notes import Level, Note  # noqa: PLC0415 -- only a run has notes
     from uploader.summary import BEGINNING, summarize  # noqa: PLC0415 -- likewise
 
     if not sending["summary"]:
@@ -313,9 +351,19 @@ def _write_documents(
     try:
         write_document(sending["summary"], summary.to_json(), option="--summary", beginning=BEGINNING)
     except UploaderError as fault:
-        _last_words(f"error: no summary: {fault}", err=True)
+        say(Note(f"no summary: {fault}", "summary_failed", level=Level.ERROR))
         return _STOPPED if exit_code < 2 else exit_code
     return exit_code
+
+
+def _display(log_format: str | None) -> Display | LogLines:
+    if log_format is None and sys.stderr is not None and sys.stderr.isatty():
+        from uploader.console import Display  # noqa: PLC0415 -- heavy, see the top
+
+        return Display()
+    from uploader.log_lines import LogLines  # noqa: PLC0415 -- likewise
+
+    return LogLines(log_format or "text")
 
 
 def _replay_options(sending: dict[str, Any]) -> str:

@@ -1,16 +1,15 @@
 """What a person sees: progress while it runs, a summary at the end. The only file that knows `rich`.
 
-Progress and sentences go to standard error, the summary to standard output.
+Progress and sentences go to a terminal's standard error (log_lines.py has what a log keeps), the summary to standard
+output.
 """
 
 from __future__ import annotations
 
 import contextlib
 import shlex
-import sys
 import time
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 
 from rich.console import Console
@@ -19,68 +18,57 @@ from rich.table import Column
 
 from uploader.desk import FileReport
 from uploader.model import REPLAY_BY_REASON, Reason, Replay
+from uploader.notes import Note
 from uploader.posting import Progress as Counts
 
-_SECONDS_BETWEEN_LINES = 10.0
+_TOLD_OTHERWISE = frozenset(
+    {"file_begun", "file_read", "posting_begun", "results_written", "file_ended", "command_ended"}
+)
+"""Events that a person sees from the bar and the summary."""
 
 
 class Display:
-    """Shows a command's progress: a bar on a terminal, a plain line every ten seconds elsewhere."""
+    """Shows a command's progress to a person at a terminal."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
         self._task = TaskID(0)
-        self._name = ""
-        self._begun_seconds = self._next_line_seconds = 0.0
+        self._begun_seconds = 0.0
         self._settled_before = 0
 
     def begin(self, path: Path, counts: Counts) -> None:
         """Turn to the next file."""
         self.end()
-        self._name = path.name
         self._begun_seconds = time.monotonic()
-        self._next_line_seconds = self._begun_seconds + _SECONDS_BETWEEN_LINES
         self._settled_before = counts.settled
-        if self._console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=None),
-                TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-                TimeRemainingColumn(compact=True, table_column=Column(min_width=5, no_wrap=True)),
-                TextColumn("{task.fields[counts]}"),
-                console=self._console,
-                transient=True,
-            )
-            self._task = self._bar.add_task(self._name, total=counts.rows, counts="")
-            self._bar.start()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+            TimeRemainingColumn(compact=True, table_column=Column(min_width=5, no_wrap=True)),
+            TextColumn("{task.fields[counts]}"),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._bar.add_task(path.name, total=counts.rows, counts="")
+        self._bar.start()
 
     def watch(self, counts: Counts) -> None:
         """Show the counts as they are now; cheap enough to be called all the time."""
-        now_seconds = time.monotonic()
-        if self._bar is None and now_seconds < self._next_line_seconds:
+        if self._bar is None:
             return
-        rate = (counts.settled - self._settled_before) / max(now_seconds - self._begun_seconds, 0.001)
+        rate = (counts.settled - self._settled_before) / max(time.monotonic() - self._begun_seconds, 0.001)
         tallies = (
             f"{counts.accepted:,} accepted, {counts.failed:,} failed, {counts.in_doubt:,} in doubt, {rate:,.0f} rows/s"
         )
-        if self._bar is not None:
-            self._bar.update(self._task, completed=counts.settled, counts=tallies)
-            return
-        self._next_line_seconds = now_seconds + _SECONDS_BETWEEN_LINES
-        left_seconds = (counts.rows - counts.settled) / rate if rate else 0.0
-        left = f", {left_seconds:,.0f} s left" if rate else ""
-        self.say(f"{self._name}: {counts.settled:,} of {counts.rows:,} rows, {tallies}{left}")
+        self._bar.update(self._task, completed=counts.settled, counts=tallies)
 
-    def say(self, sentence: str) -> None:
-        """Print a sentence, with the time where no one is watching."""
-        with contextlib.suppress(OSError):  # no one reads any more, and the rows are worth going on
-            if self._console.is_terminal:
-                self._console.print(sentence, markup=False)
-            elif sys.stderr is not None:
-                moment = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-                sys.stderr.write(f"{moment} {sentence}\n")
-                sys.stderr.flush()
+    def say(self, note: Note) -> None:
+        """Print what neither the bar nor the summary tells."""
+        if note.event not in _TOLD_OTHERWISE:
+            with contextlib.suppress(OSError):  # no one reads any more, and the rows are worth going on
+                self._console.print(note.sentence, markup=False)
 
     def end(self) -> None:
         """Take the bar away."""
@@ -100,7 +88,7 @@ def summary(reports: Sequence[FileReport], *, replay_options: str | None) -> str
 
 def _file_summary(report: FileReport, *, replay_options: str | None) -> str:
     if report.error is not None:
-        return f"{report.path}: not done: {report.error}"
+        return f"{report.path}: {report.complaint}"
     rows = sum(entry.rows for entry in report.entry_by_reason.values())
     accepted = rows - report.failed_rows
     rate = f", {report.posts / report.seconds:,.0f} rows/s" if report.posts and report.seconds else ""
@@ -113,8 +101,7 @@ def _file_summary(report: FileReport, *, replay_options: str | None) -> str:
         lines.append(f"  results: {report.names.results}")
         if report.failed_rows:
             lines.append(f"  failed:  {report.names.failed}")
-    if replay_options is not None:
-        lines += [f"  next:    {step}" for step in _next_steps(report, replay_options=replay_options)]
+    lines += [f"  next:    {step}" for step in next_steps(report, replay_options=replay_options)]
     return "\n".join(lines)
 
 
@@ -130,9 +117,9 @@ def _name(reason: Reason | None) -> str:
     return "accepted" if reason is None else f"failed, {reason.value} ({REPLAY_BY_REASON[reason].value})"
 
 
-def _next_steps(report: FileReport, *, replay_options: str) -> list[str]:
+def next_steps(report: FileReport, *, replay_options: str | None) -> list[str]:
     """Say what to run: the same command again, or a replay once a person has done their part."""
-    if report.names is None:
+    if report.names is None or replay_options is None:
         return []
     replays = {REPLAY_BY_REASON[reason] for reason in report.entry_by_reason if reason is not None}
     replay = f"uploader replay {shlex.quote(str(report.names.failed))}{replay_options}"

@@ -17,7 +17,9 @@ from uploader.customers import Customers
 from uploader.errors import SettingsError, UploaderError
 from uploader.ledger import Ledger
 from uploader.model import Batch, Reason, Row, RowState
+from uploader.notes import Level, Note
 from uploader.pacing import Pacing
+from uploader.pacing_notes import PacingNotes
 from uploader.posting import Call, Posting, Progress
 from uploader.readers import open_usage_log
 from uploader.results import (
@@ -87,13 +89,13 @@ class Watcher:
 
     begin:       a file's posting begins: its path, and the counts that go on changing.
     watch:       called often, with those counts.
-    say:         a sentence worth reading.
+    say:         takes each change of the run's state.
     should_stop: True once the run is to end; calls in flight are waited for.
     """
 
     begin: Callable[[Path, Progress], None]
     watch: Callable[[Progress], None]
-    say: Callable[[str], None]
+    say: Callable[[Note], None]
     should_stop: Callable[[], bool]
 
 
@@ -133,6 +135,45 @@ class FileReport:
         """Rows that were not accepted."""
         return sum(entry.rows for reason, entry in self.entry_by_reason.items() if reason is not None)
 
+    @property
+    def complaint(self) -> str:
+        """What the error says, for a line that begins with the path; empty without an error."""
+        if self.error is None:
+            return ""
+        text = str(self.error)
+        for name in (str(self.path), self.path.name):
+            if text.startswith(f"{name} "):
+                text = f"it{text.removeprefix(name)}"
+            text = text.removeprefix(f"{name}: ")
+        return text if text.startswith("not begun") else f"not done: {text}"
+
+    def as_note(self) -> Note:
+        """Give the log's last word on the file."""
+        if self.error is not None:
+            return Note(self.complaint, "file_ended", level=Level.ERROR, path=self.path, run_id=self.run_id)
+        rows = sum(entry.rows for entry in self.entry_by_reason.values())
+        failed = {f"failed_{reason.value}": entry.rows for reason, entry in self.entry_by_reason.items() if reason}
+        counts = {
+            "rows": rows,
+            "accepted": rows - self.failed_rows,
+            "failed": self.failed_rows,
+            **failed,
+            "units": sum(entry.units for entry in self.entry_by_reason.values()),
+            "units_accepted": sum(entry.units for reason, entry in self.entry_by_reason.items() if reason is None),
+            "posts": self.posts,
+            "look_ups": self.look_ups,
+        }
+        how = f"stopped early: {self.stop}; " if self.stop else ""
+        return Note(
+            f"{how}{counts['accepted']:,} of {rows:,} rows accepted, {self.failed_rows:,} failed",
+            "file_ended",
+            level=Level.WARNING if self.stop or self.failed_rows else Level.INFO,
+            path=self.path,
+            run_id=self.run_id,
+            counts=counts,
+            facts={"seconds": round(self.seconds, 3), **({"why": self.stop} if self.stop else {})},
+        )
+
 
 @dataclass(slots=True, kw_only=True)
 class Desk:
@@ -143,7 +184,11 @@ class Desk:
     schema: RowSchema
     customers: Customers
     pacing: Pacing
+    pacing_notes: PacingNotes = field(init=False)
     sender: Sender[Call]
+
+    def __post_init__(self) -> None:
+        self.pacing_notes = PacingNotes(self.pacing, say=self.watcher.say, why_stopped=self.why_stopped)
 
     def why_stopped(self) -> str:
         """Say why the run ends early; empty when it does not."""
@@ -152,6 +197,7 @@ class Desk:
     def posting(self, path: Path, ledger: Ledger, progress: Progress) -> Posting:
         """Set up the posting of one file."""
         self.watcher.begin(path, progress)
+        self._say_that_posting_begins(path, ledger, progress)
         return Posting(
             settings=self.plan.settings,
             ledger=ledger,
@@ -160,22 +206,32 @@ class Desk:
             pacing=self.pacing,
             progress=progress,
             should_stop=self.watcher.should_stop,
-            watch=_Watch(self.watcher.watch, path, ledger).watch,
+            watch=_Watch(self.watcher.watch, self.pacing_notes, path, ledger).watch,
             most_failed=None if self.plan.max_failed is None else self.plan.max_failed.most_failed(rows=progress.rows),
+        )
+
+    def _say_that_posting_begins(self, path: Path, ledger: Ledger, progress: Progress) -> None:
+        counts = {"rows": progress.rows}
+        self.watcher.say(
+            Note("posting begins", "posting_begun", path=path, run_id=ledger.identity.run_id, counts=counts)
         )
 
 
 class _Watch:
     """Passes progress on, and has the run's lock file say it to other processes, once a second."""
 
-    def __init__(self, watch: Callable[[Progress], None], path: Path, ledger: Ledger) -> None:
+    def __init__(
+        self, watch: Callable[[Progress], None], pacing_notes: PacingNotes, path: Path, ledger: Ledger
+    ) -> None:
         self._watch = watch
+        self._pacing_notes = pacing_notes
         self._path = path
         self._ledger = ledger
         self._next_seconds = 0.0
 
     def watch(self, progress: Progress) -> None:
         self._watch(progress)
+        self._pacing_notes.look(self._path)
         now_seconds = time.monotonic()
         if now_seconds >= self._next_seconds:
             self._next_seconds = now_seconds + 1.0
@@ -256,6 +312,15 @@ def write_out(
             parquet_table=_parquet_table(log) if log.kind == "parquet" else None,
         )
     ledger.remember(files=reservation.facts())
+
+
+def results_note(path: Path, reservation: Reservation, *, run_id: str) -> Note:
+    """Say where the results are, once they are durable."""
+    facts = {"results": str(reservation.names.results)}
+    if reservation.is_own(reservation.names.failed):
+        facts["failed_file"] = str(reservation.names.failed)
+    text = f"results written to {' and '.join(facts.values())}"
+    return Note(text, "results_written", path=path, run_id=run_id, facts=facts)
 
 
 def _parquet_table(log: Log) -> Callable[[BinaryIO], TableWriter]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,20 @@ _results_dir = _option("--results-dir", type=FILE, help="Folder for the results;
 _ledger = _option(
     "--ledger", type=FILE, help="Folder of the ledger, on a local disk.  [default: ~/.local/state/uploader/ledger]"
 )
+
+
+@dataclass(slots=True)
+class Voice:
+    """In which form the last words of a command are said; None for a person's."""
+
+    log_format: str | None = None
+
+
+def _note_log_format(context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    context.ensure_object(Voice).log_format = value
+    return value
+
+
 _sending = _options(
     _option("--base-url", default=DEFAULT_BASE_URL, show_default=True, help="Where the backend is."),
     _schema,
@@ -69,6 +84,13 @@ _sending = _options(
     ),
     _option("--idempotency-header", metavar="NAME", help="The header by which the backend drops repeats."),
     _option("--summary", type=FILE, help="Write totals, calls, latency and rate to this file, as JSON."),
+    _option(
+        "--log-format",
+        type=click.Choice(["text", "json"]),
+        callback=_note_log_format,
+        help="Log lines on standard error instead of a progress bar, one a change of state; with json one object a "
+        "line, and no summary on standard output.  [default: a bar on a terminal, else text]",
+    ),
 )
 
 of_upload = _options(

@@ -128,10 +128,10 @@ class Posting:
             if not self._is_stopping():
                 self._take_in(rows)
             self._commit_and_start(self._choose_calls())
+            self.watch(self.progress)
             if self._is_over():
                 break
             self._wait_for_answers()
-            self.watch(self.progress)
         if self._fault is not None:
             raise self._fault
 

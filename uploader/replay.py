@@ -16,11 +16,22 @@ from typing import Any
 from uploader.adoption import adopt
 from uploader.api import shown, wire_problems
 from uploader.books import Books
-from uploader.desk import MOST_ACCOUNTS, Desk, FileReport, Plan, Watcher, open_desk, reserved, write_out
+from uploader.desk import (
+    MOST_ACCOUNTS,
+    Desk,
+    FileReport,
+    Plan,
+    Watcher,
+    open_desk,
+    reserved,
+    results_note,
+    write_out,
+)
 from uploader.errors import InputError, LedgerRefusal, UploaderError
 from uploader.identity import RunIdentity
 from uploader.ledger import Ledger, known_run
 from uploader.model import Batch, Outcome, Reason, Row, RowState, UsageEvent
+from uploader.notes import Note
 from uploader.overlap import RowSketch, merged
 from uploader.own_events import OwnEvents, OwnIds, own_events_of
 from uploader.posting import Due, Progress
@@ -55,17 +66,22 @@ def replay(path: Path, *, plan: Plan, watcher: Watcher, permissions: Permissions
     """
     with open_desk(plan, watcher) as desk:
         try:
-            return _replay_file(path, desk, permissions)
+            report = _replay_file(path, desk, permissions)
         except UploaderError as error:
-            return FileReport(path=path, error=error)
+            report = FileReport(path=path, error=error)
+        watcher.say(report.as_note())
+        return report
 
 
 def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport:
     started_seconds, begun_at = time.monotonic(), datetime.now(timezone.utc)
+    desk.watcher.say(Note("being read", "file_begun", path=path))
     with open_own_file(path, delimiter=desk.plan.delimiter) as source:
         log = ReplayLog(source)
         check = desk.schema.for_columns(log.columns, path=path)
         books, run_id = _read_through(log, check)
+        counts = {"rows": source.row_count}
+        desk.watcher.say(Note(f"{source.row_count:,} rows read", "file_read", path=path, run_id=run_id, counts=counts))
         if permissions.without_ledger:
             adopt(log, check, run_id=run_id, plan=desk.plan, say=desk.watcher.say)
         identity = known_run(desk.plan.ledger_folder, run_id)
@@ -85,6 +101,7 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
             write_out(
                 log, reservation, ledger, _answered(log, check, judge, books, posted), event_id_of=judge.event_id_of
             )
+            desk.watcher.say(results_note(path, reservation, run_id=run_id))
             seen = SeenRows(desk.plan.ledger_folder, identity, event_id=ledger.recall("event_id"))
             seen.keep(merged([posted.to_bytes(), *filter(None, [seen.own()])]))
         imbalance = books.imbalance(accepted=None, may_leave_unsent=True)

@@ -11,13 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from uploader.books import Books
-from uploader.desk import MOST_ACCOUNTS, Desk, FileReport, Plan, Watcher, open_desk, reserved, write_out
+from uploader.desk import (
+    MOST_ACCOUNTS,
+    Desk,
+    FileReport,
+    Plan,
+    Watcher,
+    open_desk,
+    reserved,
+    results_note,
+    write_out,
+)
 from uploader.errors import InputError, LedgerFault, StoppedError, UploaderError
 from uploader.guards import InputFacts, choose_run, demand_known_results, demand_little_overlap
 from uploader.identity import EventIds, RunIdentity
 from uploader.ledger import Ledger, is_known
 from uploader.marker import Marker, demand_known_marks
 from uploader.model import Batch, Outcome, Reason, Row, RowState, UsageEvent
+from uploader.notes import Note
 from uploader.overlap import RowSketch
 from uploader.own_events import OwnEvents, OwnIds, demand_known_claims, own_events_of
 from uploader.posting import Due, Progress
@@ -34,7 +45,12 @@ def upload(paths: Sequence[Path], *, plan: Plan, watcher: Watcher) -> list[FileR
         RefusedError: the command as a whole cannot begin. Nothing was posted.
     """
     with open_desk(plan, watcher) as desk:
-        return [_upload_or_say_why_not(path, desk) for path in paths]
+        return [_with_its_last_word(_upload_or_say_why_not(path, desk), desk) for path in paths]
+
+
+def _with_its_last_word(report: FileReport, desk: Desk) -> FileReport:
+    desk.watcher.say(report.as_note())
+    return report
 
 
 def _upload_or_say_why_not(path: Path, desk: Desk) -> FileReport:
@@ -54,11 +70,13 @@ def _upload_or_say_why_not(path: Path, desk: Desk) -> FileReport:
 
 def _upload_file(path: Path, desk: Desk) -> FileReport:
     started_seconds, begun_at = time.monotonic(), datetime.now(timezone.utc)
+    desk.watcher.say(Note("being read", "file_begun", path=path))
     with open_usage_log(path, delimiter=desk.plan.delimiter) as log:
         check = fitted_check(log, desk.schema)
         own_ids = _own_ids(log, desk.plan)
         facts = InputFacts.of(path)
         books, rows = _read_through(log, check, own_ids, desk.plan)
+        desk.watcher.say(Note(f"{log.row_count:,} rows read", "file_read", path=path, counts={"rows": log.row_count}))
         identity = _admitted_run(log, facts, rows, desk.plan)
         with (
             Ledger(desk.plan.ledger_folder, identity) as ledger,
@@ -84,6 +102,7 @@ def _upload_file(path: Path, desk: Desk) -> FileReport:
             posted = None if history.accepted + history.in_doubt == log.row_count else RowSketch(log.columns)
             answered = _answered(log, naming, ledger, books, posted)
             write_out(log, reservation, ledger, answered, event_id_of=naming.event_id_of)
+            desk.watcher.say(results_note(path, reservation, run_id=identity.run_id))
             if posted is not None:
                 seen.keep(posted.to_bytes())
             ledger.end(is_finished=not stop, totals=books.totals())
@@ -225,9 +244,9 @@ def _say_what_is_known(path: Path, ledger: Ledger, progress: Progress, watcher: 
     day = datetime.fromtimestamp(history.at_milliseconds / 1000, timezone.utc).date()
     left = progress.rows - history.accepted - history.in_doubt
     doubtful = f" and {history.in_doubt:,} left in doubt" if history.in_doubt else ""
-    watcher.say(
-        f"{path}: {history.accepted:,} of {progress.rows:,} rows were accepted{doubtful} by {day}; posting {left:,}"
-    )
+    text = f"{history.accepted:,} of {progress.rows:,} rows were accepted{doubtful} by {day}; posting {left:,}"
+    counts = {"rows": progress.rows, "accepted": history.accepted, "in_doubt": history.in_doubt, "left": left}
+    watcher.say(Note(text, "run_continued", path=path, run_id=ledger.identity.run_id, counts=counts))
 
 
 def _due_rows(log: UsageLog, naming: _Naming, ledger: Ledger, progress: Progress) -> Iterator[Due | RowState]:
