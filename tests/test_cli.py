@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -233,6 +234,22 @@ def test_the_summary_counts_rows_and_units_and_says_what_to_run_next(home: Home,
     ]
 
 
+@pytest.mark.parametrize(("delimiter", "named"), [(";", " --delimiter ';'"), ("\t", "")], ids=["semicolon", "tab"])
+def test_the_replay_that_the_summary_names_reads_the_failed_file(
+    home: Home, billing_server: BillingServer, delimiter: str, named: str
+) -> None:
+    """The failed file of a log with semicolons has them too; that of one with tabs has commas."""
+    columns = "tenant_id device_id meter_id total_usage".replace(" ", delimiter)
+    (home.folder / "usage.csv").write_text(f"{columns}\n{delimiter.join(['acme', 'd', 'm', 'x'])}\n")
+    run = home.run_here("upload", "usage.csv", "--delimiter", delimiter)
+    command = run.stdout.splitlines()[-1].partition("next:    uploader ")[2]
+    assert command.endswith(named)
+    assert ("--delimiter" in command) == bool(named)
+    replay = home.run_here(*shlex.split(command))
+    assert replay.exit_code == 1, replay.said
+    assert "0 of 1 rows accepted" in replay.stdout
+
+
 def test_a_terminal_shows_the_progress(home: Home, billing_server: BillingServer) -> None:
     """A bar with the file's name and the counts; the summary stays on standard output alone."""
     backend = HeldBack(answered=3)
@@ -310,7 +327,7 @@ def test_validate_goes_on_after_a_file_that_it_cannot_take(home: Home, order: tu
     run = home.run_here("validate", *order)
     assert run.exit_code == 2
     assert "good.csv: 1 of 2 rows would be posted" in run.stdout
-    assert "no column named 'tenant_id'" in run.stderr
+    assert run.stderr.startswith("bad.csv: not done: no column named 'tenant_id'")
 
 
 def test_a_sandbox_upload_needs_no_backend_and_leaves_no_ledger(home: Home, billing_server: BillingServer) -> None:

@@ -321,6 +321,18 @@ def test_the_function_takes_backend_and_key_from_the_environment(
         post_meter_usage(*EVENT)
 
 
+def test_the_function_reads_the_key_from_a_file(
+    billing_server: BillingServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """``UPLOADER_API_KEY_FILE`` goes before ``UPLOADER_API_KEY``, as it does for the command."""
+    (tmp_path / "key").write_text("of-the-file\n")
+    monkeypatch.setenv("UPLOADER_BASE_URL", billing_server.base_url)
+    monkeypatch.setenv("UPLOADER_API_KEY", "of-the-variable")
+    monkeypatch.setenv("UPLOADER_API_KEY_FILE", str(tmp_path / "key"))
+    assert post_meter_usage(*EVENT) is not None
+    assert {got.headers.get("authorization") for got in billing_server.received} == {"Bearer of-the-file"}
+
+
 def test_the_package_offers_the_client_and_imports_it_late() -> None:
     """``from uploader import post_meter_usage`` works, and ``import uploader`` alone does not wait for `requests`."""
     assert (uploader.post_meter_usage, uploader.MeterClient) == (post_meter_usage, MeterClient)

@@ -264,7 +264,7 @@ def _why_stop(exchange: Exchange) -> str:
     if exchange.failure is not Failure.NONE:
         return ""
     if exchange.http_status == 401:
-        return "the backend asks for a valid key (HTTP 401); check UPLOADER_API_KEY"
+        return "the backend asks for a valid key (HTTP 401); check UPLOADER_API_KEY or UPLOADER_API_KEY_FILE"
     if exchange.http_status in _REDIRECTS_THAT_STOP:
         return f"the backend redirects (HTTP {exchange.http_status}); check --base-url"
     return ""

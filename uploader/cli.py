@@ -23,7 +23,7 @@ import click
 
 from uploader.errors import SettingsError, UploaderError
 from uploader.options import FILE, Voice, of_export, of_replay, of_runs, of_sandbox, of_upload, of_validate
-from uploader.settings import DEFAULT_BASE_URL, FailureBudget, Settings
+from uploader.settings import DEFAULT_BASE_URL, FailureBudget, Settings, key_of_environment
 
 if TYPE_CHECKING:
     from uploader.console import Display
@@ -43,15 +43,18 @@ def cli() -> None:
     """Upload usage logs to a metering backend: every row posted once, every row accounted for.
 
     \b
-    Example:
-      uploader upload usage.csv
+    Examples:
+      uploader upload usage.csv --sandbox  try it: nothing leaves this machine
+      uploader validate usage.csv          which rows an upload would post
+      uploader upload usage.csv            post them; writes usage.results.csv
+      uploader replay usage.failed.csv     the failed ones again, corrected
 
     The key of a backend behind a portal is read from UPLOADER_API_KEY, or from the file that
     UPLOADER_API_KEY_FILE names.
     """
 
 
-@cli.command()
+@cli.command(short_help="Post each row of usage logs once.")
 @click.argument("files", nargs=-1, required=True, type=FILE)
 @of_upload
 def upload(files: tuple[Path, ...], *, max_failed: str | None, sandbox: bool, **options: Any) -> None:
@@ -84,14 +87,15 @@ def upload(files: tuple[Path, ...], *, max_failed: str | None, sandbox: bool, **
         _run(options, lambda plan, watcher: run(files, plan=plan, watcher=watcher), and_say=and_say)
 
 
-@cli.command()
+@cli.command(short_help="Post the rows again that failed.")
 @click.argument("file", type=FILE)
 @of_replay
 def replay(file: Path, *, include_in_doubt: bool, accept_changes: bool, without_ledger: bool, **options: Any) -> None:
     """Post the failed rows of FILE again: a results or failed file, as it is or corrected in a spreadsheet (.xlsx too).
 
     Rows marked yes or fix in upload_replay are checked and posted, accepted ones never. For a row marked confirm write
-    resend (post it exactly as it was) or recorded (the backend has it) into upload_replay.
+    resend (post it exactly as it was) or recorded (the backend has it) into upload_replay. It needs the --base-url,
+    --ledger, --schema and --delimiter of the upload, and ends with the exit codes of an upload.
 
     \b
     Examples:
@@ -107,7 +111,7 @@ def replay(file: Path, *, include_in_doubt: bool, accept_changes: bool, without_
     _run(options, lambda plan, watcher: [run(file, plan=plan, watcher=watcher, permissions=permissions)])
 
 
-@cli.command()
+@cli.command(short_help="Write failed rows as a workbook, to correct them.")
 @click.argument("file", type=FILE)
 @of_export
 def export(file: Path, *, output: Path | None, delimiter: str | None) -> None:
@@ -126,7 +130,7 @@ def export(file: Path, *, output: Path | None, delimiter: str | None) -> None:
     click.echo(f"{workbook}: {rows:,} rows; correct and save it, then: uploader replay {shlex.quote(str(workbook))}")
 
 
-@cli.command()
+@cli.command(short_help="Check usage logs, post nothing.")
 @click.argument("files", nargs=-1, required=True, type=FILE)
 @of_validate
 def validate(files: tuple[Path, ...], *, schema: Path | None, delimiter: str | None) -> None:
@@ -135,8 +139,15 @@ def validate(files: tuple[Path, ...], *, schema: Path | None, delimiter: str | N
     \b
     Example:
       uploader validate usage.csv --schema our-meters.schema.json
+
+    \b
+    Exit codes:
+      0  every row would be posted
+      1  some would fail: each is shown with all its problems
+      2  a file or the schema cannot be taken at all
     """
-    from uploader.validate import validate as run  # noqa: PLC0415 -- heavy, see the top
+    from uploader.desk import complaint_about  # noqa: PLC0415 -- heavy, see the top
+    from uploader.validate import validate as run  # noqa: PLC0415 -- likewise
 
     worst = 0
     for path in files:
@@ -148,7 +159,7 @@ def validate(files: tuple[Path, ...], *, schema: Path | None, delimiter: str | N
                 tell=functools.partial(_tell_failure, path),
             )
         except UploaderError as error:
-            click.echo(f"{path}: {error}", err=True)
+            click.echo(f"{path}: {complaint_about(path, error)}", err=True)
             worst = 2
             continue
         good = verdicts.rows - verdicts.failing
@@ -157,7 +168,7 @@ def validate(files: tuple[Path, ...], *, schema: Path | None, delimiter: str | N
     sys.exit(worst)
 
 
-@cli.group(invoke_without_command=True)
+@cli.group(invoke_without_command=True, short_help="List what the ledger knows of earlier uploads.")
 @of_runs
 @click.pass_context
 def runs(context: click.Context, *, ledger: Path | None) -> None:
@@ -195,7 +206,7 @@ def _tell_failure(path: Path, number: int, outcome: Outcome) -> None:
     click.echo(f"{path}: row {number}: {reason}: {outcome.detail}")
 
 
-@cli.command()
+@cli.command(short_help="Run a local backend to try things on.")
 @of_sandbox
 def sandbox(**settings: Any) -> None:
     """Run a local metering backend that records what it is sent, until Ctrl-C.
@@ -371,13 +382,15 @@ def _replay_options(sending: dict[str, Any]) -> str:
     base_url = "" if sending["base_url"] == DEFAULT_BASE_URL else f" --base-url {shlex.quote(sending['base_url'])}"
     ledger = f" --ledger {shlex.quote(str(sending['ledger']))}" if sending["ledger"] else ""
     schema = f" --schema {shlex.quote(str(sending['schema']))}" if sending["schema"] else ""
-    return base_url + ledger + schema
+    # The failed file of a log with tabs has commas.
+    delimiter = sending["delimiter"] if sending["delimiter"] != "\t" else None
+    return base_url + ledger + schema + (f" --delimiter {shlex.quote(delimiter)}" if delimiter else "")
 
 
 def _settings(sending: dict[str, Any]) -> Settings:
     return Settings(
         base_url=sending["base_url"],
-        api_key=_api_key(),
+        api_key=key_of_environment(),
         timeout_seconds=sending["timeout"],
         retries=sending["retries"],
         concurrency=sending["concurrency"],
@@ -394,19 +407,6 @@ def _statuses(text: str) -> frozenset[int]:
         raise SettingsError(
             f"--safe-status {text!r}: not a list of statuses", remedy="write it as in --safe-status 500,502"
         ) from None
-
-
-def _api_key() -> str | None:
-    """Read the key from the environment or a file: on a command line every user of the machine could see it."""
-    path = os.environ.get("UPLOADER_API_KEY_FILE")
-    if not path:
-        return os.environ.get("UPLOADER_API_KEY") or None
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(
-            f"UPLOADER_API_KEY_FILE {path}: {error}", remedy="name a readable file with the key alone in it"
-        ) from error
 
 
 def _default_ledger_folder() -> Path:

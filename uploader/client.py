@@ -19,7 +19,7 @@ import requests.utils
 from uploader import api
 from uploader.errors import SettingsError
 from uploader.model import UsageEvent
-from uploader.settings import DEFAULT_BASE_URL, Settings, stays_inside
+from uploader.settings import DEFAULT_BASE_URL, Settings, key_of_environment, stays_inside
 
 log = logging.getLogger(__name__)
 
@@ -173,9 +173,9 @@ class MeterClient:
 def post_meter_usage(tenant_id: str, device_id: str, meter_id: str, total_usage: int) -> dict[str, Any] | None:
     """Look the tenant's customer up and record one usage event, as meter-lib's function of the same name does.
 
-    The backend is the one of ``UPLOADER_BASE_URL``, with the key of ``UPLOADER_API_KEY`` if set; 10 seconds a call.
-    Synchronous. See ``MeterClient.post_meter_usage`` for what is returned and raised.
+    The backend is the one of ``UPLOADER_BASE_URL``, with the key of ``UPLOADER_API_KEY_FILE`` or ``UPLOADER_API_KEY``
+    if set; 10 seconds a call. Synchronous. See ``MeterClient.post_meter_usage`` for what is returned and raised.
     """
     base_url = os.environ.get("UPLOADER_BASE_URL") or DEFAULT_BASE_URL
-    with MeterClient(base_url=base_url, api_key=os.environ.get("UPLOADER_API_KEY") or None) as client:
+    with MeterClient(base_url=base_url, api_key=key_of_environment()) as client:
         return client.post_meter_usage(tenant_id, device_id, meter_id, total_usage)

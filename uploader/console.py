@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from uploader.desk import FileReport
+from uploader.desk import FileReport, complaint_about
 from uploader.model import REPLAY_BY_REASON, Reason, Replay
 from uploader.notes import Note
 from uploader.posting import Progress as Counts
@@ -88,7 +88,7 @@ def summary(reports: Sequence[FileReport], *, replay_options: str | None) -> str
 
 def _file_summary(report: FileReport, *, replay_options: str | None) -> str:
     if report.error is not None:
-        return f"{report.path}: {report.complaint}"
+        return f"{report.path}: {complaint_about(report.path, report.error)}"
     rows = sum(entry.rows for entry in report.entry_by_reason.values())
     accepted = rows - report.failed_rows
     rate = f", {report.posts / report.seconds:,.0f} rows/s" if report.posts and report.seconds else ""

@@ -135,22 +135,16 @@ class FileReport:
         """Rows that were not accepted."""
         return sum(entry.rows for reason, entry in self.entry_by_reason.items() if reason is not None)
 
-    @property
-    def complaint(self) -> str:
-        """What the error says, for a line that begins with the path; empty without an error."""
-        if self.error is None:
-            return ""
-        text = str(self.error)
-        for name in (str(self.path), self.path.name):
-            if text.startswith(f"{name} "):
-                text = f"it{text.removeprefix(name)}"
-            text = text.removeprefix(f"{name}: ")
-        return text if text.startswith("not begun") else f"not done: {text}"
-
     def as_note(self) -> Note:
         """Give the log's last word on the file."""
         if self.error is not None:
-            return Note(self.complaint, "file_ended", level=Level.ERROR, path=self.path, run_id=self.run_id)
+            return Note(
+                complaint_about(self.path, self.error),
+                "file_ended",
+                level=Level.ERROR,
+                path=self.path,
+                run_id=self.run_id,
+            )
         rows = sum(entry.rows for entry in self.entry_by_reason.values())
         failed = {f"failed_{reason.value}": entry.rows for reason, entry in self.entry_by_reason.items() if reason}
         counts = {
@@ -173,6 +167,16 @@ class FileReport:
             counts=counts,
             facts={"seconds": round(self.seconds, 3), **({"why": self.stop} if self.stop else {})},
         )
+
+
+def complaint_about(path: Path, error: UploaderError) -> str:
+    """Word an error for a line that begins with the path, so that it does not stand there twice."""
+    text = str(error)
+    for name in (str(path), path.name):
+        if text.startswith(f"{name} "):
+            text = f"it{text.removeprefix(name)}"
+        text = text.removeprefix(f"{name}: ")
+    return text if text.startswith("not begun") else f"not done: {text}"
 
 
 @dataclass(slots=True, kw_only=True)

@@ -60,14 +60,19 @@ _sending = _options(
     _ledger,
     _option("--concurrency", type=int, default=32, show_default=True, help="Calls in flight at the most."),
     _option(
-        "--timeout", type=float, default=10.0, show_default=True, metavar="SECONDS", help="For each whole exchange."
+        "--timeout",
+        type=float,
+        default=10.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="For each call, until its whole answer is in.",
     ),
     _option(
         "--retries",
         type=int,
         default=2,
         show_default=True,
-        help="Further attempts for what was certainly not recorded.",
+        help="Further attempts at a row that was certainly not recorded, or at a look-up.",
     ),
     _option(
         "--patience",
@@ -75,7 +80,7 @@ _sending = _options(
         default=600.0,
         show_default=True,
         metavar="SECONDS",
-        help="Waiting in all for a backend in trouble.",
+        help="How long to wait in all for a backend in trouble, before the run stops.",
     ),
     _option(
         "--safe-status",
@@ -99,14 +104,15 @@ of_upload = _options(
     _option(
         "--period",
         default="",
-        help="A label for a billing period: the same content in another period is another upload.",
+        metavar="LABEL",
+        help="The usage's period, as in 2026-11-21: the same content in another period is another upload.",
     ),
     _option(
         "--event-id",
         metavar="COLUMN",
         help="The column of the log's own event ids: an event is posted once, whatever files it stands in.",
     ),
-    _option("--max-failed", metavar="N|P%", help="Failure budget of each file: so many rows, or such a share."),
+    _option("--max-failed", metavar="N|P%", help="Stop a file of which more rows than this fail, as in 100 or 1%."),
     click.option("--again", is_flag=True, help="Bill all of a content again that was uploaded before, under new ids."),
     click.option("--allow-overlap", is_flag=True, help="Take a file although most of its rows were posted before."),
     click.option("--sandbox", is_flag=True, help="Try it: post to a local backend that is started for this run."),

@@ -460,7 +460,10 @@ class SandboxProcess:
                 connection.request("GET", f"{BASE_PATH}/sandbox/recorded?limit=0")
                 return Recorded(**json.loads(connection.getresponse().read())["totals"])
             except (OSError, http.client.HTTPException, ValueError) as error:
-                raise BackendError(f"the sandbox at {self.base_url} does not answer: {error}") from error
+                raise BackendError(
+                    f"the sandbox at {self.base_url} does not say what it recorded: {error}",
+                    remedy="the results file has what became of each row; run the command again for a fresh sandbox",
+                ) from error
 
 
 @contextlib.contextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from uploader.errors import SettingsError
@@ -127,14 +129,31 @@ def _check_api_key(key: str | None, *, base_url: str) -> None:
     if not PRINTABLE_ASCII.fullmatch(key):
         raise SettingsError(
             "the API key is empty, or holds spaces, line breaks or characters outside ASCII",
-            remedy="set UPLOADER_API_KEY to the key alone",
+            remedy="put the key alone into UPLOADER_API_KEY, or into the file that UPLOADER_API_KEY_FILE names",
         )
     parts = urlsplit(base_url)
     if parts.scheme == "http" and not stays_inside(parts.hostname or ""):
         raise SettingsError(
             f"the API key would cross the network in plain text to {base_url}",
-            remedy="use https, or unset UPLOADER_API_KEY",
+            remedy="use https, or unset UPLOADER_API_KEY and UPLOADER_API_KEY_FILE",
         )
+
+
+def key_of_environment() -> str | None:
+    """Read the key from UPLOADER_API_KEY_FILE or UPLOADER_API_KEY: a command line every user of the machine can see.
+
+    Raises:
+        SettingsError: the file cannot be read.
+    """
+    path = os.environ.get("UPLOADER_API_KEY_FILE")
+    if not path:
+        return os.environ.get("UPLOADER_API_KEY") or None
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"UPLOADER_API_KEY_FILE {path}: {error}", remedy="name a readable file with the key alone in it"
+        ) from error
 
 
 def stays_inside(host: str) -> bool:
