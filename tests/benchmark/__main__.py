@@ -1,0 +1,95 @@
+"""``python -m tests.benchmark``: measures, prints Markdown tables, and writes them as JSON; see docs/benchmark.md."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sys
+import tempfile
+from dataclasses import asdict
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import click
+
+from tests.benchmark.bench import Bench
+from tests.benchmark.machine import commit, describe
+from tests.benchmark.parts import growth, latency, memory, pacing, profile, start, throughput, validation
+from tests.benchmark.scale import DEFAULT, FULL, QUICK, Scale
+from tests.benchmark.setup import BUILD
+from tests.benchmark.table import Row, Section, UnmeasuredError, markdown, write_into
+
+
+class _Part(Protocol):
+    """A module of ``parts``."""
+
+    NAME: str
+    TITLE: str
+
+    def measure(self, bench: Bench) -> Section:
+        """Measure it."""
+
+
+_PARTS: dict[str, _Part] = {
+    part.NAME: part for part in (throughput, latency, memory, growth, validation, start, pacing, profile)
+}
+_DOCS = Path(__file__).parents[2] / "docs" / "benchmark.md"
+_SCALE_BY_FORM = {scale.form: scale for scale in (QUICK, DEFAULT, FULL)}
+
+
+@click.command()
+@click.option("--only", multiple=True, type=click.Choice(list(_PARTS)), help="Measure this part; may be repeated.")
+@click.option("--quick", "form", flag_value="quick", help="Small sizes, one round: does it all run?")
+@click.option("--full", "form", flag_value="full", help="Also the sizes that take long, up to 10,000,000 rows.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all figures there, as JSON.")
+@click.option("--docs", is_flag=True, help=f"Put the tables into {_DOCS.parent.name}/{_DOCS.name}.")
+def main(only: tuple[str, ...], form: str | None, json_path: Path | None, *, docs: bool) -> None:
+    """Measure the uploader beside what others make of the same server. Nothing but this machine is called."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that servers are ended and folders removed
+    scale = _SCALE_BY_FORM[form or DEFAULT.form]
+    BUILD.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="work-", dir=BUILD))
+    try:
+        machine = describe(folder)
+        sections = [_measured(name, scale, folder) for name in only or _PARTS]
+    finally:
+        shutil.rmtree(folder)
+    stamp = f"The {scale.form} form, {datetime.now(timezone.utc):%Y-%m-%d}, commit {commit()}."
+    text_by_name = {"machine": _machine_text(machine)}
+    text_by_name |= {section.name: f"{stamp}\n\n{markdown(section)}" for section in sections}
+    for section in sections:
+        click.echo(f"\n## {section.title}\n\n{text_by_name[section.name]}")
+    click.echo(f"\n## The machine\n\n{text_by_name['machine']}")
+    if json_path:
+        told = {"form": scale.form, "machine": machine, "sections": [asdict(section) for section in sections]}
+        json_path.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    if docs:
+        write_into(_DOCS, text_by_name)
+
+
+def _measured(name: str, scale: Scale, folder: Path) -> Section:
+    part = _PARTS[name]
+    own = folder / name
+    own.mkdir()
+    bench = Bench(scale=scale, folder=own, say=partial(_say, name))
+    try:
+        return part.measure(bench)
+    except UnmeasuredError as error:
+        return Section(name=name, title=part.TITLE, rows=[Row(what=part.TITLE, value="not measured", note=str(error))])
+    finally:
+        shutil.rmtree(own)
+
+
+def _say(name: str, what: str) -> None:
+    click.echo(f"{datetime.now(timezone.utc):%H:%M:%S} {name}: {what}", err=True)
+
+
+def _machine_text(machine: dict[str, str]) -> str:
+    return "\n".join(f"- {what}: {value}" for what, value in machine.items())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Processes that are measured: how long they took, their CPU time, their peak memory."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.benchmark.table import UnmeasuredError
+
+_LAUNCHER = Path(__file__).with_name("launcher.py")
+_SECONDS_BETWEEN_LOOKS = 0.02
+_LONGEST_SECONDS = 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What one process came to.
+
+    started_seconds: on the clock of ``time.monotonic``, which all processes of a machine share.
+    cpu_seconds:     user and system together, its own children included.
+    peak_bytes:      the most that was resident.
+    """
+
+    started_seconds: float
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    def demand_success(self, what: str) -> None:
+        """Refuse to take the figures of a command that failed.
+
+        Raises:
+            UnmeasuredError: it did.
+        """
+        if self.exit_code != 0:
+            last = (self.stderr or self.stdout).strip().splitlines()[-1:]
+            raise UnmeasuredError(f"{what} ended with exit code {self.exit_code}: {' '.join(last)}")
+
+
+def measured(
+    command: Sequence[str | Path],
+    *,
+    folder: Path,
+    environment: Mapping[str, str],
+    look: Callable[[], None] | None = None,
+    interrupt_after_seconds: float = _LONGEST_SECONDS,
+) -> Cost:
+    """Run a command to its end.
+
+    look:                    called some fifty times a second while it runs.
+    interrupt_after_seconds: it is then sent one SIGINT, and waited for.
+    """
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="cost-", suffix=".json") as report:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", _LAUNCHER, report.name, *command],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            stdout, stderr = _wait(process, look, interrupt_after_seconds)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # the group is ours: it began with start_new_session
+            process.wait()
+        cost = json.loads(Path(report.name).read_bytes())
+    return Cost(**cost, stdout=stdout, stderr=stderr)
+
+
+def _wait(
+    process: subprocess.Popen[str], look: Callable[[], None] | None, interrupt_after_seconds: float
+) -> tuple[str, str]:
+    interrupt_at_seconds = time.monotonic() + interrupt_after_seconds
+    while True:
+        if look:
+            look()
+        left_seconds = interrupt_at_seconds - time.monotonic()
+        if left_seconds <= 0:
+            os.killpg(process.pid, signal.SIGINT)
+            return process.communicate(timeout=_LONGEST_SECONDS)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=min(left_seconds, _SECONDS_BETWEEN_LOOKS) if look else left_seconds)
