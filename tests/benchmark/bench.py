@@ -55,7 +55,7 @@ class Bench:
         finally:
             shutil.rmtree(folder)
 
-    def run(self, home: Home, *arguments: str | Path, look: Callable[[], None] | None = None) -> Cost:
+    def run(self, home: Home, *arguments: str | Path, look: Callable[[], bool] | None = None) -> Cost:
         """Run the uploader to its end.
 
         Raises:

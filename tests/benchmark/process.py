@@ -54,13 +54,12 @@ def measured(
     *,
     folder: Path,
     environment: Mapping[str, str],
-    look: Callable[[], None] | None = None,
-    interrupt_after_seconds: float = _LONGEST_SECONDS,
+    look: Callable[[], bool] | None = None,
 ) -> Cost:
     """Run a command to its end.
 
-    look:                    called some fifty times a second while it runs.
-    interrupt_after_seconds: it is then sent one SIGINT, and waited for.
+    look: called some fifty times a second while it runs; once it says True the command is sent one SIGINT, and
+        waited for.
     """
     with tempfile.NamedTemporaryFile(dir=folder, prefix="cost-", suffix=".json") as report:
         process = subprocess.Popen(
@@ -74,7 +73,7 @@ def measured(
             start_new_session=True,
         )
         try:
-            stdout, stderr = _wait(process, look, interrupt_after_seconds)
+            stdout, stderr = _wait(process, look)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # the group is ours: it began with start_new_session
@@ -83,16 +82,12 @@ def measured(
     return Cost(**cost, stdout=stdout, stderr=stderr)
 
 
-def _wait(
-    process: subprocess.Popen[str], look: Callable[[], None] | None, interrupt_after_seconds: float
-) -> tuple[str, str]:
-    interrupt_at_seconds = time.monotonic() + interrupt_after_seconds
-    while True:
-        if look:
-            look()
-        left_seconds = interrupt_at_seconds - time.monotonic()
-        if left_seconds <= 0:
+def _wait(process: subprocess.Popen[str], look: Callable[[], bool] | None) -> tuple[str, str]:
+    give_up_seconds = time.monotonic() + _LONGEST_SECONDS
+    while look and time.monotonic() < give_up_seconds:
+        if look():
             os.killpg(process.pid, signal.SIGINT)
-            return process.communicate(timeout=_LONGEST_SECONDS)
+            break
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.communicate(timeout=min(left_seconds, _SECONDS_BETWEEN_LOOKS) if look else left_seconds)
+            return process.communicate(timeout=_SECONDS_BETWEEN_LOOKS)
+    return process.communicate(timeout=_LONGEST_SECONDS)

@@ -92,8 +92,9 @@ def _grow(bench: Bench, stub: Stub, rows: int) -> _Grown:
         bench.say(f"round {number + 1}: {rows:,} rows")
         with bench.home(stub.base_url) as home:
 
-            def look(ledger: Path = home.ledger) -> None:
+            def look(ledger: Path = home.ledger) -> bool:
                 ledger_bytes.append(_bytes_in(ledger))
+                return False
 
             seconds.append(bench.run(home, *upload_command(log, *AT_WIDTH), look=look).seconds)
             end_bytes = _bytes_in(home.ledger)

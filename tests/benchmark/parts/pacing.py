@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from statistics import median
 
-from tests.benchmark.backend import Behaviour, backend
+from tests.benchmark.backend import Backend, Behaviour, backend
 from tests.benchmark.bench import Bench, upload_command
 from tests.benchmark.process import Cost, measured
 from tests.benchmark.table import Grid, Row, Section, UnmeasuredError, at_least, unmeasured
@@ -19,6 +20,7 @@ _FIXED = ("8", "32", "64", "128", "256")
 _LEAST_SHARE = 0.9
 _TIMEOUT_SECONDS = "1"
 _LONGEST_SECONDS = 8.0
+_HOPELESS_SHARE = 0.5
 _TENANTS = 200
 _FINISHED = (0, 1)
 _STOPPED_EARLY = 3
@@ -27,7 +29,7 @@ _INTERRUPTED = 130
 
 @dataclass(frozen=True, slots=True)
 class _Server:
-    """A server, in words and in figures; ``rows`` take the best setting some six seconds."""
+    """A server, in words and in figures; ``rows`` take the best setting eight seconds at the most."""
 
     words: str
     rows: int
@@ -36,16 +38,16 @@ class _Server:
 
 _SERVERS = {
     "fast": _Server("answers at once", 60_000, Behaviour()),
-    "far": _Server("50 ms of latency, takes any number", 30_000, Behaviour(latency_seconds=0.05)),
+    "far": _Server("50 ms of latency, takes any number", 40_000, Behaviour(latency_seconds=0.05)),
     "limited": _Server(
-        "16 at once, 5 ms each; others wait in line", 20_000, Behaviour(workers=16, service_seconds=0.005)
+        "16 at once, 5 ms each; others wait in line", 25_000, Behaviour(workers=16, service_seconds=0.005)
     ),
     "shedding": _Server(
-        "20 ms of latency; 503 to all above 48 in flight", 15_000, Behaviour(latency_seconds=0.02, most_in_flight=48)
+        "20 ms of latency; 503 to all above 48 in flight", 18_000, Behaviour(latency_seconds=0.02, most_in_flight=48)
     ),
     "changing": _Server(
         "32 at once, 10 ms each; from 2 s to 4 s only 2, then 32 again; others wait in line",
-        10_000,
+        16_000,
         Behaviour(workers=32, service_seconds=0.01, workers_at_seconds=[(2.0, 2), (4.0, 32)]),
     ),
 }
@@ -60,32 +62,67 @@ class _Run:
     is_stopped: bool
 
 
+@dataclass(slots=True)
+class _Trial:
+    """All runs of one setting on one server; ``why_not`` when one could not be measured."""
+
+    runs: list[_Run] = field(default_factory=list)
+    why_not: UnmeasuredError | None = None
+
+    @property
+    def rows_per_second(self) -> float:
+        """Median of the runs."""
+        return median(run.rows_per_second for run in self.runs)
+
+    @property
+    def in_doubt(self) -> float:
+        """Median of the runs' rows in doubt."""
+        return median(run.in_doubt for run in self.runs)
+
+    @property
+    def times_stopped(self) -> int:
+        """How many runs the uploader gave up."""
+        return sum(run.is_stopped for run in self.runs)
+
+    @property
+    def told(self) -> str:
+        """The trial as a table's cell."""
+        if self.why_not:
+            return "not measured"
+        gave_up = f", gave up {self.times_stopped} of {len(self.runs)}" if self.times_stopped else ""
+        return f"{self.rows_per_second:,.0f} rows/s, {self.in_doubt:,.0f} in doubt{gave_up}"
+
+
 def measure(bench: Bench) -> Section:
-    """Run every setting on every server, in turn, round by round."""
-    runs: dict[tuple[str, str], list[_Run]] = {}
-    why_no_auto = None
+    """Run every setting on every server, in turn, round by round; the hopeless ones once."""
+    trials = {(name, setting): _Trial() for name in _SERVERS for setting in (_AUTO, *_FIXED)}
     for number in range(bench.scale.pacing_rounds):
-        for name, server in _SERVERS.items():
-            for setting in (_AUTO, *_FIXED):
-                if setting == _AUTO and why_no_auto:
-                    continue
-                bench.say(f"round {number + 1}: {name} server, {setting}")
-                try:
-                    runs.setdefault((name, setting), []).append(_run(bench, server, setting))
-                except UnmeasuredError as error:
-                    why_no_auto = error
-    rows = [_verdict(name, runs, why_no_auto) for name in _SERVERS]
-    rows += [_doubt_verdict(name, runs) for name in _SERVERS if (name, _AUTO) in runs]
+        for (name, setting), trial in trials.items():
+            if setting != _AUTO and _is_hopeless(name, setting, trials):
+                continue
+            bench.say(f"round {number + 1}: {name} server, {setting}")
+            try:
+                trial.runs.append(_run(bench, _SERVERS[name], setting))
+            except UnmeasuredError as error:
+                trial.why_not = error
+    rows = [row for name in _SERVERS for row in _verdicts(name, trials)]
     header = ("server", *(f"`{setting}`" for setting in (_AUTO, *_FIXED)))
     lines = [
-        (f"{name}: {server.words}", *(_cell(runs.get((name, setting), [])) for setting in (_AUTO, *_FIXED)))
+        (f"{name}: {server.words}", *(trials[name, setting].told for setting in (_AUTO, *_FIXED)))
         for name, server in _SERVERS.items()
     ]
-    samples = {f"{name} {setting}": [run.rows_per_second for run in done] for (name, setting), done in runs.items()}
-    samples |= {
-        f"{name} {setting} in doubt": [float(run.in_doubt) for run in done] for (name, setting), done in runs.items()
+    samples = {
+        f"{name} {setting} {what}": [float(getattr(run, what)) for run in trial.runs]
+        for (name, setting), trial in trials.items()
+        for what in ("rows_per_second", "in_doubt")
     }
     return Section(name=NAME, title=TITLE, rows=rows, grids=[Grid(header, lines)], samples=samples)
+
+
+def _is_hopeless(name: str, setting: str, trials: dict[tuple[str, str], _Trial]) -> bool:
+    """Tell whether a fixed setting made so little of a server that further rounds would only take time."""
+    rates = {fixed: trials[name, fixed].rows_per_second for fixed in _FIXED if trials[name, fixed].runs}
+    return setting in rates and rates[setting] < _HOPELESS_SHARE * max(rates.values())
 
 
 def _run(bench: Bench, server: _Server, setting: str) -> _Run:
@@ -97,11 +134,26 @@ def _run(bench: Bench, server: _Server, setting: str) -> _Run:
             home.command(*command),
             folder=home.folder,
             environment=home.environment(),
-            interrupt_after_seconds=_LONGEST_SECONDS * share + 1,
+            look=_TimeIsOver(running, after_seconds=_LONGEST_SECONDS * share).look,
         )
         if cost.exit_code not in (*_FINISHED, _STOPPED_EARLY, _INTERRUPTED):
             cost.demand_success(f"uploader upload --concurrency {setting}")
         return _Run(running.seen().recorded_per_second, _rows_in_doubt(home, cost), cost.exit_code == _STOPPED_EARLY)
+
+
+class _TimeIsOver:
+    """Tells when a run has posted for long enough."""
+
+    def __init__(self, running: Backend, *, after_seconds: float) -> None:
+        self._running = running
+        self._after_seconds = after_seconds
+        self._first_post_seconds = 0.0
+
+    def look(self) -> bool:
+        if not self._first_post_seconds:
+            self._first_post_seconds = self._running.seen().first_post_seconds
+            return False
+        return time.monotonic() > self._first_post_seconds + self._after_seconds
 
 
 def _rows_in_doubt(home: Home, cost: Cost) -> int:
@@ -114,42 +166,22 @@ def _rows_in_doubt(home: Home, cost: Cost) -> int:
         return sum(row["upload_reason"] == "in_doubt" for row in csv.DictReader(file))
 
 
-def _best_fixed(name: str, runs: dict[tuple[str, str], list[_Run]]) -> str:
-    """Find the quickest setting, among those with which no run gave up if there are such."""
-    to_the_end = [setting for setting in _FIXED if not any(run.is_stopped for run in runs[name, setting])]
-    return max(to_the_end or _FIXED, key=lambda setting: _rate(runs[name, setting]))
-
-
-def _rate(runs: list[_Run]) -> float:
-    return median(run.rows_per_second for run in runs)
-
-
-def _in_doubt(runs: list[_Run]) -> float:
-    return median(run.in_doubt for run in runs)
-
-
-def _verdict(name: str, runs: dict[tuple[str, str], list[_Run]], why_no_auto: UnmeasuredError | None) -> Row:
-    best = _best_fixed(name, runs)
+def _verdicts(name: str, trials: dict[tuple[str, str], _Trial]) -> list[Row]:
+    """Compare ``auto`` with the quickest fixed setting, among those with which no run gave up if there are such."""
     what = f"{name}: rows/s of `auto` / of the best fixed setting"
-    if why_no_auto:
-        return unmeasured(what, why_no_auto, target=f"at least {_LEAST_SHARE}")
-    return at_least(what, _rate(runs[name, _AUTO]) / _rate(runs[name, best]), _LEAST_SHARE, note=f"the best is {best}")
-
-
-def _doubt_verdict(name: str, runs: dict[tuple[str, str], list[_Run]]) -> Row:
-    best = _best_fixed(name, runs)
-    ours, theirs = _in_doubt(runs[name, _AUTO]), _in_doubt(runs[name, best])
-    return Row(
-        what=f"{name}: rows in doubt with `auto`",
-        value=f"{ours:,.0f}",
-        target=f"fewer than with {best}: {theirs:,.0f}" if theirs else "none",
-        is_met=ours < theirs or ours == theirs == 0,
-    )
-
-
-def _cell(runs: list[_Run]) -> str:
-    if not runs:
-        return "not measured"
-    stopped = sum(run.is_stopped for run in runs)
-    gave_up = f", gave up {stopped} of {len(runs)}" if stopped else ""
-    return f"{_rate(runs):,.0f} rows/s, {_in_doubt(runs):,.0f} in doubt{gave_up}"
+    auto = trials[name, _AUTO]
+    if auto.why_not:
+        return [unmeasured(what, auto.why_not, target=f"at least {_LEAST_SHARE}")]
+    fixed = {setting: trials[name, setting] for setting in _FIXED if not trials[name, setting].why_not}
+    to_the_end = {setting: trial for setting, trial in fixed.items() if not trial.times_stopped}
+    best = max(to_the_end or fixed, key=lambda setting: fixed[setting].rows_per_second)
+    ours, theirs = auto.in_doubt, fixed[best].in_doubt
+    return [
+        at_least(what, auto.rows_per_second / fixed[best].rows_per_second, _LEAST_SHARE, note=f"the best is {best}"),
+        Row(
+            what=f"{name}: rows in doubt with `auto`",
+            value=f"{ours:,.0f}",
+            target=f"fewer than with {best}: {theirs:,.0f}" if theirs else f"none, as with {best}",
+            is_met=ours < theirs or ours == theirs == 0,
+        ),
+    ]

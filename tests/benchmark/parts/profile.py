@@ -17,7 +17,7 @@ from tests.benchmark.table import Grid, Row, Section, UnmeasuredError, unmeasure
 NAME = "profile"
 TITLE = "Where the microseconds of a row go"
 _SAMPLES_PER_SECOND = 250
-_FRAME = re.compile(r"(?P<function>\S+) \((?P<path>.+?)(?::\d+)?\)$")
+_FRAME = re.compile(r"(?:\S*\.)?(?P<function>[^\s.]+) \((?P<path>.+?)(?::\d+)?\)$")
 _STARTING = "the interpreter, imports, the rest"
 _STAGE_BY_FILE = {
     "sender": "the exchange itself (libcurl, the kernel)",
