@@ -24,8 +24,9 @@ from tests.command import COMMAND, Home, cells, read_rows, usage_rows, write_csv
 from tests.held_back import HeldBack
 from uploader.cli import cli
 
-COMMANDS = ["upload", "replay", "validate", "runs", "sandbox", "export"]
+COMMANDS = ["upload", "replay", "export", "validate", "runs", "sandbox"]
 HEAVY = {"pycurl", "pyarrow", "pandas", "numpy", "requests", "rich", "jsonschema_rs", "sqlite3", "platformdirs"}
+HEAVY |= {"openpyxl", "xlsxwriter"}
 CAN_BILL_AGAIN = {"--include-in-doubt", "--accept-changes", "--again", "--allow-overlap", "--without-ledger"}
 KEY = "k3y-that-nobody-may-see"
 

@@ -69,7 +69,7 @@ def test_a_parquet_is_opened_by_its_extension(tmp_path: Path, name: str) -> None
         assert cells_of(log) == [["1", 2]]
 
 
-@pytest.mark.parametrize("name", ["usage", "usage.xlsx", "usage.gz", "usage.csv.xz", "usage.parquet.gz", ".csv"])
+@pytest.mark.parametrize("name", ["usage", "usage.gz", "usage.csv.xz", "usage.parquet.gz", ".csv"])
 def test_another_extension_is_refused_with_those_that_are_not(tmp_path: Path, name: str) -> None:
     """Nothing is guessed from the content."""
     (tmp_path / name).write_bytes(b"a,b\n")
