@@ -25,8 +25,10 @@ from tests.held_back import HeldBack
 from uploader.cli import cli
 
 COMMANDS = ["upload", "replay", "export", "validate", "runs", "sandbox"]
-HEAVY = {"pycurl", "pyarrow", "pandas", "numpy", "requests", "rich", "jsonschema_rs", "sqlite3", "platformdirs"}
-HEAVY |= {"openpyxl", "xlsxwriter"}
+HEAVY = {"pycurl", "pyarrow", "pandas", "numpy", "requests", "rich", "jsonschema_rs", "sqlite3", "platformdirs"} | {
+    "openpyxl",
+    "xlsxwriter",
+}
 CAN_BILL_AGAIN = {"--include-in-doubt", "--accept-changes", "--again", "--allow-overlap", "--without-ledger"}
 KEY = "k3y-that-nobody-may-see"
 
