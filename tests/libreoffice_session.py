@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -100,7 +101,7 @@ def _connected(office: subprocess.Popen[bytes], address: str) -> Any:
 def main() -> None:
     """Do what the argument says."""
     work = json.loads(sys.argv[1])
-    address = f"pipe,name={Path(work['profile']).name}"
+    address = f"pipe,name=uploader-{os.getpid()}"
     command = ["soffice", "--headless", "--norestore", "--nologo", f"--accept={address};urp;"]
     with subprocess.Popen(
         [*command, f"-env:UserInstallation={Path(work['profile']).as_uri()}"],
