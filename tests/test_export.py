@@ -19,7 +19,7 @@ from openpyxl.worksheet.formula import ArrayFormula
 
 from tests.billing_answers import Answer, Then, reply
 from tests.billing_contract import Received, contract
-from tests.command import EVENT_COLUMNS, Home, cells, read_rows
+from tests.command import EVENT_COLUMNS, Home, cells, ended, read_rows
 from uploader.errors import InputChangedError, InputError
 from uploader.replay_log import open_own_file
 from uploader.results import OWN_COLUMNS
@@ -262,6 +262,17 @@ def test_a_row_that_cannot_be_read_is_named(troubled: Home) -> None:
     failed.write_text(failed.read_text() + "one,two\n")
     done = troubled.run_here("export", failed.name)
     assert (done.exit_code, "row 2: line 3: 2 cells where the header has 17" in done.stderr) == (2, True)
+
+
+def test_a_disk_that_fills_up_leaves_nothing(troubled: Home) -> None:
+    """The error is one line, and no file is left half written."""
+    failed = uploaded(troubled, ("acme", "no-1", "api", 7))
+    before = sorted(troubled.folder.iterdir())
+    with troubled.started("export", failed.name, before=["prlimit", "--fsize=3000"]) as process:
+        done = ended(process)
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.said
+    assert "usage.failed.xlsx cannot be written: File too large" in done.stderr
+    assert sorted(troubled.folder.iterdir()) == before
 
 
 @pytest.mark.parametrize("size", ["rows", "columns"])

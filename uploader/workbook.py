@@ -6,6 +6,7 @@ formula of it, now or when it is edited. Rows go to disk as they come: the memor
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -61,7 +62,8 @@ class Workbook:
     def __init__(self, file: BinaryIO, columns: Sequence[str], *, scratch: Path) -> None:
         self._columns = columns
         self._rows = 0
-        self._book = xlsxwriter.Workbook(file, {"constant_memory": True, "tmpdir": str(scratch)})
+        self._sink = _Sink(file)
+        self._book = xlsxwriter.Workbook(self._sink, {"constant_memory": True, "tmpdir": str(scratch)})
         self._book.use_zip64()
         self._sheet = self._book.add_worksheet("Rows")
         text = {"num_format": "@"}
@@ -98,7 +100,9 @@ class Workbook:
         try:
             self._book.close()
         except FileCreateError as error:
-            raise OSError(*error.args) from error
+            self._sink.abandon()
+            (fault,) = error.args
+            raise fault from error
 
     def _write_header(self) -> None:
         plain = {"bold": True, "bottom": 2, "num_format": "@"}
@@ -189,6 +193,28 @@ class Workbook:
         for line, (choice, meaning) in enumerate(_MEANING_BY_CHOICE.items(), _FIRST_CHOICE_LINE - 1):
             sheet.write_string(line, 0, choice)
             sheet.write_string(line, 1, meaning)
+
+
+class _Sink:
+    """Passes a zip archive on to a file. An abandoned archive still writes its end: that must go elsewhere."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def abandon(self) -> None:
+        self._file = io.BytesIO()
+
+    def write(self, content: bytes) -> int:
+        return self._file.write(content)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def _is_one_of(place: str, values: Sequence[str]) -> str:
