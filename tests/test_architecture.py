@@ -34,7 +34,7 @@ ROWS = [
     },
     {"adopted"},
     {"csv_log", "database", "durable", "local_disk", "lock", "parquet_log", "schema", "xlsx_log"},
-    {"api", "content", "csv_scan", "identity"},
+    {"api", "cell_readers", "content", "csv_scan", "identity", "known_cells"},
     {"model", "notes", "settings"},
     {"errors", "records"},
 ]

@@ -7,34 +7,43 @@ cells are read; a column that the schema does not name is carried through and ne
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
-from decimal import Decimal
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jsonschema_rs
 
 from uploader.api import NOT_FOR_A_HEADER, shown, wire_problems
+from uploader.cell_readers import ABSENT, reader_of
 from uploader.errors import InputError, SchemaError
+from uploader.known_cells import Column, KnownCells
 from uploader.model import Cell, Outcome, Reason, Row, UsageEvent
 from uploader.records import row_record
 
 EVENT_COLUMNS = ("tenant_id", "device_id", "meter_id", "total_usage")
+_ColumnReader: TypeAlias = tuple[str, int, Callable[[Cell], Any]]  # name, place in a row, how its cells are read
 
-_INTEGER = re.compile(r"([+-]?[0-9]{1,100})(?:\.0)?")
-_NUMBER = re.compile(r"-?[0-9]{1,100}(?:\.[0-9]{1,100})?(?:[eE][+-]?[0-9]{1,3})?")
-_BOOLEAN_BY_TEXT = {"true": True, "false": False}
 _HEADER_PATTERN = r"^[\x21-\x7e]+$"
 _JSON_SCALARS = (str, int, float, bool)
-
-
-class _Absent:
-    """Stands for a cell that holds nothing: the property is left out of the object that is checked."""
-
-
-_ABSENT = _Absent()
+_JUDGES_CELLS_ALONE = frozenset(
+    {
+        "$schema",
+        "$id",
+        "$comment",
+        "$defs",
+        "title",
+        "description",
+        "examples",
+        "type",
+        "required",
+        "properties",
+        "additionalProperties",
+    }
+)
+"""With no other keywords a row is good if each required column is there and each cell is good (JSON Schema 10.3)."""
+_SOUND_EVENT = UsageEvent("t", "d", "m", 0)
 
 
 @row_record(frozen=True, slots=True)
@@ -60,6 +69,10 @@ class RowSchema:
         properties = document.get("properties", {})
         required = document.get("required", [])
         self._validator = _compiled(document, name=name)
+        # None when a cell's verdict may hang on another cell.
+        self._alone: Any = None
+        if document.keys() <= _JUDGES_CELLS_ALONE and document.get("additionalProperties", True) is True:
+            self._alone = _compiled({**document, "required": []}, name=name)
         self._properties: dict[str, Any] = properties
         self._required = (*EVENT_COLUMNS, *(column for column in required if column not in EVENT_COLUMNS))
 
@@ -88,17 +101,38 @@ class RowSchema:
                 f"{path}: no column named {', '.join(map(repr, missing))} (it has {', '.join(map(repr, columns))})",
                 remedy="name the columns as the schema does, in the first line of the file",
             )
-        named = [column for column in columns if column in self._properties or column in EVENT_COLUMNS]
-        readers = [(column, columns.index(column), _reader(column, self._properties.get(column))) for column in named]
-        return RowCheck(self._validator, readers)
+        named = [column for column in columns if column in self._properties or column in self._required]
+        readers = [(column, columns.index(column), reader_of(column, self._properties.get(column))) for column in named]
+        return RowCheck(self._validator, readers, KnownCells(self._cells_alone(readers)) if self._alone else None)
+
+    def _cells_alone(self, readers: Sequence[_ColumnReader]) -> list[Column]:
+        """Give the columns, those of a usage event first."""
+        reader_by_column = {reader[0]: reader for reader in readers}
+        others = (column for column in reader_by_column if column not in EVENT_COLUMNS)
+        return [self._cell_alone(*reader_by_column[column]) for column in (*EVENT_COLUMNS, *others)]
+
+    def _cell_alone(self, column: str, index: int, read: Callable[[Cell], Any]) -> Column:
+        def judge(cell: Cell) -> Any:
+            value = read(cell)
+            if value is ABSENT:
+                if column in self._required:
+                    raise ValueError
+                return value
+            is_sound = column not in EVENT_COLUMNS or not wire_problems(replace(_SOUND_EVENT, **{column: value}))
+            if not is_sound or not self._alone.is_valid({column: value}):
+                raise ValueError
+            return value
+
+        return Column(index, judge)
 
 
 class RowCheck:
     """The schema, fitted to the columns of one log."""
 
-    def __init__(self, validator: Any, readers: list[tuple[str, int, Callable[[Cell], Any]]]) -> None:
+    def __init__(self, validator: Any, readers: list[_ColumnReader], known_cells: KnownCells | None) -> None:
         self._validator = validator
         self._readers = readers
+        self._known_cells = known_cells
         by_column = {column: (index, read) for column, index, read in readers}
         self._tenant_at, self._read_tenant = by_column["tenant_id"]
         self._meter_at, self._read_meter = by_column["meter_id"]
@@ -109,9 +143,9 @@ class RowCheck:
         if row.fault:
             return Outcome(Reason.MALFORMED, row.fault)
         cells = row.cells
-        values = {
-            column: value for column, index, read in self._readers if (value := read(cells[index])) is not _ABSENT
-        }
+        if self._known_cells is not None and (known := self._known_cells.event(cells)):
+            return known
+        values = {column: value for column, index, read in self._readers if (value := read(cells[index])) is not ABSENT}
         event = UsageEvent(*[values.get(column) for column in EVENT_COLUMNS])  # type: ignore[arg-type]
         try:
             if self._validator.is_valid(values) and not wire_problems(event):
@@ -135,7 +169,7 @@ class RowCheck:
         return {
             column: value if isinstance(value, _JSON_SCALARS) else str(value)
             for column, index, read in self._readers
-            if column in EVENT_COLUMNS and (value := read(row.cells[index])) is not None and value is not _ABSENT
+            if column in EVENT_COLUMNS and (value := read(row.cells[index])) is not None and value is not ABSENT
         }
 
     def _all_problems(self, values: dict[str, Any], event: UsageEvent) -> str:
@@ -190,54 +224,6 @@ def _shipped_schema() -> Path:
     in_wheel = Path(str(files("uploader"))) / "schemas" / "usage.schema.json"
     in_checkout = Path(__file__).parents[1] / "schemas" / "usage.schema.json"
     return in_wheel if in_wheel.exists() else in_checkout
-
-
-def _reader(column: str, property_schema: object) -> Callable[[Cell], Any]:
-    """Choose how a column's cells are read: by the first of integer, number, boolean among its types, else as text.
-
-    A schema need not say that ``total_usage`` is an integer.
-    """
-    usual = "integer" if column == "total_usage" else "string"
-    stated = property_schema.get("type", usual) if isinstance(property_schema, dict) else usual
-    types = stated if isinstance(stated, list) else [stated]
-    nothing = None if "null" in types else _ABSENT
-    read = next((_READ_BY_TYPE[name] for name in ("integer", "number", "boolean") if name in types), _read_text)
-
-    def read_cell(cell: Cell) -> Any:
-        if cell is None or (cell == "" and read is not _read_text):
-            return nothing
-        return read(cell)
-
-    return read_cell
-
-
-def _read_text(cell: Cell) -> Any:
-    return str(cell) if type(cell) is int else cell
-
-
-def _read_integer(cell: Cell) -> Any:
-    if isinstance(cell, str):
-        match = _INTEGER.fullmatch(cell)
-        return int(match[1]) if match else cell
-    if isinstance(cell, float) and cell.is_integer():
-        return int(cell)
-    if isinstance(cell, Decimal):
-        return int(cell) if cell.is_finite() and cell == cell.to_integral_value() else str(cell)
-    return cell
-
-
-def _read_number(cell: Cell) -> Any:
-    whole = _read_integer(cell)
-    if isinstance(whole, str) and _NUMBER.fullmatch(whole):
-        return float(whole)
-    return whole
-
-
-def _read_boolean(cell: Cell) -> Any:
-    return _BOOLEAN_BY_TEXT.get(cell, cell) if isinstance(cell, str) else cell
-
-
-_READ_BY_TYPE = {"integer": _read_integer, "number": _read_number, "boolean": _read_boolean}
 
 
 def _words(error: Any, values: dict[str, Any]) -> tuple[str, str]:
