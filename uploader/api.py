@@ -7,6 +7,7 @@ file, with the same functions.
 from __future__ import annotations
 
 import email.utils
+import functools
 import json
 from datetime import datetime, timezone
 from enum import Enum
@@ -238,9 +239,16 @@ def _judge_refused(settings: Settings, exchange: Exchange) -> Verdict:
 def _judge_recorded(settings: Settings, exchange: Exchange) -> Verdict:
     if not exchange.framed:
         return _doubt(settings, exchange, "probably recorded: the answer did not say where it ends")
-    if not isinstance(json_of(exchange.body), dict):
-        return _doubt(settings, exchange, "probably recorded: the answer was not a JSON object")
-    return Verdict(outcome=_outcome(None, exchange, ""))
+    accepted = _accepted(exchange.http_status, exchange.body)
+    return accepted or _doubt(settings, exchange, "probably recorded: the answer was not a JSON object")
+
+
+@functools.lru_cache(maxsize=16)  # many backends answer each post alike
+def _accepted(http_status: int, body: bytes) -> Verdict | None:
+    """Give the verdict of a whole 2xx answer; None when it is not a JSON object."""
+    if not isinstance(json_of(body), dict):
+        return None
+    return Verdict(outcome=Outcome(reason=None, http_status=http_status, response=_response(body)))
 
 
 def _unavailable(exchange: Exchange, detail: str) -> Verdict:
@@ -271,8 +279,12 @@ def _why_stop(exchange: Exchange) -> str:
 
 
 def _outcome(reason: Reason | None, exchange: Exchange, detail: str) -> Outcome:
-    response = exchange.body[: 4 * MOST_RESPONSE_CHARACTERS].decode("utf-8", "replace")[:MOST_RESPONSE_CHARACTERS]
-    return Outcome(reason=reason, detail=detail, http_status=exchange.http_status or None, response=response)
+    status = exchange.http_status or None
+    return Outcome(reason=reason, detail=detail, http_status=status, response=_response(exchange.body))
+
+
+def _response(body: bytes) -> str:
+    return body[: 4 * MOST_RESPONSE_CHARACTERS].decode("utf-8", "replace")[:MOST_RESPONSE_CHARACTERS]
 
 
 def _happening(exchange: Exchange) -> str:

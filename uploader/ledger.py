@@ -251,10 +251,10 @@ def _record(connection: Any, states: Sequence[RowState]) -> None:
         [
             (
                 state.row,
-                None if state.outcome.reason is None else state.outcome.reason.value,
-                state.outcome.detail,
-                state.outcome.http_status,
-                state.outcome.response,
+                None if (outcome := state.outcome).reason is None else outcome.reason.value,
+                outcome.detail,
+                outcome.http_status,
+                outcome.response,
                 state.attempts,
                 state.at_milliseconds,
                 state.customer_id,

@@ -214,13 +214,17 @@ class Posting:
         return chosen
 
     def _commit_and_start(self, calls: list[Call]) -> None:
-        starting = [(call, self._request(call)) for call in calls]
+        starting: list[tuple[Call, api.Request]] = []
+        sending: list[Sending] = []
         at_milliseconds = _now_milliseconds()
-        sending = [
-            Sending(call.row, call.attempts + 1, at_milliseconds, self._customer_id(call))
-            for call in calls
-            if isinstance(call, Due)
-        ]
+        for call in calls:
+            if isinstance(call, LookUp):
+                starting.append((call, api.look_up_request(self.settings, call.tenant_id)))
+                continue
+            customer_id = self._customer_id(call)
+            sending.append(Sending(call.row, call.attempts + 1, at_milliseconds, customer_id))
+            request = api.post_request(self.settings, call.event, customer_id=customer_id, event_id=call.event_id)
+            starting.append((call, request))
         if self._settled or sending:
             self.ledger.commit(settled=self._settled, sending=sending)
             self._settled.clear()
@@ -228,11 +232,6 @@ class Posting:
             self.sender.start(call, request)
         self.progress.posts += len(sending)
         self.progress.look_ups += len(calls) - len(sending)
-
-    def _request(self, call: Call) -> api.Request:
-        if isinstance(call, LookUp):
-            return api.look_up_request(self.settings, call.tenant_id)
-        return api.post_request(self.settings, call.event, customer_id=self._customer_id(call), event_id=call.event_id)
 
     def _customer_id(self, due: Due) -> str:
         customer_id = self.customers.customer_id(due.event.tenant_id)
