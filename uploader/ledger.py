@@ -178,8 +178,12 @@ class Ledger:
             (first, last),
         )
         state_by_row = {row: RowState(row, _FROM_A_RANGE) for row in rows if _is_in(row, ranges)} if ranges else {}
+        told: tuple[Any, ...] = ()
+        outcome = _FROM_A_RANGE
         for row, reason, detail, status, response, attempts, at, customer_id in found:
-            outcome = Outcome(Reason(reason) if reason else None, detail, status, response)
+            tells = (reason, detail, status, response)
+            if tells != told:  # neighbours often came to the same
+                told, outcome = tells, Outcome(Reason(reason) if reason else None, detail, status, response)
             state_by_row[row] = RowState(row, outcome, attempts, at, customer_id)
         return state_by_row
 

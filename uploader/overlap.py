@@ -24,13 +24,17 @@ class RowSketch:
 
     def __init__(self, columns: Sequence[str]) -> None:
         self._in_order = itemgetter(*sorted(range(len(columns)), key=columns.__getitem__))
-        self._names = _BETWEEN_CELLS.join(sorted(columns))
+        self._start = _BETWEEN_CELLS.join([*sorted(columns), ""])
         self._sketch = update_theta_sketch(_LG_SAMPLE)
 
     def add(self, cells: Sequence[Cell]) -> None:
         """Take a row into account."""
-        texts = _BETWEEN_CELLS.join(map(str, self._in_order(cells)))
-        self._sketch.update(f"{self._names}{_BETWEEN_CELLS}{texts}")
+        in_order = self._in_order(cells)
+        try:
+            texts = _BETWEEN_CELLS.join(in_order)
+        except TypeError:  # not all of a Parquet log's cells are text
+            texts = _BETWEEN_CELLS.join(map(str, in_order))
+        self._sketch.update(self._start + texts)
 
     def to_bytes(self) -> bytes:
         """Give the sketch for keeping, at most some 64 KB."""

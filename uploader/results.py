@@ -425,6 +425,7 @@ def _raw_text(text: str) -> str:
     return f"{kept} [{len(plain) - len(kept):,} more characters left out]"
 
 
+@functools.lru_cache(maxsize=1024)  # customer ids come again and again, as do most backends' answers
 def _safe_text(text: str) -> str:
     """Keep a server's text on one line, and from being taken for a formula by a spreadsheet."""
     plain = text if text.isprintable() else text.translate(_LINE_BREAKS_AND_CONTROLS)
@@ -474,7 +475,8 @@ class CsvTable:
         return self._log.record_text(row) if self._delimiter == self._log.delimiter else self._format(row.cells)
 
     def _format(self, cells: Iterable[Any]) -> str:
-        return str(self._spell(cells)).removesuffix("\r\n")
+        record: str = self._spell(cells)
+        return record[:-2]  # without the line end
 
     def _write_lines(self, lines: list[str], *, start: str = "") -> None:
         line_end = self._log.line_end

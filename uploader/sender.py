@@ -126,8 +126,7 @@ class Sender(Generic[Key]):
         if request.body is None:
             curl.setopt(pycurl.HTTPGET, 1)
         else:
-            curl.setopt(pycurl.POST, 1)
-            curl.setopt(pycurl.POSTFIELDS, request.body)
+            curl.setopt(pycurl.POSTFIELDS, request.body)  # this makes it a POST, too
         curl.setopt(pycurl.HTTPHEADER, ["Expect:", *request.headers])
         self._slot_by_curl[curl] = slot
         self._multi.add_handle(curl)
