@@ -283,6 +283,8 @@ def reserved(choices: Iterator[Names], log: Log, ledger: Ledger, *, rows: int) -
         run_id=ledger.identity.run_id,
         own_files=ledger.recall("files") or {},
         room_bytes=room_needed_bytes(log, rows=rows),
+        announced_files=ledger.recall("announced_files") or {},
+        announce=lambda files: ledger.remember(announced_files=files),
     )
     try:
         ledger.remember(files=reservation.facts())

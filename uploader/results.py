@@ -15,10 +15,11 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, Literal, Protocol
 
 from uploader.csv_scan import CELL_LIMIT_CHARACTERS, Scan
@@ -60,6 +61,8 @@ _INPUT_NAME = re.compile(r"(.+?)\.(csv|tsv|parquet|pq)(\.gz|\.bz2|\.zst)?", re.I
 _OTHER_SUFFIX = {".parquet": ".pq"}
 _OWN_NAME = re.compile(r"(.+?)(?:\.replay\d+)?\.(?:results|failed)")
 _LINE_BREAKS_AND_CONTROLS = dict.fromkeys([*range(32), *range(127, 160), 0x2028, 0x2029, 0xFEFF], " ")
+
+_NOTHING: Mapping[str, list[int]] = MappingProxyType({})
 
 OwnCells = Sequence[str | int | None]
 
@@ -173,17 +176,28 @@ class Reservation:
     """Holds the names of a run's files from before its first POST until they are written."""
 
     def __init__(
-        self, choices: Iterable[Names], *, run_id: str, own_files: dict[str, list[int]], room_bytes: int
+        self,
+        choices: Iterable[Names],
+        *,
+        run_id: str,
+        own_files: Mapping[str, list[int]],
+        room_bytes: int,
+        announced_files: Mapping[str, list[int]] = _NOTHING,
+        announce: Callable[[dict[str, list[int]]], None] = lambda _: None,
     ) -> None:
         """Take the first pair of names that is free, or is this run's own and was not edited.
 
-        own_files: size and modification time (ns) of the files that this run wrote before, by path.
+        own_files:       size and modification time (ns) of the files that this run wrote before, by path.
+        announced_files: likewise, those that it was about to place when it was last heard of.
+        announce:        is given those, before they are placed.
 
         Raises:
             RefusedError: the folder cannot be written to, has too little room, or every name is taken.
         """
         self._run_id = run_id
-        self._own_files = dict(own_files)
+        self._announce = announce
+        placed = {path: facts for path, facts in announced_files.items() if _facts(Path(path)) == facts}
+        self._own_files = {**own_files, **placed}
         for names in choices:
             if self._is_free(names.results) and self._is_free(names.failed) and self._reserve(names, room_bytes):
                 self.names = names
@@ -211,6 +225,9 @@ class Reservation:
         Raises:
             OSError: somebody made a file of that name meanwhile, or the folder cannot be written to.
         """
+        coming = [self.names.results, self.names.failed] if some_failed else [self.names.results]
+        drafts = {_key(path): _facts(self._draft(path)) for path in coming}
+        self._announce({key: facts for key, facts in drafts.items() if facts is not None})
         self._place(self.names.results)
         if some_failed:
             self._place(self.names.failed)

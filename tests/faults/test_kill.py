@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.faults.misdeeds import LOST, NEVER_RECORDED, answering, rejecting
-from tests.faults.scene import NewScene, failed_of, kill_at
+from tests.faults.scene import NewScene, failed_of, kill_at, results_of
 from tests.faults.tally import Extent
 from tests.faults.tracing import Strace
 
@@ -51,6 +51,27 @@ def test_an_upload_killed_at_any_system_call_is_continued(
                 break
             scene.settle()
             assert len(scene.in_doubt) <= scene.concurrency
+
+
+@pytest.mark.parametrize(
+    ("call", "when", "note"),
+    [("link", 4, ""), ("fsync", 7, ""), ("fsync", 7, "a note\n")],
+    ids=["between the two", "after both", "edited"],
+)
+def test_results_that_were_placed_before_a_kill_are_this_runs_own(
+    new_scene: NewScene, strace: Strace, call: str, when: int, note: str
+) -> None:
+    """Killed before the ledger has them as written, the next command replaces them, but not what a person edited."""
+    with new_scene(rows=8, concurrency=3) as scene:
+        scene.respond = rejecting({"dev-3"})
+        assert scene.upload(before=strace.killing(call, when=str(when))).exit_code == KILLED
+        results = scene.log.with_name("usage.results.csv")
+        assert results.exists()
+        with results.open("a") as file:
+            file.write(note)
+        done = scene.upload()
+        assert results_of(done) == (scene.log.with_name("usage.2.results.csv") if note else results)
+        assert results.read_text().endswith("a note\n") == bool(note)
 
 
 def test_an_upload_killed_at_random_moments_is_continued(new_scene: NewScene, extent: Extent) -> None:
