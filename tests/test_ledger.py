@@ -17,7 +17,7 @@ import pytest
 from tests.full_disk import no_file_may_grow
 from uploader.errors import LedgerFault, LedgerRefusal
 from uploader.identity import EventIds, RunIdentity
-from uploader.ledger import LEDGER_VERSION, History, Ledger, Sending, known_run
+from uploader.ledger import LEDGER_VERSION, History, Ledger, Sending, known_run, remembered
 from uploader.model import Outcome, Reason, RowState
 
 IDENTITY = RunIdentity(base_url="http://127.0.0.1:1/api/v1", period="", content_sha256="0f" * 32)
@@ -233,3 +233,30 @@ def test_no_write_of_any_kind_fails_unsaid(ledger: Ledger, write: Callable[[Ledg
     """Facts and originals that cannot be written raise as commits do."""
     with no_file_may_grow(), pytest.raises(LedgerFault, match="what was recorded is safe"):
         write(ledger)
+
+
+def test_what_a_replay_posted_is_kept_by_row(folder: Path) -> None:
+    """The last values count; rows that went out as they were have none, and the facts of the run stay few."""
+    with Ledger(folder, IDENTITY) as ledger:
+        ledger.keep_posted({2: {"total_usage": 7}, 5: {"total_usage": 1}})
+        ledger.keep_posted({2: {"total_usage": 8}})
+    with Ledger(folder, IDENTITY) as ledger:
+        assert ledger.posted([1, 2, 5]) == {2: {"total_usage": 8}, 5: {"total_usage": 1}}
+    assert set(remembered(folder, IDENTITY.run_id) or {}) == {"identity"}
+
+
+def test_a_ledger_of_version_1_is_taken_over(folder: Path) -> None:
+    """What it has is kept, and what it kept among the run's facts is found in its own table."""
+    with Ledger(folder, IDENTITY) as ledger:
+        ledger.commit(settled=[ACCEPTED, DOUBT], sending=[])
+        ledger.remember(**{"posted for row 2": {"total_usage": 8}, "rows": 3})
+        path = ledger.path
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript("drop table posted; drop table adopted_row; pragma user_version = 1")
+    with Ledger(folder, IDENTITY) as ledger:
+        assert ledger.known([1, 2]) == {1: ACCEPTED, 2: DOUBT}
+        assert ledger.posted([2]) == {2: {"total_usage": 8}}
+        assert ledger.recall("rows") == 3
+        assert ledger.recall("posted for row 2") is None
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("pragma user_version").fetchone() == (LEDGER_VERSION,)

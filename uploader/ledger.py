@@ -31,6 +31,7 @@ LEDGER_VERSION = 2
 _CRASHED = "may have been recorded: the upload ended while the row was being sent"
 _FROM_A_RANGE = Outcome(None)
 
+# Version 1 kept what a replay posted among the facts of the run.
 _TABLES = """
 create table if not exists run (name text primary key, value text not null) without rowid;
 create table if not exists outcome (
@@ -42,6 +43,10 @@ create table if not exists sending (
 );
 create table if not exists accepted_range (first integer primary key, last integer not null);
 create table if not exists original (row integer primary key, cells text not null);
+create table if not exists posted (row integer primary key, cells text not null);
+insert or ignore into posted
+  select cast(substr(name, 16) as integer), value from run where name glob 'posted for row *';
+delete from run where name glob 'posted for row *';
 create table if not exists adopted_row (row integer primary key, event_id text not null unique);
 """
 
@@ -148,6 +153,19 @@ class Ledger:
         if is_finished:
             self._shrink()
         self.remember(is_finished=is_finished, totals=totals, ended_milliseconds=_now_milliseconds())
+
+    def keep_posted(self, cells_by_row: dict[int, dict[str, Any]]) -> None:
+        """Keep what is about to be posted for some rows, where that is not what was posted before or the original."""
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "insert or replace into posted values (?, ?)",
+                [(row, json.dumps(cells)) for row, cells in cells_by_row.items()],
+            )
+
+    def posted(self, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """Give back what ``keep_posted`` kept last of some rows."""
+        query = f"select row, cells from posted where row in ({marks(rows)})"  # noqa: S608 -- question marks alone
+        return {row: json.loads(cells) for row, cells in self._database.rows(query, rows)}
 
     @contextlib.contextmanager
     def adopting(self) -> Iterator[Adoption]:

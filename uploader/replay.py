@@ -216,13 +216,16 @@ class _Judge:
         self._is_accepted_before = bytearray(rows_of_the_run + 1)
         self._last_judged = 0
         self._state_by_file_row: dict[int, RowState] = {}
+        self._posted_by_row: dict[int, dict[str, Any]] = {}
 
     def decide(self, entries: Sequence[Entry]) -> list[Due | RowState | _Kept]:
         """Decide of the next rows; a state that is given as such is to be recorded."""
         known = self._known(entries)
-        originals = self._ledger.originals([entry.number for entry in entries])
+        numbers = [entry.number for entry in entries]
+        originals = self._ledger.originals(numbers)
+        self._posted_by_row = self._ledger.posted(numbers)
         decisions = []
-        posted: dict[str, Any] = {}
+        posted: dict[int, dict[str, Any]] = {}
         for entry in entries:
             original = originals.get(entry.number, {})
             found = self._identify(entry, known, original)
@@ -232,11 +235,11 @@ class _Judge:
             if isinstance(decision, Due):
                 values = {**self._own_id_stated(entry), **asdict(decision.event)}
                 if values != self._last_posted(entry, original):
-                    posted[_posted(entry.number)] = values
+                    posted[entry.number] = values
             decisions.append(decision)
             self._last_judged = entry.row.number
         if posted:
-            self._ledger.remember(**posted)  # before the POST: should it end in doubt, these are the values to resend
+            self._ledger.keep_posted(posted)  # before the POST: should it end in doubt, these are the values to resend
         return decisions
 
     def states(self, entries: Sequence[Entry]) -> list[RowState]:
@@ -338,7 +341,7 @@ class _Judge:
         return [*own_id, *edited_columns(posted, self._check.stated(entry.row))]
 
     def _last_posted(self, entry: Entry, original: dict[str, Any]) -> dict[str, Any]:
-        return self._ledger.recall(_posted(entry.number)) or original
+        return self._posted_by_row.get(entry.number, original)
 
     def _post_as_it_is_now(self, entry: Entry, state: RowState, original: dict[str, Any]) -> Due | RowState | _Kept:
         if entry.row.fault:
@@ -370,11 +373,6 @@ def _state(entry: Entry, known: Mapping[int, RowState]) -> RowState:
         return state
     words = "may have been recorded: the file says so, and the ledger does not know of it; is it the upload's ledger?"
     return replace(state, outcome=Outcome(Reason.IN_DOUBT, words))
-
-
-def _posted(number: int) -> str:
-    """Name the fact of a run that holds what was posted for a row, where that is not what the usage log has."""
-    return f"posted for row {number}"
 
 
 def _can_be_posted(cells: Mapping[str, Any]) -> bool:
