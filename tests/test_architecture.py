@@ -32,7 +32,7 @@ ROWS = [
         "sender",
         "timings",
     },
-    {"adopted"},
+    {"adopted", "run_totals"},
     {"csv_log", "database", "durable", "local_disk", "lock", "parquet_log", "schema", "xlsx_log"},
     {"api", "cell_readers", "content", "csv_scan", "identity", "known_cells"},
     {"model", "notes", "settings"},

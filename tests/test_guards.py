@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.billing_answers import Answer, reply
-from tests.billing_contract import BilledRow, Received
+from tests.billing_answers import Answer, Then, reply
+from tests.billing_contract import BilledRow, Received, contract
 from tests.billing_server import BillingServer
 from tests.command import Home, cells, read_rows, usage_rows, write_csv
+from tests.faults.scene import rewrite
 
 LATER_NANOSECONDS = 1_900_000_000_000_000_000
 
@@ -259,3 +260,64 @@ def test_runs_lists_what_the_ledger_knows(home: Home, billing_server: BillingSer
     assert "accepted: 5 rows, 510 units" in shown
     assert "failed, invalid: 1 rows" in shown
     assert home.run_here("runs", "show", "r000000000000000").exit_code == 2
+
+
+def totals_shown(home: Home) -> list[str]:
+    """Give the lines of `runs show` that count the only run's rows."""
+    run_id = home.run_here("runs").stdout.splitlines()[1].split()[0]
+    shown = home.run_here("runs", "show", run_id).stdout
+    return [line for line in shown.splitlines() if " units" in line]
+
+
+def test_the_totals_of_a_run_are_those_after_its_replays(home: Home, billing_server: BillingServer) -> None:
+    """Rows and units move from their reason to accepted as they were posted, whatever the file held."""
+    answers = {"dev-1": [reply(408), reply(408)], "dev-2": [Answer(then=Then.FIN)], "dev-3": [reply(422)]}
+
+    def respond(got: Received) -> Answer:
+        queue = answers.get(got.headers.get("x-device-id", ""))
+        return queue.pop(0) if queue else contract(got)
+
+    billing_server.respond = respond
+    write_csv(home.folder / "usage.csv", [*usage_rows(5), ("acme", "dev-5", "m", "x"), ("acme", "dev-6", "m")])
+    assert home.run_here("upload", "usage.csv", "--retries", "0").exit_code == 1
+    assert home.run_here("replay", "usage.failed.csv", "--retries", "0").exit_code == 1
+    assert totals_shown(home) == [
+        "accepted: 3 rows, 307 units",
+        "failed, invalid: 1 rows, 0 units",
+        "failed, malformed: 1 rows, 0 units",
+        "failed, unavailable: 1 rows, 101 units",
+        "failed, in_doubt: 1 rows, 102 units",
+    ]
+    rows = read_rows(home.folder / "usage.replay1.failed.csv")
+    rows[0]["total_usage"] = "1000"
+    rows[1]["upload_replay"] = "recorded"
+    rows[2]["total_usage"] = "20000"
+    rows[3].update(tenant_id="acme", device_id="dev-6", meter_id="m", total_usage="300000")
+    rewrite(home.folder / "usage.replay1.failed.csv", rows)
+    assert home.run_here("replay", "usage.replay1.failed.csv").exit_code == 0
+    everything = ["accepted: 7 rows, 321,409 units"]
+    assert totals_shown(home) == everything
+    assert sum(row.total_usage for row in billing_server.billed().elements()) == 321_409
+    assert home.run_here("replay", "usage.results.csv").exit_code == 0
+    assert totals_shown(home) == everything
+
+
+def test_the_totals_of_a_stopped_upload_are_true_after_a_replay(home: Home, billing_server: BillingServer) -> None:
+    """Rows that never had their turn count as not sent, with their units; later commands count each row once."""
+    answers = [reply(422), reply(422), reply(422)]
+    billing_server.respond = lambda got: answers.pop() if answers and got.method == "POST" else contract(got)
+    path = write_csv(home.folder / "usage.csv", usage_rows(5))
+    command = ("upload", path, "--concurrency", "1", "--max-failed", "0")
+    assert home.run_here(*command).exit_code == 3
+    assert totals_shown(home) == ["failed, rejected: 1 rows, 100 units", "failed, not_sent: 4 rows, 410 units"]
+    rewrite(home.folder / "part.csv", read_rows(home.folder / "usage.failed.csv")[:3])
+    assert home.run_here("replay", "part.csv", "--concurrency", "1").exit_code == 1
+    assert totals_shown(home) == [
+        "accepted: 1 rows, 102 units",
+        "failed, rejected: 2 rows, 201 units",
+        "failed, not_sent: 2 rows, 207 units",
+    ]
+    assert home.run_here("upload", path).exit_code == 0
+    assert totals_shown(home) == ["accepted: 5 rows, 510 units"]
+    assert home.run_here("replay", "part.csv").exit_code == 0
+    assert totals_shown(home) == ["accepted: 5 rows, 510 units"]

@@ -51,12 +51,14 @@ def adopt(log: ReplayLog, check: RowCheck, *, run_id: str, plan: Plan, say: Call
             for rows in _rows(log, check, taken):
                 adoption.take(rows)
             _demand_last_word(log, run_id, ledger)
+            totals = taken.books.totals()
             adoption.remember(
                 adopted=str(log.path.absolute()),
                 path=str(log.path),
                 rows=taken.books.rows_out,
                 last_row=taken.last_row,
-                totals=taken.books.totals(),
+                totals=totals,
+                units_uploaded=totals.get("accepted", [0, 0])[1],
                 started_milliseconds=time.time_ns() // 1_000_000,
             )
         SeenRows(folder, identity, event_id=None).keep(taken.posted.to_bytes())

@@ -26,6 +26,7 @@ from uploader.local_disk import network_file_system
 from uploader.lock import Lock, holder
 from uploader.model import Outcome, Reason, RowState
 from uploader.records import row_record
+from uploader.run_totals import run_totals
 
 LEDGER_VERSION = 2
 _CRASHED = "may have been recorded: the upload ended while the row was being sent"
@@ -47,6 +48,7 @@ create table if not exists posted (row integer primary key, cells text not null)
 insert or ignore into posted
   select cast(substr(name, 16) as integer), value from run where name glob 'posted for row *';
 delete from run where name glob 'posted for row *';
+create table if not exists counted (row integer primary key);
 create table if not exists adopted_row (row integer primary key, event_id text not null unique);
 """
 
@@ -150,9 +152,17 @@ class Ledger:
 
         totals: rows and units by reason; ``accepted`` for the accepted ones.
         """
+        self._count(units_uploaded=totals.get("accepted", [0, 0])[1])
         if is_finished:
             self._shrink()
         self.remember(is_finished=is_finished, totals=totals, ended_milliseconds=_now_milliseconds())
+
+    def sum_up(self) -> None:
+        """Bring the totals up to date after a replay."""
+        units_uploaded = self.recall("units_uploaded")
+        if units_uploaded is not None:  # which version 1 did not keep
+            rows = self.recall("rows")
+            self.remember(totals=run_totals(self._database, rows=rows, units_uploaded=units_uploaded))
 
     def keep_posted(self, cells_by_row: dict[int, dict[str, Any]]) -> None:
         """Keep what is about to be posted for some rows, where that is not what was posted before or the original."""
@@ -247,6 +257,15 @@ class Ledger:
             )
         if not self.identity.adopted_run_id:  # that one's is kept together with its rows
             self.remember(identity=self.identity.canonical)
+
+    def _count(self, *, units_uploaded: int) -> None:
+        """Keep the units of all accepted rows, and which of them need not be counted by their cells any more."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "insert or ignore into counted select row from outcome where reason is null "
+                "and (row in (select row from original) or row in (select row from posted))"
+            )
+            connection.execute("insert or replace into run values ('units_uploaded', ?)", (json.dumps(units_uploaded),))
 
     def _shrink(self) -> None:
         with self._database.transaction() as connection:

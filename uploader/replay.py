@@ -102,6 +102,7 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
                 log, reservation, ledger, _answered(log, check, judge, books, posted), event_id_of=judge.event_id_of
             )
             desk.watcher.say(results_note(path, reservation, run_id=run_id))
+            ledger.sum_up()
             seen = SeenRows(desk.plan.ledger_folder, identity, event_id=ledger.recall("event_id"))
             seen.keep(merged([posted.to_bytes(), *filter(None, [seen.own()])]))
         imbalance = books.imbalance(accepted=None, may_leave_unsent=True)
@@ -245,7 +246,9 @@ class _Judge:
     def states(self, entries: Sequence[Entry]) -> list[RowState]:
         """Give what the results say of some rows, once posting has ended; it may have ended before their turn."""
         known = self._known(entries)
-        originals = self._ledger.originals([entry.number for entry in entries])
+        numbers = [entry.number for entry in entries]
+        originals = self._ledger.originals(numbers)
+        self._posted_by_row = self._ledger.posted(numbers)
         return [self._state_in_the_end(entry, known, originals.get(entry.number, {})) for entry in entries]
 
     def event_id_of(self, entry_row: Row, state: RowState) -> str:
@@ -289,7 +292,7 @@ class _Judge:
         """Tell whether the file's event id is one that the row has had: a proof that its number was not displaced."""
         if self._own_ids is None:
             return entry.event_id == self._event_id_of(entry.number)
-        posted = self._ledger.recall(_posted(entry.number))
+        posted = self._posted_by_row.get(entry.number)
         if not original and not posted and known.get(entry.number, _NOTHING).outcome.reason is None:
             return entry.seems_recorded and entry.event_id == self._own_ids.event_id(entry.row)
         column = self._own_ids.column

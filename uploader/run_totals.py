@@ -1,0 +1,59 @@
+"""What a run came to, rows and units by reason, from its ledger's own tables."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+
+from uploader.database import Database
+from uploader.model import Reason
+
+_ACCEPTED = "accepted"
+_ROWS_AT_A_TIME = 5_000
+_ROWS_WITH_CELLS = """
+select kept.row, outcome.row is not null, outcome.reason, original.cells, posted.cells,
+  ifnull((select last from accepted_range where first <= kept.row order by first desc limit 1), 0) >= kept.row
+    or kept.row in (select row from counted)
+from (
+  select row from original where row > :after union select row from posted where row > :after order by row limit :most
+) as kept
+left join outcome using (row) left join original using (row) left join posted using (row)
+order by kept.row
+"""
+
+
+def run_totals(database: Database, *, rows: int, units_uploaded: int) -> dict[str, list[int]]:
+    """Give rows and units by reason, ``accepted`` for the accepted ones; a row without any outcome was not sent.
+
+    rows:           of the whole run.
+    units_uploaded: of the accepted rows that are in a range, were counted, or whose cells are not kept.
+    """
+    row_counts = _row_counts(database)
+    row_counts[Reason.NOT_SENT.value] += rows - sum(row_counts.values())
+    units = Counter({_ACCEPTED: units_uploaded})
+    for reason, usage in _usages(database):
+        units[reason] += usage
+    reasons = (_ACCEPTED, *(reason.value for reason in Reason))
+    return {reason: [row_counts[reason], units[reason]] for reason in reasons if row_counts[reason]}
+
+
+def _row_counts(database: Database) -> Counter[str]:
+    found = database.rows("select reason, count(*) from outcome group by reason")
+    counts = Counter({reason or _ACCEPTED: rows for reason, rows in found})
+    [(in_ranges,)] = database.rows("select ifnull(sum(last - first + 1), 0) from accepted_range")
+    counts[_ACCEPTED] += in_ranges
+    return counts
+
+
+def _usages(database: Database) -> Iterator[tuple[str, int]]:
+    """Give reason and units of the rows whose cells are kept: of an accepted row those that were posted."""
+    last_row = 0
+    while found := database.rows(_ROWS_WITH_CELLS, {"after": last_row, "most": _ROWS_AT_A_TIME}):
+        for _, is_settled, reason, original, posted, is_counted in found:
+            is_accepted = is_settled and reason is None
+            cells = posted or original if is_accepted else original
+            usage = json.loads(cells).get("total_usage") if cells else None
+            if isinstance(usage, int) and not is_counted:
+                yield (reason or _ACCEPTED) if is_settled else Reason.NOT_SENT.value, usage
+        last_row = found[-1][0]
