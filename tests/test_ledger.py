@@ -260,3 +260,65 @@ def test_a_ledger_of_version_1_is_taken_over(folder: Path) -> None:
         assert ledger.recall("posted for row 2") is None
     with contextlib.closing(sqlite3.connect(path)) as connection:
         assert connection.execute("pragma user_version").fetchone() == (LEDGER_VERSION,)
+
+
+# --- a write-ahead log that is lost -----------------------------------------------------------------------------------
+
+
+def log_of(folder: Path) -> Path:
+    """Name the write-ahead log of the only run of a folder."""
+    return folder / f"{IDENTITY.run_id}.sqlite-wal"
+
+
+@pytest.mark.parametrize("lose", [Path.unlink, lambda log: os.truncate(log, 0)], ids=["gone", "emptied"])
+def test_a_ledger_without_its_last_commits_is_refused(
+    ledger: Ledger, tmp_path: Path, lose: Callable[[Path], None]
+) -> None:
+    """Left by a crash, without its log it is used for nothing until a person has said that nothing is lost."""
+    ledger.commit(settled=[ACCEPTED], sending=[])
+    crashed = as_left_by_a_crash(ledger, tmp_path / "crashed")
+    lose(log_of(crashed))
+    for look in (lambda: Ledger(crashed, IDENTITY), lambda: remembered(crashed, IDENTITY.run_id)):
+        with pytest.raises(LedgerRefusal, match=r"sqlite-wal.* is not there.*delete from in_use"):
+            look()
+    with contextlib.closing(sqlite3.connect(crashed / ledger.path.name)) as connection:
+        connection.execute("delete from in_use")
+        connection.commit()
+    Ledger(crashed, IDENTITY).close()
+
+
+def test_whoever_takes_the_log_in_leaves_a_ledger_that_can_be_opened(folder: Path, tmp_path: Path) -> None:
+    """A command that only looks at a crashed run removes its log, and nothing is lost by that; crash after crash."""
+    for number in range(3):
+        with Ledger(folder, IDENTITY) as ledger:
+            ledger.commit(settled=[replace(ACCEPTED, row=10 + number)], sending=[Sending(20 + number, 1, 6, "cus_2")])
+            folder = as_left_by_a_crash(ledger, tmp_path / f"crashed-{number}")
+        assert log_of(folder).exists()
+        assert remembered(folder, IDENTITY.run_id)
+        assert not log_of(folder).exists()
+    with Ledger(folder, IDENTITY) as found:
+        reasons = {row: state.outcome.reason for row, state in found.known(range(30)).items()}
+    assert reasons == {**dict.fromkeys([10, 11, 12]), **dict.fromkeys([20, 21, 22], Reason.IN_DOUBT)}
+
+
+def test_a_full_disk_at_the_end_locks_no_one_out(folder: Path) -> None:
+    """Neither the note that it is in use nor its log is lost alone."""
+    ledger = Ledger(folder, IDENTITY)
+    ledger.commit(settled=[ACCEPTED], sending=[])
+    with no_file_may_grow():
+        ledger.close()
+    with Ledger(folder, IDENTITY) as found:
+        assert found.known([1]) == {1: ACCEPTED}
+
+
+def test_a_copy_of_the_file_alone_of_a_ledger_in_use_is_refused(folder: Path, tmp_path: Path) -> None:
+    """From the moment it is opened, for the first time or again; of a closed one the file is all there is."""
+    for number in range(2):
+        copy = tmp_path / f"copy-{number}"
+        copy.mkdir()
+        with Ledger(folder, IDENTITY) as ledger:
+            shutil.copy(ledger.path, copy)
+            with pytest.raises(LedgerRefusal, match="is not there"):
+                Ledger(copy, IDENTITY)
+        shutil.copy(ledger.path, copy)
+        Ledger(copy, IDENTITY).close()

@@ -12,6 +12,8 @@ from typing import Any
 
 from uploader.errors import LedgerFault, LedgerRefusal
 
+_IN_USE = "create table if not exists in_use (process integer not null)"
+"""Has a row from ``hold`` until the file is closed; a shared file, which several hold, does without."""
 _LONGEST_WAIT_SECONDS = 10.0
 """For another process's transaction on a shared file; each takes some milliseconds."""
 
@@ -30,12 +32,17 @@ class Database:
         tables:    statements that make what a file of an earlier version lacks too.
 
         Raises:
-            LedgerRefusal: a newer program wrote it, or it cannot be used.
+            LedgerRefusal: a newer program wrote it, its last commits are lost, or it cannot be used.
         """
         self.path = path
+        self._is_shared = is_shared
+        has_log = _has_log(path)
         self._connection = _connect(path, is_shared=is_shared)
         try:
             self._make_tables(tables, version)
+            if not is_shared:
+                self._connection.execute(_IN_USE)
+                self._demand_last_commits(has_log=has_log)
         except sqlite3.Error as error:
             self._connection.close()
             raise unusable(path, error) from error
@@ -43,10 +50,26 @@ class Database:
             self._connection.close()
             raise
 
+    def hold(self) -> None:
+        """Note durably, in the file itself, that commits may from now on stand in the write-ahead log beside it alone.
+
+        A file that was left so is refused when its log is not there any more.
+        """
+        with self.transaction() as connection:
+            connection.execute("insert into in_use values (?)", (os.getpid(),))
+        with self._fault():
+            is_busy, frames, frames_taken_in = self._connection.execute("pragma wal_checkpoint(passive)").fetchone()
+            if is_busy or frames != frames_taken_in:
+                raise sqlite3.OperationalError("the write-ahead log cannot be taken in")
+
     def close(self) -> None:
         """Close the file; what was committed stays."""
+        is_let_go = self._is_shared or _let_go(self._connection)  # committed before SQLite takes the log in and removes it
         with contextlib.suppress(sqlite3.Error):
             self._connection.close()
+        if not is_let_go and not _has_log(self.path):
+            with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(self.path)) as connection:
+                _let_go(connection)
 
     def rows(self, query: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
         """Give the rows that a query finds."""
@@ -92,6 +115,16 @@ class Database:
         found: int = self._connection.execute("pragma user_version").fetchone()[0]
         return found
 
+    def _demand_last_commits(self, *, has_log: bool) -> None:
+        if not has_log and self._connection.execute("select 1 from in_use limit 1").fetchone():
+            raise LedgerRefusal(
+                f"ledger {self.path}: its process was killed, and the file {self.path.name}-wal, which has what was "
+                "recorded last, is not there",
+                remedy="put it back; if it is lost, ask the backend's owners what they "  # noqa: S608 -- words for a person
+                "recorded, and replay the failed file with --without-ledger and another --ledger; if a database tool "
+                f'took it in, nothing is lost: sqlite3 {self.path} "delete from in_use"',
+            )
+
     @contextlib.contextmanager
     def _fault(self) -> Iterator[None]:
         try:
@@ -114,6 +147,22 @@ def unusable(path: Path, error: Exception) -> LedgerRefusal:
 def marks(values: Sequence[Any]) -> str:
     """Give as many question marks as there are values, for an ``in (...)``."""
     return ",".join("?" * len(values))
+
+
+def _has_log(path: Path) -> bool:
+    """Tell whether commits may stand in a write-ahead log (sqlite.org/wal.html: it is removed when all is closed)."""
+    log = path.with_name(f"{path.name}-wal")
+    return log.exists() and log.stat().st_size > 0
+
+
+def _let_go(connection: sqlite3.Connection) -> bool:
+    """Take the note of ``hold`` away; tell whether there is none any more."""
+    try:
+        if connection.execute("select 1 from in_use limit 1").fetchone():
+            connection.execute("delete from in_use")
+    except sqlite3.Error:
+        return False
+    return True
 
 
 def _connect(path: Path, *, is_shared: bool) -> sqlite3.Connection:

@@ -110,6 +110,7 @@ class Ledger:
                 AdoptedEventIds(self._database).of if identity.adopted_run_id else EventIds(identity).of
             )
             self._settle_crashed_rows()
+            self._database.hold()
             undo.pop_all()
 
     def __enter__(self) -> Ledger:

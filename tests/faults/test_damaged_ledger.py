@@ -127,3 +127,20 @@ def test_a_lost_ledger_does_not_look_like_a_fresh_start_after_a_crash(
         assert scene.upload(at_post=kill_at(6)).exit_code == KILLED
         lose(scene)
         assert scene.upload().exit_code == 2
+
+
+def test_a_write_ahead_log_that_was_lost_is_noticed(new_scene: NewScene) -> None:
+    """Without any mark beside the results the ledger says that its last commits are gone; with them it goes on."""
+    with new_scene(rows=100) as scene:
+        assert scene.upload(at_post=kill_at(60)).exit_code == KILLED
+        (log,) = scene.home.ledger.glob("*.sqlite-wal")
+        aside = log.rename(log.with_suffix(".aside"))
+        scene.log.with_name("usage.csv.uploading").unlink()
+        done = scene.upload()
+        assert done.exit_code == 2
+        assert f"{log.name}, which has what was recorded last, is not there" in the_error(done)
+        assert "recorded last, is not there" in scene.home.run("runs").stdout
+        aside.rename(log)
+        assert scene.home.run("runs").exit_code == 0  # takes the log in, and removes it
+        assert not log.exists()
+        scene.settle()
