@@ -16,6 +16,10 @@ _IN_USE = "create table if not exists in_use (process integer not null)"
 """Has a row from ``hold`` until the file is closed; a shared file, which several hold, does without."""
 _LONGEST_WAIT_SECONDS = 10.0
 """For another process's transaction on a shared file; each takes some milliseconds."""
+_REMEDY_OF_DAMAGE = (
+    "the file is damaged, and what it recorded may be lost: put a sound copy in its place, with its -wal if it has "
+    "one, and do not begin afresh before the backend's owners have said what they recorded"
+)
 
 
 class Database:
@@ -130,18 +134,27 @@ class Database:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
+            words = "make room, or mend the disk, then run the same command again; what was recorded is safe"
             raise LedgerFault(
-                f"ledger {self.path}: {error}",
-                remedy="make room, or mend the disk, then run the same command again; what was recorded is safe",
+                f"ledger {self.path}: {error}", remedy=_REMEDY_OF_DAMAGE if _is_damage(error) else words
             ) from error
 
 
 def unusable(path: Path, error: Exception) -> LedgerRefusal:
     """Say that a file of the ledger cannot be used at all."""
+    words = "give --ledger a folder on a local disk that can be written to"
     return LedgerRefusal(
         f"ledger {path} cannot be used: {error}",
-        remedy="give --ledger a folder on a local disk that can be written to; nothing was posted",
+        remedy=f"{_REMEDY_OF_DAMAGE if _is_damage(error) else words}; nothing was posted",
     )
+
+
+def _is_damage(error: Exception) -> bool:
+    """Tell rubbish in a file (SQLITE_CORRUPT, SQLITE_NOTADB) from a disk or a folder that fails.
+
+    docs.python.org/3/library/sqlite3.html#exceptions: those of the database's operation are OperationalError.
+    """
+    return isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
 
 
 def marks(values: Sequence[Any]) -> str:

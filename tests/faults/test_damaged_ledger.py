@@ -86,6 +86,7 @@ def test_whichever_page_is_damaged_nothing_is_posted(new_scene: NewScene, extent
             done = scene.upload()
             assert done.exit_code in (2, 3)
             assert str(path) in the_error(done)
+            assert "what was recorded is safe" not in the_error(done)
             path.write_bytes(sound)
         scene.check_settled()
 
