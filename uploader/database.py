@@ -68,7 +68,9 @@ class Database:
 
     def close(self) -> None:
         """Close the file; what was committed stays."""
-        is_let_go = self._is_shared or _let_go(self._connection)  # committed before SQLite takes the log in and removes it
+        is_let_go = self._is_shared or _let_go(
+            self._connection
+        )  # committed before SQLite takes the log in and removes it
         with contextlib.suppress(sqlite3.Error):
             self._connection.close()
         if not is_let_go and not _has_log(self.path):
