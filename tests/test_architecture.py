@@ -33,7 +33,7 @@ ROWS = [
         "timings",
     },
     {"adopted", "run_totals"},
-    {"csv_log", "database", "durable", "local_disk", "lock", "parquet_log", "schema", "xlsx_log"},
+    {"bucket", "csv_log", "database", "durable", "limit", "local_disk", "lock", "parquet_log", "schema", "xlsx_log"},
     {"api", "cell_readers", "content", "csv_scan", "identity", "known_cells"},
     {"model", "notes", "settings"},
     {"errors", "records"},

@@ -49,11 +49,15 @@ class Run:
             if letter in POST_BY_LETTER:
                 self.post(POST_BY_LETTER[letter])
             else:
-                self.pacing.note_look_up(LOOK_UP_BY_LETTER[letter], now_seconds=self.now_seconds)
+                self.look_up(LOOK_UP_BY_LETTER[letter])
 
     def post(self, verdict: Verdict) -> None:
         """Note what a post came to."""
-        self.pacing.note_post(verdict, now_seconds=self.now_seconds)
+        self.pacing.note_post(verdict, now_seconds=self.now_seconds, elapsed_seconds=0.001)
+
+    def look_up(self, verdict: Verdict) -> None:
+        """Note what a look-up came to."""
+        self.pacing.note_look_up(verdict, now_seconds=self.now_seconds, elapsed_seconds=0.001)
 
     def probe(self, verdict: Verdict) -> float:
         """Wait until a probe is wanted, and note what it came to; the seconds waited."""

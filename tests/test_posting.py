@@ -87,7 +87,7 @@ class Scene:
         """Make the sender."""
         return Sender(
             Connection(
-                most_in_flight=self.settings.concurrency,
+                most_in_flight=self.settings.most_in_flight,
                 timeout_seconds=self.settings.timeout_seconds,
                 proxy="",
                 ca_bundle="",

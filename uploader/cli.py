@@ -23,7 +23,7 @@ import click
 
 from uploader.errors import SettingsError, UploaderError
 from uploader.options import FILE, Voice, of_export, of_replay, of_runs, of_sandbox, of_upload, of_validate
-from uploader.settings import DEFAULT_BASE_URL, FailureBudget, Settings, key_of_environment
+from uploader.settings import DEFAULT_BASE_URL, FailureBudget, Settings, key_of_environment, parse_concurrency
 
 if TYPE_CHECKING:
     from uploader.console import Display
@@ -393,7 +393,8 @@ def _settings(sending: dict[str, Any]) -> Settings:
         api_key=key_of_environment(),
         timeout_seconds=sending["timeout"],
         retries=sending["retries"],
-        concurrency=sending["concurrency"],
+        concurrency=parse_concurrency(sending["concurrency"]),
+        max_rate=sending["max_rate"],
         patience_seconds=sending["patience"],
         safe_statuses=_statuses(sending["safe_status"] or ""),
         idempotency_header=sending["idempotency_header"],

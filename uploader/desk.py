@@ -252,7 +252,7 @@ def open_desk(plan: Plan, watcher: Watcher) -> Iterator[Desk]:
     route = settle_route(settings.base_url, carries_key=settings.api_key is not None)
     sender: Sender[Call] = Sender(
         Connection(
-            most_in_flight=settings.concurrency,
+            most_in_flight=settings.most_in_flight,
             timeout_seconds=settings.timeout_seconds,
             proxy=route.proxy,
             ca_bundle=route.ca_bundle,
@@ -263,6 +263,7 @@ def open_desk(plan: Plan, watcher: Watcher) -> Iterator[Desk]:
         retries=settings.retries,
         patience_seconds=settings.patience_seconds,
         chance=random.Random(),  # noqa: S311 -- jitter, not a secret
+        max_rate_per_second=settings.max_rate,
     )
     with contextlib.closing(sender):
         yield Desk(

@@ -58,7 +58,14 @@ _sending = _options(
     _delimiter,
     _results_dir,
     _ledger,
-    _option("--concurrency", type=int, default=32, show_default=True, help="Calls in flight at the most."),
+    _option(
+        "--concurrency",
+        default="auto",
+        show_default=True,
+        metavar="auto|N",
+        help="Calls in flight at the most; auto finds out what the backend takes.",
+    ),
+    _option("--max-rate", type=float, metavar="N", help="Rows posted a second at the most; without it no cap."),
     _option(
         "--timeout",
         type=float,

@@ -10,7 +10,10 @@ import random
 from collections import Counter, deque
 
 from uploader.api import Verdict
+from uploader.bucket import TokenBucket
+from uploader.limit import AdaptiveLimit
 from uploader.model import Reason
+from uploader.settings import MOST_IN_FLIGHT
 
 _DOUBTS_IN_A_ROW = 5
 _WINDOW_OUTCOMES = 1000
@@ -26,6 +29,7 @@ _LONGEST_BACKOFF_SECONDS = 30.0
 _RETRIES_AT_FIRST = 100.0
 _RETRIES_PER_ANSWER = 0.1
 _TROUBLE = frozenset({Reason.IN_DOUBT, Reason.UNAVAILABLE, Reason.LOOKUP_FAILED})
+_OVERLOAD = frozenset({408, 429, 502, 503, 504})
 
 
 class Mode(enum.Enum):
@@ -46,13 +50,25 @@ class _Kind(enum.Enum):
 class Pacing:
     """The policy of one command.
 
-    stop: why no further call may start; empty while the run may go on.
+    concurrency:         calls in flight at the most; None to find out what the backend takes.
+    max_rate_per_second: posts started a second at the most; None for no cap.
+    stop:                why no further call may start; empty while the run may go on.
     """
 
-    def __init__(self, *, concurrency: int, retries: int, patience_seconds: float, chance: random.Random) -> None:
+    def __init__(
+        self,
+        *,
+        concurrency: int | None,
+        retries: int,
+        patience_seconds: float,
+        chance: random.Random,
+        max_rate_per_second: float | None = None,
+    ) -> None:
         self.stop = ""
         self.mode = Mode.OPEN
-        self._concurrency = concurrency
+        self._fixed_limit = concurrency
+        self._adaptive_limit = AdaptiveLimit(most=MOST_IN_FLIGHT)
+        self._bucket = None if max_rate_per_second is None else TokenBucket(rate_per_second=max_rate_per_second)
         self._most_attempts = retries + 1
         self._patience_seconds = patience_seconds
         self._chance = chance
@@ -68,16 +84,40 @@ class Pacing:
         self._only_unknown_tenants = 0
         self._has_known_a_tenant = False
 
+    @property
+    def limit(self) -> int:
+        """How many calls may be in flight while all goes well."""
+        return self._adaptive_limit.current if self._fixed_limit is None else self._fixed_limit
+
+    def note_turn(self, *, now_seconds: float, in_flight: int, waited_seconds: float) -> None:
+        """Learn, before calls are chosen, how many are in flight, and how long in all the process slept for answers."""
+        if self.mode is not Mode.OPEN or self.wait_seconds(now_seconds=now_seconds) > 0:
+            self._adaptive_limit.measure_anew(now_seconds=now_seconds)
+        self._adaptive_limit.note_turn(now_seconds=now_seconds, in_flight=in_flight, waited_seconds=waited_seconds)
+
     def wait_seconds(self, *, now_seconds: float) -> float:
         """Tell how long no call may start; 0 when one may."""
         return max(0.0, self._paused_until_seconds - now_seconds)
 
     def posts_allowed(self, *, now_seconds: float, in_flight: int) -> int:
-        """Tell how many further calls may start, given those in flight."""
+        """Tell how many further calls may start, look-ups and posts, given those in flight."""
         if self.stop or self.wait_seconds(now_seconds=now_seconds) > 0 or self.mode is Mode.PROBING:
             return 0
-        limit = 1 if self.mode is Mode.SINGLE else self._concurrency
+        limit = 1 if self.mode is Mode.SINGLE else self.limit
         return max(0, limit - in_flight)
+
+    def rows_allowed(self, rows: int, *, now_seconds: float) -> int:
+        """Tell how many of so many posts the capped rate lets start now."""
+        return rows if self._bucket is None else min(rows, self._bucket.allowed(now_seconds=now_seconds))
+
+    def row_wait_seconds(self, *, now_seconds: float) -> float:
+        """Tell how long the capped rate lets no post start; 0 when one may, or without a cap."""
+        return 0.0 if self._bucket is None else self._bucket.wait_seconds(now_seconds=now_seconds)
+
+    def note_rows_started(self, rows: int, *, now_seconds: float) -> None:
+        """Count posts, retries too, against the capped rate."""
+        if self._bucket is not None:
+            self._bucket.take(rows, now_seconds=now_seconds)
 
     def wants_probe(self, *, now_seconds: float) -> bool:
         """Tell whether a look-up should now find out if the backend answers again."""
@@ -95,8 +135,10 @@ class Pacing:
         longest = min(_LONGEST_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2 ** (attempts - 1))
         return max(self._chance.uniform(0, longest), verdict.retry_after_seconds or 0.0)
 
-    def note_post(self, verdict: Verdict, *, now_seconds: float) -> None:
-        """Learn from what a post came to."""
+    def note_post(self, verdict: Verdict, *, now_seconds: float, elapsed_seconds: float) -> None:
+        """Learn from what a post came to, and how long it took."""
+        if not self._notes_overload(verdict, now_seconds=now_seconds, elapsed_seconds=elapsed_seconds):
+            self._adaptive_limit.note_answer(now_seconds=now_seconds, elapsed_seconds=elapsed_seconds)
         self._note(verdict, kind=_Kind.POST, now_seconds=now_seconds)
         self._note_rejection(verdict)
         if verdict.outcome.reason is None:
@@ -104,8 +146,10 @@ class Pacing:
             if self.mode is Mode.SINGLE:
                 self.mode = Mode.OPEN
 
-    def note_look_up(self, verdict: Verdict, *, now_seconds: float) -> None:
-        """Learn from what a look-up came to."""
+    def note_look_up(self, verdict: Verdict, *, now_seconds: float, elapsed_seconds: float) -> None:
+        """Learn from what a look-up came to, and how long it took."""
+        if not self._notes_overload(verdict, now_seconds=now_seconds, elapsed_seconds=elapsed_seconds):
+            self._adaptive_limit.note_look_up(now_seconds=now_seconds, elapsed_seconds=elapsed_seconds)
         self._note(verdict, kind=_Kind.LOOK_UP, now_seconds=now_seconds)
         if verdict.customer_id:
             self._has_known_a_tenant = True
@@ -122,6 +166,17 @@ class Pacing:
             self._pause_longer(now_seconds=now_seconds)  # no trip: a look-up leaves no row in doubt
         elif self.mode is Mode.PROBING:
             self.mode = Mode.SINGLE
+
+    def _notes_overload(self, verdict: Verdict, *, now_seconds: float, elapsed_seconds: float) -> bool:
+        """Have the limit fall when the answer, or the lack of one, tells of too much load; tell whether it did."""
+        outcome = verdict.outcome
+        if outcome.reason not in _TROUBLE or (outcome.http_status and outcome.http_status not in _OVERLOAD):
+            return False
+        if outcome.reason is Reason.IN_DOUBT:
+            self._adaptive_limit.note_lost(now_seconds=now_seconds, elapsed_seconds=elapsed_seconds)
+        else:
+            self._adaptive_limit.note_shed(now_seconds=now_seconds, elapsed_seconds=elapsed_seconds)
+        return True
 
     def _note(self, verdict: Verdict, *, kind: _Kind, now_seconds: float) -> None:
         if self._heeds(verdict, now_seconds=now_seconds):

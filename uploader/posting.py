@@ -144,7 +144,7 @@ class Posting:
         return self._is_stopping() or (self._is_all_read and not self._rows_held)
 
     def _take_in(self, rows: Iterator[Due | RowState]) -> None:
-        enough_ready = 2 * self.settings.concurrency
+        enough_ready = 2 * self.pacing.limit
         while not self._is_full() and len(self._ready) < enough_ready:
             row = self._next(rows)
             if row is None:
@@ -179,15 +179,19 @@ class Posting:
 
     def _choose_calls(self) -> list[Call]:
         now_seconds = time.monotonic()
+        in_flight = self.sender.in_flight
+        self.pacing.note_turn(now_seconds=now_seconds, in_flight=in_flight, waited_seconds=self.sender.waited_seconds)
         if self._is_stopping():
             return []
         if self.pacing.wants_probe(now_seconds=now_seconds) and not self._is_probing and self.customers.first_tenant:
             self._is_probing = True
             return [LookUp(self.customers.first_tenant, is_probe=True)]
         self._wake(now_seconds)
-        free = self.pacing.posts_allowed(now_seconds=now_seconds, in_flight=self.sender.in_flight)
+        free = self.pacing.posts_allowed(now_seconds=now_seconds, in_flight=in_flight)
         look_ups = self._choose_look_ups(self._share_of_look_ups(free))
-        posts = [self._ready.popleft() for _ in range(min(free - len(look_ups), len(self._ready)))]
+        rows = self.pacing.rows_allowed(min(free - len(look_ups), len(self._ready)), now_seconds=now_seconds)
+        posts = [self._ready.popleft() for _ in range(rows)]
+        self.pacing.note_rows_started(rows, now_seconds=now_seconds)
         return [*look_ups, *posts]
 
     def _wake(self, now_seconds: float) -> None:
@@ -244,6 +248,8 @@ class Posting:
         if self._later:
             wait_seconds = min(wait_seconds, max(0.0, self._later[0][0] - now_seconds))
         pause_seconds = self.pacing.wait_seconds(now_seconds=now_seconds)
+        if not pause_seconds and self._ready:
+            pause_seconds = self.pacing.row_wait_seconds(now_seconds=now_seconds)
         if pause_seconds:
             wait_seconds = min(wait_seconds, pause_seconds)
         if not self.sender.in_flight:
@@ -258,19 +264,19 @@ class Posting:
             took, is_retry = exchange.elapsed_seconds, call.tries > 0
             if isinstance(call, LookUp):
                 timings.note_look_up(took, is_retry=is_retry, is_probe=call.is_probe)
-                self._note_look_up(call, api.judge_look_up(exchange))
+                self._note_look_up(call, api.judge_look_up(exchange), took)
             else:
                 verdict = api.judge_post(self.settings, exchange)
                 timings.note_post(took, is_accepted=verdict.outcome.reason is None, is_retry=is_retry)
-                self._note_post(call, verdict)
+                self._note_post(call, verdict, took)
 
-    def _note_look_up(self, call: LookUp, verdict: api.Verdict) -> None:
+    def _note_look_up(self, call: LookUp, verdict: api.Verdict, elapsed_seconds: float) -> None:
         now_seconds = time.monotonic()
         if call.is_probe:
             self._is_probing = False
             self.pacing.note_probe(verdict, now_seconds=now_seconds)
             return
-        self.pacing.note_look_up(verdict, now_seconds=now_seconds)
+        self.pacing.note_look_up(verdict, now_seconds=now_seconds, elapsed_seconds=elapsed_seconds)
         tries = call.tries + 1
         delay_seconds = self.pacing.retry_delay_seconds(verdict, attempts=tries)
         if delay_seconds is not None:
@@ -280,9 +286,9 @@ class Posting:
             for due in self._waiting_by_tenant.pop(call.tenant_id, ()):
                 self._route(due)
 
-    def _note_post(self, due: Due, verdict: api.Verdict) -> None:
+    def _note_post(self, due: Due, verdict: api.Verdict, elapsed_seconds: float) -> None:
         now_seconds = time.monotonic()
-        self.pacing.note_post(verdict, now_seconds=now_seconds)
+        self.pacing.note_post(verdict, now_seconds=now_seconds, elapsed_seconds=elapsed_seconds)
         outcome = _with_history(verdict.outcome, due)
         state = RowState(due.row, outcome, due.attempts + 1, _now_milliseconds(), self._customer_id(due))
         delay_seconds = self.pacing.retry_delay_seconds(verdict, attempts=due.tries + 1)

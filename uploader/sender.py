@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import re
+import time
 from collections.abc import Hashable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -94,6 +95,8 @@ class Sender(Generic[Key]):
     """Up to ``most_in_flight`` calls at once; the caller starts them and waits for what they came to.
 
     A call is handed to libcurl only when a slot is free, since libcurl's clock would run while it waits in a queue.
+
+    waited_seconds: how long in all this process has slept, waiting for answers.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -105,6 +108,7 @@ class Sender(Generic[Key]):
         self._free: list[_Slot[Key]] = []
         self._slot_by_curl: dict[Any, _Slot[Key]] = {}
         self._has_had_an_answer = False
+        self.waited_seconds = 0.0
 
     @property
     def in_flight(self) -> int:
@@ -139,7 +143,9 @@ class Sender(Generic[Key]):
             due_milliseconds = self._multi.timeout()
             if due_milliseconds >= 0:
                 timeout_seconds = min(timeout_seconds, due_milliseconds / 1000)
+            began_seconds = time.monotonic()
             self._multi.select(timeout_seconds)
+            self.waited_seconds += time.monotonic() - began_seconds
             ended = self._advance()
         return ended
 

@@ -43,7 +43,8 @@ class Settings:
     api_key:            sent as ``Authorization: Bearer``; None for a backend without a portal.
     timeout_seconds:    for each whole exchange, connecting included.
     retries:            further attempts for a row or look-up that was certainly not recorded.
-    concurrency:        calls in flight at the most, look-ups and posts together.
+    concurrency:        calls in flight at the most, look-ups and posts together; None: what the backend is found to take.
+    max_rate:           posts started a second at the most; None for no cap.
     patience_seconds:   how long a run may wait in all for a backend that asks for patience.
     safe_statuses:      5xx statuses that, by the operator's word, mean "not recorded".
     idempotency_header: the header by which the backend drops a repeated event; None when it has none.
@@ -53,7 +54,8 @@ class Settings:
     api_key: str | None = field(default=None, repr=False)
     timeout_seconds: float = 10.0
     retries: int = 2
-    concurrency: int = 32
+    concurrency: int | None = None
+    max_rate: float | None = None
     patience_seconds: float = 600.0
     safe_statuses: frozenset[int] = frozenset()
     idempotency_header: str | None = None
@@ -67,11 +69,19 @@ class Settings:
         object.__setattr__(self, "base_url", normalised_base_url(self.base_url))
         _demand_range("--timeout", self.timeout_seconds, least=0.001, most=3600)
         _demand_range("--retries", self.retries, least=0, most=100)
-        _demand_range("--concurrency", self.concurrency, least=1, most=MOST_IN_FLIGHT)
+        if self.concurrency is not None:
+            _demand_range("--concurrency", self.concurrency, least=1, most=MOST_IN_FLIGHT)
+        if self.max_rate is not None:
+            _demand_range("--max-rate", self.max_rate, least=0.01, most=1_000_000)
         _demand_range("--patience", self.patience_seconds, least=0, most=30 * 86400)
         _check_safe_statuses(self.safe_statuses)
         _check_idempotency_header(self.idempotency_header)
         _check_api_key(self.api_key, base_url=self.base_url)
+
+    @property
+    def most_in_flight(self) -> int:
+        """Calls that may ever be in flight at once."""
+        return MOST_IN_FLIGHT if self.concurrency is None else self.concurrency
 
 
 def normalised_base_url(text: str) -> str:
@@ -97,6 +107,23 @@ def normalised_base_url(text: str) -> str:
     shown_host = f"[{host}]" if ":" in host else host
     shown_port = "" if port in (None, _DEFAULT_PORT_BY_SCHEME[scheme]) else f":{port}"
     return f"{scheme}://{shown_host}{shown_port}{parts.path.rstrip('/')}"
+
+
+def parse_concurrency(text: str) -> int | None:
+    """Read ``auto`` (None) or a number.
+
+    Raises:
+        SettingsError: it is neither.
+    """
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise SettingsError(
+            f"--concurrency {text!r}: neither auto nor a whole number",
+            remedy=f"write auto, or a number from 1 to {MOST_IN_FLIGHT}",
+        ) from None
 
 
 def _demand_range(option: str, value: float, *, least: float, most: float) -> None:

@@ -1,0 +1,402 @@
+"""How many calls in flight this backend takes, found out by trying. docs/pacing.md tells the story, with pictures.
+
+It never looks at a clock: every method is handed the moment, in seconds of a clock that only goes forward.
+
+The manner is that of TCP, of Vector's adaptive request concurrency and of Netflix's concurrency-limits: double while
+that pays, then take small steps, and back off at once when the backend says so. Latency alone cannot be the judge,
+since it also rises when this process is the slow one; so a step is judged by the throughput that it brought, and
+latency calls for a trial.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import deque
+from dataclasses import dataclass, replace
+
+FIRST_LIMIT = 4
+"""The first calls are the canary; latency alone never leads below it."""
+
+_STEP_SHARE = 0.25
+_LEAST_STEP = 4
+_COARSE_STEP = 16
+_COARSE_STEP_SHARE = 0.5
+_UNQUESTIONED = 16
+_PAST_CEILING = 1.05
+_PAYS_A_DOUBLING = 0.4
+_PAYS_A_STEP = 0.15
+_PAYS_OURSELVES = 0.11
+_STARVES = 0.7
+_MOST_LATENCY_GROWTH = 6.0
+_LATENCY_ALARM = 1.5
+_HEADROOM = 1.1
+_OURS_WAITS_LESS_THAN = 0.2
+_ENOUGH_FOR_OURS = 64
+_MOST_FOR_OURS = 256
+_BELOW_CEILING = 0.95
+_AFTER_SHED = 0.7
+_AFTER_LOSS = 0.5
+_RECOVERY_PER_ANSWER = 1 / 8
+_FIRST_HOLD_SECONDS = 1.0
+_LONGEST_HOLD_SECONDS = 8.0
+_FIRST_CEILING_SECONDS = 5.0
+_LONGEST_CEILING_SECONDS = 320.0
+_HANGING = 0.75
+_SAME_CEILING = 0.8
+_LIMITS_REMEMBERED = 1000
+_LEAST_SEEK_ANSWERS = 24
+_LEAST_STEADY_ANSWERS = 20
+_ENOUGH_STEADY_ANSWERS = 100
+_ENOUGH_STEADY_SECONDS = 1.0
+_LEAST_SEEK_SECONDS = 0.02
+_LEAST_STEADY_SECONDS = 0.2
+_SMOOTHING = 0.3
+
+
+class _Phase(enum.Enum):
+    SEEKING = "doubling, while that pays"
+    SETTLED = "staying, until the next trial or an alarm"
+    TRYING_MORE = "a step up: does it pay?"
+    TRYING_LESS = "a step down: does it cost?"
+    RECOVERING = "climbing back to just below where the backend refused"
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """What a limit was seen to bring.
+
+    per_second: calls, each look-up counted as the part of a post that its time makes.
+    is_ours:    this process hardly ever waited: it is the slow one, and its latencies are its own.
+    is_hanging: far fewer calls were answered in their time than were in flight: some have no answer yet.
+    """
+
+    limit: float
+    per_second: float
+    latency_seconds: float
+    is_ours: bool
+    is_hanging: bool
+
+    def elasticity_to(self, other: _Level) -> float:
+        """Tell how throughput followed the limit: 1 in proportion, 0 not at all."""
+        return math.log(other.per_second / self.per_second) / math.log(other.limit / self.limit)
+
+    def blended(self, newer: _Level) -> _Level:
+        """Move a part of the way to a newer measurement of the same limit."""
+        return replace(
+            newer,
+            per_second=self.per_second + _SMOOTHING * (newer.per_second - self.per_second),
+            latency_seconds=self.latency_seconds + _SMOOTHING * (newer.latency_seconds - self.latency_seconds),
+        )
+
+
+@dataclass(slots=True)
+class _Window:
+    """One measurement at one limit, from the end of one turn to that of another."""
+
+    opened_seconds: float
+    waited_seconds: float
+    turns: int = 0
+    full_turns: int = 0
+    answers: int = 0
+    elapsed_seconds: float = 0.0
+    look_ups_elapsed_seconds: float = 0.0
+
+
+class AdaptiveLimit:
+    """The number of calls that may be in flight, look-ups and posts together.
+
+    most: it never goes above this.
+    """
+
+    def __init__(self, *, most: int) -> None:
+        self._most = float(most)
+        self._limit = self._target = float(min(FIRST_LIMIT, most))
+        self._climb_per_answer = 1.0
+        self._phase = _Phase.SEEKING
+        self._anchor: _Level | None = None
+        self._lowest_latency_seconds = math.inf
+        self._is_alarmed = False
+        self._looks_again = False
+        self._has_tried_more = True
+        self._hold_seconds = _FIRST_HOLD_SECONDS
+        self._next_trial_seconds = 0.0
+        self._ceiling = math.inf
+        self._ceiling_until_seconds = 0.0
+        self._ceiling_seconds = _FIRST_CEILING_SECONDS
+        self._limits: deque[tuple[float, float]] = deque([(-math.inf, self._limit)], maxlen=_LIMITS_REMEMBERED)
+        self._steady_since_seconds = -math.inf
+        self._window: _Window | None = None
+        self._is_window_due = False
+        self._given = self.current
+        self._ended = 0
+        self._is_full = True
+
+    @property
+    def current(self) -> int:
+        """The limit."""
+        return int(self._limit)
+
+    def note_turn(self, *, now_seconds: float, in_flight: int, waited_seconds: float) -> None:
+        """Learn, before further calls start, how full the limit was.
+
+        waited_seconds: how long this process has slept in all, waiting for answers.
+        """
+        self._is_full = in_flight + self._ended >= self._given
+        self._ended = 0
+        self._given = self.current
+        if self._limit != self._limits[-1][1]:
+            self._limits.append((now_seconds, self._limit))
+        if self._is_window_due:
+            self._is_window_due = False
+            self._window = _Window(now_seconds, waited_seconds)
+        elif self._window is not None:
+            self._window.turns += 1
+            self._window.full_turns += self._is_full
+            self._judge(self._window, now_seconds, waited_seconds)
+
+    def measure_anew(self, *, now_seconds: float) -> None:
+        """Drop the measurement under way: calls are paused, or few for another reason."""
+        self._window = None
+        self._is_window_due = False
+        self._steady_since_seconds = now_seconds
+
+    def note_answer(self, *, now_seconds: float, elapsed_seconds: float) -> None:
+        """Learn that a post was answered by a backend that is not in trouble."""
+        self._ended += 1
+        if self._limit < self._target:
+            self._climb(now_seconds)
+        elif self._window is not None:
+            self._window.answers += 1
+            self._window.elapsed_seconds += elapsed_seconds
+        elif now_seconds - elapsed_seconds >= self._steady_since_seconds:
+            self._is_window_due = True  # all answers from here on are to calls started at this limit
+
+    def note_look_up(self, *, now_seconds: float, elapsed_seconds: float) -> None:
+        """Learn that a look-up was answered."""
+        self._ended += 1
+        if self._limit < self._target:
+            self._climb(now_seconds)
+        elif self._window is not None:
+            self._window.look_ups_elapsed_seconds += elapsed_seconds
+
+    def note_shed(self, *, now_seconds: float, elapsed_seconds: float) -> None:
+        """Learn that the backend asked to wait, or could not be reached."""
+        self._ended += 1
+        self._cut(_AFTER_SHED, began_seconds=now_seconds - elapsed_seconds, now_seconds=now_seconds)
+
+    def note_lost(self, *, now_seconds: float, elapsed_seconds: float) -> None:
+        """Learn that load left a row in doubt: its answer was lost, or says that the backend was overrun."""
+        self._ended += 1
+        self._cut(_AFTER_LOSS, began_seconds=now_seconds - elapsed_seconds, now_seconds=now_seconds)
+
+    def _climb(self, now_seconds: float) -> None:
+        if not self._is_full:
+            return
+        self._limit = min(self._target, self._limit + self._climb_per_answer)
+        if self._limit == self._target:
+            self.measure_anew(now_seconds=now_seconds)
+            if self._phase is _Phase.RECOVERING:
+                self._settle(now_seconds)
+
+    def _cut(self, factor: float, *, began_seconds: float, now_seconds: float) -> None:
+        """Fall to a part of what the limit was when the call began, so that one round trip's troubles count once."""
+        at_the_time = next((limit for at, limit in reversed(self._limits) if at <= began_seconds), self._limits[0][1])
+        self._lay_ceiling(at_the_time, now_seconds)
+        self._phase = _Phase.RECOVERING
+        self._anchor = None
+        self._go_to(min(self._limit, at_the_time * factor), now_seconds=now_seconds)
+        self._target = max(self._limit, self._highest(now_seconds))
+        self._climb_per_answer = _RECOVERY_PER_ANSWER
+
+    def _lay_ceiling(self, ceiling: float, now_seconds: float) -> None:
+        """Stay below for a while; for longer each time that the same ceiling is met again."""
+        if now_seconds < self._ceiling_until_seconds:
+            self._ceiling = min(self._ceiling, ceiling)
+            return
+        is_known = _SAME_CEILING * self._ceiling <= ceiling <= self._ceiling / _SAME_CEILING
+        self._ceiling_seconds = (
+            min(_LONGEST_CEILING_SECONDS, 2 * self._ceiling_seconds) if is_known else _FIRST_CEILING_SECONDS
+        )
+        self._ceiling = ceiling
+        self._ceiling_until_seconds = now_seconds + self._ceiling_seconds
+
+    def _highest(self, now_seconds: float) -> float:
+        if now_seconds >= self._ceiling_until_seconds:
+            return self._most
+        return min(self._most, float(max(1, int(self._ceiling * _BELOW_CEILING))))
+
+    def _go_to(self, limit: float, *, now_seconds: float) -> None:
+        """Aim at a limit: down at once, up by one with every answer."""
+        self._target = float(max(1, round(limit)))
+        self._limit = min(self._limit, self._target)
+        self._climb_per_answer = 1.0
+        self.measure_anew(now_seconds=now_seconds)
+
+    def _judge(self, window: _Window, now_seconds: float, waited_seconds: float) -> None:
+        passed_seconds = now_seconds - window.opened_seconds
+        if not self._is_enough(window, passed_seconds):
+            return
+        self.measure_anew(now_seconds=now_seconds)
+        self._window = _Window(now_seconds, waited_seconds)  # unless the limit moves, the next one follows on
+        if 2 * window.full_turns < window.turns:
+            return  # too few rows were ready: nothing is known of this limit
+        latency_seconds = max(1e-6, window.elapsed_seconds / window.answers)
+        is_ours = waited_seconds - window.waited_seconds < _OURS_WAITS_LESS_THAN * passed_seconds
+        in_flight = (window.elapsed_seconds + window.look_ups_elapsed_seconds) / passed_seconds  # Little's law
+        level = _Level(
+            limit=self._limit,
+            per_second=in_flight / latency_seconds,
+            latency_seconds=latency_seconds,
+            is_ours=is_ours,
+            is_hanging=not is_ours and self._limit > _UNQUESTIONED and in_flight < _HANGING * self._limit,
+        )
+        if not level.is_ours:
+            self._lowest_latency_seconds = min(self._lowest_latency_seconds, latency_seconds)
+        if level.limit > self._ceiling:
+            self._ceiling = math.inf
+        self._decide(level, now_seconds)
+
+    def _is_enough(self, window: _Window, passed_seconds: float) -> bool:
+        if self._phase is _Phase.SEEKING:
+            least_answers = (1 + self._looks_again) * max(_LEAST_SEEK_ANSWERS, self._limit)
+            return window.answers >= least_answers and passed_seconds >= _LEAST_SEEK_SECONDS
+        if window.answers < max(_LEAST_STEADY_ANSWERS, 2 * self._limit) or passed_seconds < _LEAST_STEADY_SECONDS:
+            return False
+        return window.answers >= _ENOUGH_STEADY_ANSWERS or passed_seconds >= _ENOUGH_STEADY_SECONDS
+
+    def _decide(self, level: _Level, now_seconds: float) -> None:
+        before = self._anchor
+        if before is None:
+            self._anchor = level
+            if self._phase is _Phase.SEEKING:
+                self._seek(now_seconds)
+        elif self._phase is _Phase.SEEKING:
+            self._decide_seeking(before, level, now_seconds)
+        elif self._phase is _Phase.TRYING_MORE:
+            self._decide_more(before, level, now_seconds)
+        elif self._phase is _Phase.TRYING_LESS:
+            self._decide_less(before, level, now_seconds)
+        else:
+            self._decide_settled(before, level, now_seconds)
+
+    def _decide_seeking(self, before: _Level, level: _Level, now_seconds: float) -> None:
+        if level.limit <= _UNQUESTIONED or self._pays(before, level, least=_PAYS_A_DOUBLING):
+            self._anchor = level
+            self._seek(now_seconds)
+            return
+        self._looks_again = not self._looks_again  # a first look may be chance
+        if self._looks_again:
+            return
+        # By Little's law the calls that the backend works on at once are its throughput times its unloaded latency.
+        knee = before.limit * level.per_second / before.per_second
+        limit = (
+            before.limit if level.is_ours or level.is_hanging else max(before.limit, min(level.limit, knee * _HEADROOM))
+        )
+        self._go_to(limit, now_seconds=now_seconds)
+        self._settle(now_seconds)
+
+    def _decide_more(self, before: _Level, level: _Level, now_seconds: float) -> None:
+        if not self._pays(before, level, least=_PAYS_A_STEP):
+            self._go_back(before, now_seconds)
+            return
+        self._anchor = level
+        self._hold_seconds = _FIRST_HOLD_SECONDS
+        if before.elasticity_to(level) >= _STARVES:
+            self._seek(now_seconds)
+        else:
+            self._try_more(now_seconds)
+
+    def _decide_less(self, before: _Level, level: _Level, now_seconds: float) -> None:
+        least = _PAYS_OURSELVES if level.is_ours else _PAYS_A_STEP
+        if before.elasticity_to(level) < least or (
+            self._is_slow(before) and level.latency_seconds < before.latency_seconds
+        ):
+            self._anchor = level
+            self._hold_seconds = _FIRST_HOLD_SECONDS
+            self._try_less(self._step(level), now_seconds)
+            return
+        if self._is_alarmed and not level.is_ours:
+            self._lowest_latency_seconds = level.latency_seconds  # slower whatever we do
+        self._go_back(before, now_seconds)
+
+    def _decide_settled(self, before: _Level, level: _Level, now_seconds: float) -> None:
+        growth = level.latency_seconds / before.latency_seconds
+        if not level.is_ours and not before.is_ours and not 1 / _LATENCY_ALARM < growth < _LATENCY_ALARM:
+            self._anchor = level
+            self._hold_seconds = _FIRST_HOLD_SECONDS
+            if growth > 1:
+                self._is_alarmed = True
+                self._try_less(level.limit * min(0.5, 1 - 1 / growth), now_seconds)
+            else:
+                self._try_more(now_seconds)
+            return
+        self._anchor = before.blended(level)
+        if now_seconds < self._next_trial_seconds:
+            return
+        self._has_tried_more = not self._has_tried_more
+        if self._has_tried_more and not self._is_slow(self._anchor):
+            self._try_more(now_seconds)
+        else:
+            self._try_less(self._step(self._anchor), now_seconds)
+
+    def _pays(self, before: _Level, level: _Level, *, least: float) -> bool:
+        if level.is_hanging:
+            return False
+        if level.is_ours:
+            # More in flight cannot press the backend, since we send no faster; it spreads the cost of a commit.
+            return level.limit <= _ENOUGH_FOR_OURS or before.elasticity_to(level) >= _PAYS_OURSELVES
+        return before.elasticity_to(level) >= least and not self._is_slow(level)
+
+    def _is_slow(self, level: _Level) -> bool:
+        return not level.is_ours and level.latency_seconds > _MOST_LATENCY_GROWTH * self._lowest_latency_seconds
+
+    def _step(self, level: _Level) -> float:
+        """Give the step of a trial: large enough for its effect to show through the noise."""
+        if level.is_ours:
+            return level.limit / 2
+        coarse = min(_COARSE_STEP, level.limit * _COARSE_STEP_SHARE)
+        return max(_LEAST_STEP, coarse, level.limit * _STEP_SHARE)
+
+    def _seek(self, now_seconds: float) -> None:
+        self._looks_again = False
+        self._phase = _Phase.SEEKING
+        self._go_up(self._limit, now_seconds)
+
+    def _try_more(self, now_seconds: float) -> None:
+        assert self._anchor is not None, "a trial has something to be compared with"  # noqa: S101 -- an invariant
+        self._phase = _Phase.TRYING_MORE
+        self._go_up(2 * self._step(self._anchor) if self._anchor.is_ours else self._step(self._anchor), now_seconds)
+
+    def _go_up(self, step: float, now_seconds: float) -> None:
+        is_ours = self._anchor is not None and self._anchor.is_ours
+        highest = min(self._highest(now_seconds), _MOST_FOR_OURS if is_ours else self._most)
+        if self._limit <= self._ceiling:
+            highest = min(highest, max(self._limit + 1, self._ceiling * _PAST_CEILING))
+        limit = min(highest, self._limit + step)
+        if limit < self._limit + 1:
+            self._settle(now_seconds)
+        else:
+            self._go_to(limit, now_seconds=now_seconds)
+
+    def _try_less(self, step: float, now_seconds: float) -> None:
+        assert self._anchor is not None, "a trial has something to be compared with"  # noqa: S101 -- an invariant
+        least = _ENOUGH_FOR_OURS if self._anchor.is_ours else FIRST_LIMIT
+        limit = max(least, self._limit - step)
+        if limit > self._limit - 1:
+            self._settle(now_seconds)
+            return
+        self._phase = _Phase.TRYING_LESS
+        self._go_to(limit, now_seconds=now_seconds)
+
+    def _go_back(self, before: _Level, now_seconds: float) -> None:
+        self._hold_seconds = min(_LONGEST_HOLD_SECONDS, 2 * self._hold_seconds)
+        self._go_to(before.limit, now_seconds=now_seconds)
+        self._settle(now_seconds)
+        self._anchor = before
+
+    def _settle(self, now_seconds: float) -> None:
+        self._phase = _Phase.SETTLED
+        self._anchor = None
+        self._is_alarmed = False
+        self._next_trial_seconds = now_seconds + self._hold_seconds
