@@ -43,6 +43,10 @@ def always(value: float) -> ByTime:
     return lambda _: value
 
 
+_NOBODY = always(0)
+_ANY_NUMBER = always(1e9)
+
+
 @dataclass(slots=True, kw_only=True)
 class Backend:
     """Some workers, and a queue before them that other clients use too.
@@ -59,8 +63,8 @@ class Backend:
     workers: ByTime
     service_seconds: ByTime
     noise: float = 0.3
-    others_per_second: ByTime = always(0)
-    most_held: ByTime = always(1e9)
+    others_per_second: ByTime = _NOBODY
+    most_held: ByTime = _ANY_NUMBER
     refusal: Answered = Answered.SHED
     journey_seconds: float = 0.001
     timeout_seconds: float = 10.0

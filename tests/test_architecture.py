@@ -34,7 +34,7 @@ ROWS = [
     },
     {"adopted", "run_totals"},
     {"bucket", "csv_log", "database", "durable", "limit", "local_disk", "lock", "parquet_log", "schema", "xlsx_log"},
-    {"api", "cell_readers", "content", "csv_scan", "identity", "known_cells"},
+    {"api", "ceiling", "cell_readers", "content", "csv_scan", "identity", "known_cells", "measured"},
     {"model", "notes", "settings"},
     {"errors", "records"},
 ]

@@ -13,7 +13,9 @@ from __future__ import annotations
 import enum
 import math
 from collections import deque
-from dataclasses import dataclass, replace
+
+from uploader.ceiling import Ceiling
+from uploader.measured import Level, Window
 
 FIRST_LIMIT = 4
 """The first calls are the canary; latency alone never leads below it."""
@@ -23,7 +25,6 @@ _LEAST_STEP = 4
 _COARSE_STEP = 16
 _COARSE_STEP_SHARE = 0.5
 _UNQUESTIONED = 16
-_PAST_CEILING = 1.05
 _PAYS_A_DOUBLING = 0.4
 _PAYS_A_STEP = 0.15
 _PAYS_OURSELVES = 0.11
@@ -31,19 +32,13 @@ _STARVES = 0.7
 _MOST_LATENCY_GROWTH = 6.0
 _LATENCY_ALARM = 1.5
 _HEADROOM = 1.1
-_OURS_WAITS_LESS_THAN = 0.2
 _ENOUGH_FOR_OURS = 64
 _MOST_FOR_OURS = 256
-_BELOW_CEILING = 0.95
 _AFTER_SHED = 0.7
 _AFTER_LOSS = 0.5
 _RECOVERY_PER_ANSWER = 1 / 8
 _FIRST_HOLD_SECONDS = 1.0
-_LONGEST_HOLD_SECONDS = 8.0
-_FIRST_CEILING_SECONDS = 5.0
-_LONGEST_CEILING_SECONDS = 320.0
-_HANGING = 0.75
-_SAME_CEILING = 0.8
+_LONGEST_HOLD_SECONDS = 4.0
 _LIMITS_REMEMBERED = 1000
 _LEAST_SEEK_ANSWERS = 24
 _LEAST_STEADY_ANSWERS = 20
@@ -51,7 +46,6 @@ _ENOUGH_STEADY_ANSWERS = 100
 _ENOUGH_STEADY_SECONDS = 1.0
 _LEAST_SEEK_SECONDS = 0.02
 _LEAST_STEADY_SECONDS = 0.2
-_SMOOTHING = 0.3
 
 
 class _Phase(enum.Enum):
@@ -60,47 +54,6 @@ class _Phase(enum.Enum):
     TRYING_MORE = "a step up: does it pay?"
     TRYING_LESS = "a step down: does it cost?"
     RECOVERING = "climbing back to just below where the backend refused"
-
-
-@dataclass(frozen=True, slots=True)
-class _Level:
-    """What a limit was seen to bring.
-
-    per_second: calls, each look-up counted as the part of a post that its time makes.
-    is_ours:    this process hardly ever waited: it is the slow one, and its latencies are its own.
-    is_hanging: far fewer calls were answered in their time than were in flight: some have no answer yet.
-    """
-
-    limit: float
-    per_second: float
-    latency_seconds: float
-    is_ours: bool
-    is_hanging: bool
-
-    def elasticity_to(self, other: _Level) -> float:
-        """Tell how throughput followed the limit: 1 in proportion, 0 not at all."""
-        return math.log(other.per_second / self.per_second) / math.log(other.limit / self.limit)
-
-    def blended(self, newer: _Level) -> _Level:
-        """Move a part of the way to a newer measurement of the same limit."""
-        return replace(
-            newer,
-            per_second=self.per_second + _SMOOTHING * (newer.per_second - self.per_second),
-            latency_seconds=self.latency_seconds + _SMOOTHING * (newer.latency_seconds - self.latency_seconds),
-        )
-
-
-@dataclass(slots=True)
-class _Window:
-    """One measurement at one limit, from the end of one turn to that of another."""
-
-    opened_seconds: float
-    waited_seconds: float
-    turns: int = 0
-    full_turns: int = 0
-    answers: int = 0
-    elapsed_seconds: float = 0.0
-    look_ups_elapsed_seconds: float = 0.0
 
 
 class AdaptiveLimit:
@@ -114,19 +67,17 @@ class AdaptiveLimit:
         self._limit = self._target = float(min(FIRST_LIMIT, most))
         self._climb_per_answer = 1.0
         self._phase = _Phase.SEEKING
-        self._anchor: _Level | None = None
+        self._anchor: Level | None = None
         self._lowest_latency_seconds = math.inf
         self._is_alarmed = False
         self._looks_again = False
         self._has_tried_more = True
         self._hold_seconds = _FIRST_HOLD_SECONDS
         self._next_trial_seconds = 0.0
-        self._ceiling = math.inf
-        self._ceiling_until_seconds = 0.0
-        self._ceiling_seconds = _FIRST_CEILING_SECONDS
+        self._ceiling = Ceiling()
         self._limits: deque[tuple[float, float]] = deque([(-math.inf, self._limit)], maxlen=_LIMITS_REMEMBERED)
         self._steady_since_seconds = -math.inf
-        self._window: _Window | None = None
+        self._window: Window | None = None
         self._is_window_due = False
         self._given = self.current
         self._ended = 0
@@ -149,7 +100,7 @@ class AdaptiveLimit:
             self._limits.append((now_seconds, self._limit))
         if self._is_window_due:
             self._is_window_due = False
-            self._window = _Window(now_seconds, waited_seconds)
+            self._window = Window(now_seconds, waited_seconds)
         elif self._window is not None:
             self._window.turns += 1
             self._window.full_turns += self._is_full
@@ -202,62 +153,37 @@ class AdaptiveLimit:
     def _cut(self, factor: float, *, began_seconds: float, now_seconds: float) -> None:
         """Fall to a part of what the limit was when the call began, so that one round trip's troubles count once."""
         at_the_time = next((limit for at, limit in reversed(self._limits) if at <= began_seconds), self._limits[0][1])
-        self._lay_ceiling(at_the_time, now_seconds)
+        self._ceiling.lay(at_the_time, now_seconds=now_seconds)
         self._phase = _Phase.RECOVERING
         self._anchor = None
         self._go_to(min(self._limit, at_the_time * factor), now_seconds=now_seconds)
         self._target = max(self._limit, self._highest(now_seconds))
         self._climb_per_answer = _RECOVERY_PER_ANSWER
 
-    def _lay_ceiling(self, ceiling: float, now_seconds: float) -> None:
-        """Stay below for a while; for longer each time that the same ceiling is met again."""
-        if now_seconds < self._ceiling_until_seconds:
-            self._ceiling = min(self._ceiling, ceiling)
-            return
-        is_known = _SAME_CEILING * self._ceiling <= ceiling <= self._ceiling / _SAME_CEILING
-        self._ceiling_seconds = (
-            min(_LONGEST_CEILING_SECONDS, 2 * self._ceiling_seconds) if is_known else _FIRST_CEILING_SECONDS
-        )
-        self._ceiling = ceiling
-        self._ceiling_until_seconds = now_seconds + self._ceiling_seconds
-
     def _highest(self, now_seconds: float) -> float:
-        if now_seconds >= self._ceiling_until_seconds:
-            return self._most
-        return min(self._most, float(max(1, int(self._ceiling * _BELOW_CEILING))))
+        return min(self._most, self._ceiling.highest(now_seconds=now_seconds))
 
     def _go_to(self, limit: float, *, now_seconds: float) -> None:
         """Aim at a limit: down at once, up by one with every answer."""
-        self._target = float(max(1, round(limit)))
+        self._target = float(max(1, int(limit)))
         self._limit = min(self._limit, self._target)
         self._climb_per_answer = 1.0
         self.measure_anew(now_seconds=now_seconds)
 
-    def _judge(self, window: _Window, now_seconds: float, waited_seconds: float) -> None:
+    def _judge(self, window: Window, now_seconds: float, waited_seconds: float) -> None:
         passed_seconds = now_seconds - window.opened_seconds
         if not self._is_enough(window, passed_seconds):
             return
         self.measure_anew(now_seconds=now_seconds)
-        self._window = _Window(now_seconds, waited_seconds)  # unless the limit moves, the next one follows on
-        if 2 * window.full_turns < window.turns:
-            return  # too few rows were ready: nothing is known of this limit
-        latency_seconds = max(1e-6, window.elapsed_seconds / window.answers)
-        is_ours = waited_seconds - window.waited_seconds < _OURS_WAITS_LESS_THAN * passed_seconds
-        in_flight = (window.elapsed_seconds + window.look_ups_elapsed_seconds) / passed_seconds  # Little's law
-        level = _Level(
-            limit=self._limit,
-            per_second=in_flight / latency_seconds,
-            latency_seconds=latency_seconds,
-            is_ours=is_ours,
-            is_hanging=not is_ours and self._limit > _UNQUESTIONED and in_flight < _HANGING * self._limit,
-        )
+        self._window = Window(now_seconds, waited_seconds)  # unless the limit moves, the next one follows on
+        level = window.level(self._limit, now_seconds=now_seconds, waited_seconds=waited_seconds)
+        if level is None:
+            return
         if not level.is_ours:
-            self._lowest_latency_seconds = min(self._lowest_latency_seconds, latency_seconds)
-        if level.limit > self._ceiling:
-            self._ceiling = math.inf
+            self._lowest_latency_seconds = min(self._lowest_latency_seconds, level.latency_seconds)
         self._decide(level, now_seconds)
 
-    def _is_enough(self, window: _Window, passed_seconds: float) -> bool:
+    def _is_enough(self, window: Window, passed_seconds: float) -> bool:
         if self._phase is _Phase.SEEKING:
             least_answers = (1 + self._looks_again) * max(_LEAST_SEEK_ANSWERS, self._limit)
             return window.answers >= least_answers and passed_seconds >= _LEAST_SEEK_SECONDS
@@ -265,7 +191,7 @@ class AdaptiveLimit:
             return False
         return window.answers >= _ENOUGH_STEADY_ANSWERS or passed_seconds >= _ENOUGH_STEADY_SECONDS
 
-    def _decide(self, level: _Level, now_seconds: float) -> None:
+    def _decide(self, level: Level, now_seconds: float) -> None:
         before = self._anchor
         if before is None:
             self._anchor = level
@@ -280,7 +206,7 @@ class AdaptiveLimit:
         else:
             self._decide_settled(before, level, now_seconds)
 
-    def _decide_seeking(self, before: _Level, level: _Level, now_seconds: float) -> None:
+    def _decide_seeking(self, before: Level, level: Level, now_seconds: float) -> None:
         if level.limit <= _UNQUESTIONED or self._pays(before, level, least=_PAYS_A_DOUBLING):
             self._anchor = level
             self._seek(now_seconds)
@@ -288,26 +214,30 @@ class AdaptiveLimit:
         self._looks_again = not self._looks_again  # a first look may be chance
         if self._looks_again:
             return
-        # By Little's law the calls that the backend works on at once are its throughput times its unloaded latency.
-        knee = before.limit * level.per_second / before.per_second
-        limit = (
-            before.limit if level.is_ours or level.is_hanging else max(before.limit, min(level.limit, knee * _HEADROOM))
-        )
-        self._go_to(limit, now_seconds=now_seconds)
+        limit = before.limit
+        if level.is_hanging:
+            self._ceiling.lay(level.served, now_seconds=now_seconds)
+        elif not level.is_ours:
+            # By Little's law: the calls that the backend works on at once, as fast as it did before.
+            limit = max(limit, min(level.limit, _HEADROOM * level.per_second * before.latency_seconds))
+        self._go_to(min(limit, self._highest(now_seconds)), now_seconds=now_seconds)
         self._settle(now_seconds)
 
-    def _decide_more(self, before: _Level, level: _Level, now_seconds: float) -> None:
+    def _decide_more(self, before: Level, level: Level, now_seconds: float) -> None:
         if not self._pays(before, level, least=_PAYS_A_STEP):
             self._go_back(before, now_seconds)
             return
         self._anchor = level
         self._hold_seconds = _FIRST_HOLD_SECONDS
-        if before.elasticity_to(level) >= _STARVES:
+        if self._ceiling.pass_at(level.limit):
+            self._settle(now_seconds)  # answers may yet be lost that have not run out of time
+            self._has_tried_more = False
+        elif before.elasticity_to(level) >= _STARVES:
             self._seek(now_seconds)
         else:
             self._try_more(now_seconds)
 
-    def _decide_less(self, before: _Level, level: _Level, now_seconds: float) -> None:
+    def _decide_less(self, before: Level, level: Level, now_seconds: float) -> None:
         least = _PAYS_OURSELVES if level.is_ours else _PAYS_A_STEP
         if before.elasticity_to(level) < least or (
             self._is_slow(before) and level.latency_seconds < before.latency_seconds
@@ -320,7 +250,7 @@ class AdaptiveLimit:
             self._lowest_latency_seconds = level.latency_seconds  # slower whatever we do
         self._go_back(before, now_seconds)
 
-    def _decide_settled(self, before: _Level, level: _Level, now_seconds: float) -> None:
+    def _decide_settled(self, before: Level, level: Level, now_seconds: float) -> None:
         growth = level.latency_seconds / before.latency_seconds
         if not level.is_ours and not before.is_ours and not 1 / _LATENCY_ALARM < growth < _LATENCY_ALARM:
             self._anchor = level
@@ -340,7 +270,7 @@ class AdaptiveLimit:
         else:
             self._try_less(self._step(self._anchor), now_seconds)
 
-    def _pays(self, before: _Level, level: _Level, *, least: float) -> bool:
+    def _pays(self, before: Level, level: Level, *, least: float) -> bool:
         if level.is_hanging:
             return False
         if level.is_ours:
@@ -348,10 +278,10 @@ class AdaptiveLimit:
             return level.limit <= _ENOUGH_FOR_OURS or before.elasticity_to(level) >= _PAYS_OURSELVES
         return before.elasticity_to(level) >= least and not self._is_slow(level)
 
-    def _is_slow(self, level: _Level) -> bool:
+    def _is_slow(self, level: Level) -> bool:
         return not level.is_ours and level.latency_seconds > _MOST_LATENCY_GROWTH * self._lowest_latency_seconds
 
-    def _step(self, level: _Level) -> float:
+    def _step(self, level: Level) -> float:
         """Give the step of a trial: large enough for its effect to show through the noise."""
         if level.is_ours:
             return level.limit / 2
@@ -371,8 +301,6 @@ class AdaptiveLimit:
     def _go_up(self, step: float, now_seconds: float) -> None:
         is_ours = self._anchor is not None and self._anchor.is_ours
         highest = min(self._highest(now_seconds), _MOST_FOR_OURS if is_ours else self._most)
-        if self._limit <= self._ceiling:
-            highest = min(highest, max(self._limit + 1, self._ceiling * _PAST_CEILING))
         limit = min(highest, self._limit + step)
         if limit < self._limit + 1:
             self._settle(now_seconds)
@@ -389,7 +317,7 @@ class AdaptiveLimit:
         self._phase = _Phase.TRYING_LESS
         self._go_to(limit, now_seconds=now_seconds)
 
-    def _go_back(self, before: _Level, now_seconds: float) -> None:
+    def _go_back(self, before: Level, now_seconds: float) -> None:
         self._hold_seconds = min(_LONGEST_HOLD_SECONDS, 2 * self._hold_seconds)
         self._go_to(before.limit, now_seconds=now_seconds)
         self._settle(now_seconds)

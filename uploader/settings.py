@@ -43,7 +43,7 @@ class Settings:
     api_key:            sent as ``Authorization: Bearer``; None for a backend without a portal.
     timeout_seconds:    for each whole exchange, connecting included.
     retries:            further attempts for a row or look-up that was certainly not recorded.
-    concurrency:        calls in flight at the most, look-ups and posts together; None: what the backend is found to take.
+    concurrency:        calls in flight at the most, look-ups and posts together; None to find out what it can be.
     max_rate:           posts started a second at the most; None for no cap.
     patience_seconds:   how long a run may wait in all for a backend that asks for patience.
     safe_statuses:      5xx statuses that, by the operator's word, mean "not recorded".
