@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import re
 import shutil
@@ -154,6 +155,20 @@ def test_links_lead_somewhere(name: str) -> None:
     page = ROOT / name
     links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+def test_operations_explains_every_event_of_a_log() -> None:
+    """Every event that a note of the package can have is in the table of docs/operations.md."""
+    calls = [
+        node
+        for path in (ROOT / "uploader").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Note"
+    ]
+    events = {call.args[1].value for call in calls if len(call.args) > 1 and isinstance(call.args[1], ast.Constant)}
+    assert len(events) > 10
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert [event for event in map(str, events) if f"`{event}`" not in page] == []
 
 
 # --- the examples -----------------------------------------------------------------------------------------------------

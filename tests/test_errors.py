@@ -17,7 +17,9 @@ def _raised() -> dict[str, ast.Call]:
     found = {}
     for path in sorted(PACKAGE.glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in OURS:
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.func.id not in OURS:
+                continue
+            if ast.unparse(node.args[0]) != "''":  # one that is never raised, to ask for its exit code
                 found[f"{path.stem} {ast.unparse(node.args[0])[:60]}"] = node
     return found
 

@@ -63,12 +63,13 @@ def adopt(log: ReplayLog, check: RowCheck, *, run_id: str, plan: Plan, say: Call
             )
         SeenRows(folder, identity, event_id=None).keep(taken.posted.to_bytes())
         history = ledger.history()
-    words = (
+    text = (
         f"{taken.books.rows_out:,} rows of run {run_id} were adopted as they stand in it, "
         f"{history.accepted:,} accepted and {history.in_doubt:,} in doubt, posted to {identity.base_url}; from now on "
         "the original upload must not be continued, nor its files replayed, anywhere else: rows would be billed twice"
     )
-    say(Note(words, "run_adopted", level=Level.WARNING, path=log.path, run_id=run_id))
+    counts = {"rows": taken.books.rows_out, "accepted": history.accepted, "in_doubt": history.in_doubt}
+    say(Note(text, "run_adopted", level=Level.WARNING, path=log.path, run_id=run_id, counts=counts))
 
 
 @dataclass(slots=True)

@@ -138,35 +138,35 @@ class FileReport:
     def as_note(self) -> Note:
         """Give the log's last word on the file."""
         if self.error is not None:
-            return Note(
-                complaint_about(self.path, self.error),
-                "file_ended",
-                level=Level.ERROR,
-                path=self.path,
-                run_id=self.run_id,
-            )
-        rows = sum(entry.rows for entry in self.entry_by_reason.values())
-        failed = {f"failed_{reason.value}": entry.rows for reason, entry in self.entry_by_reason.items() if reason}
-        counts = {
+            text, level = complaint_about(self.path, self.error), Level.ERROR
+        else:
+            counts = self._counts()
+            how = f"stopped early: {self.stop}; " if self.stop else ""
+            text = f"{how}{counts['accepted']:,} of {counts['rows']:,} rows accepted, {counts['failed']:,} failed"
+            level = Level.WARNING if self.stop or self.failed_rows else Level.INFO
+        return Note(
+            text,
+            "file_ended",
+            level=level,
+            path=self.path,
+            run_id=self.run_id,
+            counts=self._counts() if self.names else {},
+            facts={"seconds": round(self.seconds, 3), **({"why": self.stop} if self.stop else {})},
+        )
+
+    def _counts(self) -> dict[str, int]:
+        entries = self.entry_by_reason
+        rows = sum(entry.rows for entry in entries.values())
+        return {
             "rows": rows,
             "accepted": rows - self.failed_rows,
             "failed": self.failed_rows,
-            **failed,
-            "units": sum(entry.units for entry in self.entry_by_reason.values()),
-            "units_accepted": sum(entry.units for reason, entry in self.entry_by_reason.items() if reason is None),
+            **{f"failed_{reason.value}": entry.rows for reason, entry in entries.items() if reason is not None},
+            "units": sum(entry.units for entry in entries.values()),
+            "units_accepted": sum(entry.units for reason, entry in entries.items() if reason is None),
             "posts": self.posts,
             "look_ups": self.look_ups,
         }
-        how = f"stopped early: {self.stop}; " if self.stop else ""
-        return Note(
-            f"{how}{counts['accepted']:,} of {rows:,} rows accepted, {self.failed_rows:,} failed",
-            "file_ended",
-            level=Level.WARNING if self.stop or self.failed_rows else Level.INFO,
-            path=self.path,
-            run_id=self.run_id,
-            counts=counts,
-            facts={"seconds": round(self.seconds, 3), **({"why": self.stop} if self.stop else {})},
-        )
 
 
 def complaint_about(path: Path, error: UploaderError) -> str:
