@@ -20,6 +20,11 @@ ByTime = Callable[[float], float]
 """Of a moment, in seconds from the start of the run."""
 
 
+def stepwise(*steps: tuple[float, float]) -> ByTime:
+    """Give the value of the last step that has begun; a step is its moment and its value."""
+    return lambda at_seconds: [value for begun_seconds, value in steps if begun_seconds <= at_seconds][-1]
+
+
 class Answered(Enum):
     """What a post comes to."""
 
@@ -58,6 +63,7 @@ class Backend:
     most_held:         calls in the queue and at the workers; a further one is refused as ``refusal`` says.
     journey_seconds:   there and back.
     timeout_seconds:   the client's; an answer that takes longer is lost, though the backend did the work.
+    crowding_seconds:  what each call that is held adds to the time of a further one.
     """
 
     workers: ByTime
@@ -68,7 +74,7 @@ class Backend:
     refusal: Answered = Answered.SHED
     journey_seconds: float = 0.001
     timeout_seconds: float = 10.0
-    curve: tuple[float, float] | None = None
+    crowding_seconds: float = 0.0
     seed: int = 1
     _chance: random.Random = field(init=False)
     _free_at_seconds: list[float] = field(default_factory=list)
@@ -108,9 +114,7 @@ class Backend:
             heapq.heappush(self._free_at_seconds, now_seconds)
         while len(self._free_at_seconds) > workers:
             heapq.heappop(self._free_at_seconds)
-        mean_seconds = self.service_seconds(now_seconds)
-        if self.curve is not None:
-            mean_seconds = self.curve[0] + self.curve[1] * len(self._done_at_seconds)
+        mean_seconds = self.service_seconds(now_seconds) + self.crowding_seconds * len(self._done_at_seconds)
         drawn = self._chance.expovariate(1.0) if self.noise else 1.0
         worked_seconds = mean_seconds * (1 - self.noise + self.noise * drawn)
         done_seconds = max(now_seconds, heapq.heappop(self._free_at_seconds)) + worked_seconds
@@ -197,6 +201,7 @@ def simulate(
             heapq.heappush(in_flight, (now + elapsed, next(serial), now, answered))
         story.most_in_flight = max(story.most_in_flight, len(in_flight))
         pause = pacing.wait_seconds(now_seconds=now) or pacing.row_wait_seconds(now_seconds=now) or seconds
+        pause = max(pause, 1e-4)
         until = min(in_flight[0][0] if in_flight else seconds, now + pause)
         if until > now:
             waited += until - now

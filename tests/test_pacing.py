@@ -287,9 +287,12 @@ def test_a_wrong_set_up_ends_the_run_at_once(run: Run) -> None:
     assert run.pacing.stop == WRONG_KEY.stop
     assert run.room() == 0
     assert run.pacing.retry_delay_seconds(UNAVAILABLE, attempts=1) is None
-    for note in ("note_look_up", "note_probe"):
+    for note in ("look_up", "note_probe"):
         other = Run()
-        getattr(other.pacing, note)(WRONG_KEY, now_seconds=0)
+        if note == "look_up":
+            other.look_up(WRONG_KEY)
+        else:
+            other.pacing.note_probe(WRONG_KEY, now_seconds=0)
         assert other.pacing.stop == WRONG_KEY.stop
 
 

@@ -8,13 +8,14 @@ _BELOW = 0.95
 _SAME = 0.8
 _FIRST_SECONDS = 2.0
 _LONGEST_SECONDS = 320.0
+_LONGER = 1.5
 _FIRST_STEP_PAST = 0.05
 
 
 class Ceiling:
     """A limit at which calls were refused or lost; there is none at first.
 
-    Met again at about the same place it holds for twice as long, so that a backend whose limit stays is asked ever
+    Met again at about the same place it holds half as long again, so that a backend whose limit stays is asked ever
     more rarely, and few rows are left in doubt by asking.
     """
 
@@ -31,7 +32,7 @@ class Ceiling:
             self._at = min(self._at, limit)
             return
         is_same = _SAME * self._at <= limit <= self._at / _SAME
-        self._seconds = min(_LONGEST_SECONDS, 2 * self._seconds) if is_same else _FIRST_SECONDS
+        self._seconds = min(_LONGEST_SECONDS, _LONGER * self._seconds) if is_same else _FIRST_SECONDS
         self._at = limit
         self._until_seconds = now_seconds + self._seconds
 

@@ -22,6 +22,7 @@ FIRST_LIMIT = 4
 
 _STEP_SHARE = 0.25
 _LEAST_STEP = 4
+_A_STEP_DOWN_EVERY = 4
 _COARSE_STEP = 16
 _COARSE_STEP_SHARE = 0.5
 _UNQUESTIONED = 16
@@ -38,7 +39,7 @@ _AFTER_SHED = 0.7
 _AFTER_LOSS = 0.5
 _RECOVERY_PER_ANSWER = 1 / 8
 _FIRST_HOLD_SECONDS = 1.0
-_LONGEST_HOLD_SECONDS = 4.0
+_LONGEST_HOLD_SECONDS = 2.0
 _LIMITS_REMEMBERED = 1000
 _LEAST_SEEK_ANSWERS = 24
 _LEAST_STEADY_ANSWERS = 20
@@ -71,7 +72,7 @@ class AdaptiveLimit:
         self._lowest_latency_seconds = math.inf
         self._is_alarmed = False
         self._looks_again = False
-        self._has_tried_more = True
+        self._steps_up = _A_STEP_DOWN_EVERY - 1  # doubling may have gone too far
         self._hold_seconds = _FIRST_HOLD_SECONDS
         self._next_trial_seconds = 0.0
         self._ceiling = Ceiling()
@@ -96,8 +97,8 @@ class AdaptiveLimit:
         self._is_full = in_flight + self._ended >= self._given
         self._ended = 0
         self._given = self.current
-        if self._limit != self._limits[-1][1]:
-            self._limits.append((now_seconds, self._limit))
+        if self._limit > self._limits[-1][1] or in_flight < self._limit < self._limits[-1][1]:
+            self._limits.append((now_seconds, self._limit))  # a lower one only once a call may start under it
         if self._is_window_due:
             self._is_window_due = False
             self._window = Window(now_seconds, waited_seconds)
@@ -231,7 +232,7 @@ class AdaptiveLimit:
         self._hold_seconds = _FIRST_HOLD_SECONDS
         if self._ceiling.pass_at(level.limit):
             self._settle(now_seconds)  # answers may yet be lost that have not run out of time
-            self._has_tried_more = False
+            self._steps_up = 0
         elif before.elasticity_to(level) >= _STARVES:
             self._seek(now_seconds)
         else:
@@ -264,11 +265,11 @@ class AdaptiveLimit:
         self._anchor = before.blended(level)
         if now_seconds < self._next_trial_seconds:
             return
-        self._has_tried_more = not self._has_tried_more
-        if self._has_tried_more and not self._is_slow(self._anchor):
-            self._try_more(now_seconds)
-        else:
+        self._steps_up = (self._steps_up + 1) % _A_STEP_DOWN_EVERY
+        if self._steps_up == 0 or self._is_slow(self._anchor):
             self._try_less(self._step(self._anchor), now_seconds)
+        else:
+            self._try_more(now_seconds)
 
     def _pays(self, before: Level, level: Level, *, least: float) -> bool:
         if level.is_hanging:
