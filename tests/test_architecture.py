@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "uploader"
 
 ROWS = [
     {"cli"},
-    {"console", "log_lines", "options", "runs", "sandbox", "validate"},
-    {"export", "replay", "summary", "upload"},
+    {"console", "log_lines", "options", "report", "runs", "sandbox", "validate"},
+    {"charts", "export", "findings", "replay", "summary", "upload"},
     {"adoption"},
     {"desk", "guards", "own_events", "replay_log", "workbook"},
     {"pacing_notes", "posting"},
@@ -44,6 +44,8 @@ FILES_BY_LIBRARY = {
     "click": "cli options",
     "platformdirs": "cli",
     "rich": "console",
+    "jinja2": "report",
+    "pygal": "charts",
     "starlette": "sandbox",
     "uvicorn": "sandbox",
     "pyarrow": "parquet_log",

@@ -272,7 +272,7 @@ def test_a_summary_that_cannot_be_written_is_an_error_and_the_results_stay(
         held.release()
         done = ended(process)
     assert done.exit_code == 3, done.said
-    assert "no summary" in done.stderr
+    assert "reports/summary.json" in done.stderr
     assert [row["upload_status"] for row in read_rows(home.folder / "usage.results.csv")] == ["accepted"]
     folder.mkdir(exist_ok=True)
     (folder / "summary.json").unlink(missing_ok=True)

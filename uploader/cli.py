@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import click
 
 from uploader.errors import SettingsError, UploaderError
-from uploader.options import FILE, Voice, of_export, of_replay, of_runs, of_sandbox, of_upload, of_validate
+from uploader.options import FILE, Voice, of_export, of_replay, of_report, of_runs, of_sandbox, of_upload, of_validate
 from uploader.settings import DEFAULT_BASE_URL, FailureBudget, Settings, key_of_environment, parse_concurrency
 
 if TYPE_CHECKING:
@@ -166,6 +166,27 @@ def validate(files: tuple[Path, ...], *, schema: Path | None, delimiter: str | N
         click.echo(f"{path}: {good:,} of {verdicts.rows:,} rows would be posted, {verdicts.units:,} units")
         worst = max(worst, 1 if verdicts.failing else 0)
     sys.exit(worst)
+
+
+@cli.command(short_help="Make a page for a person of a results file.")
+@click.argument("results", type=FILE)
+@of_report
+def report(results: Path, *, output: Path | None) -> None:
+    """Make a page for a person of RESULTS, a results or failed file: what happened, and what to do.
+
+    One HTML file that needs no network. Made by the upload itself (--report) it also shows latency.
+
+    \b
+    Example:
+      uploader report usage.results.csv -o usage.html
+    """
+    from uploader import documents  # noqa: PLC0415 -- heavy, see the top
+    from uploader.report import report_of_file  # noqa: PLC0415 -- likewise
+
+    page = output or results.with_suffix(".html")
+    documents.demand_place(page, documents.REPORT)
+    documents.write_document(page, report_of_file(results), documents.REPORT)
+    click.echo(page)
 
 
 @cli.group(invoke_without_command=True, short_help="List what the ledger knows of earlier uploads.")
@@ -313,8 +334,9 @@ def _run(
                 write([], exit_code=exit_code_of_error(error), error=str(error))
             display.end()
             raise
-    exit_code = write(reports, exit_code=128 + noted[0] if noted else exit_code_of(reports))
     replay_options = _replay_options(sending) if and_say is None else None
+    exit_code = 128 + noted[0] if noted else exit_code_of(reports)
+    exit_code = write(reports, exit_code=exit_code, replay_options=replay_options)
     heard = "" if and_say is None else and_say()
     if isinstance(display, LogLines):
         steps = [step for report in reports for step in next_steps(report, replay_options=replay_options)]
@@ -327,11 +349,12 @@ def _run(
 
 
 def _demand_places(sending: dict[str, Any]) -> None:
-    from uploader.documents import demand_place  # noqa: PLC0415 -- heavy, see the top
-    from uploader.summary import BEGINNING  # noqa: PLC0415 -- likewise
+    from uploader import documents  # noqa: PLC0415 -- heavy, see the top
 
     if sending["summary"]:
-        demand_place(sending["summary"], option="--summary", beginning=BEGINNING)
+        documents.demand_place(sending["summary"], documents.SUMMARY)
+    if sending["report"]:
+        documents.demand_place(sending["report"], documents.REPORT)
 
 
 def _write_documents(
@@ -342,14 +365,13 @@ def _write_documents(
     exit_code: int,
     say: Callable[[Note], None],
     error: str = "",
+    replay_options: str | None = None,
 ) -> int:
-    """Write the summary, and give the exit code: to have none is as bad as a stop, and mended by the same command."""
-    from uploader.documents import write_document  # noqa: PLC0415 -- heavy, see the top
+    """Write summary and report, and give the exit code: to lack one is a stop, and the same command mends it."""
+    from uploader import documents  # noqa: PLC0415 -- heavy, see the top
     from uploader.notes import Level, Note  # noqa: PLC0415 -- only a run has notes
-    from uploader.summary import BEGINNING, summarize  # noqa: PLC0415 -- likewise
+    from uploader.summary import summarize  # noqa: PLC0415 -- likewise
 
-    if not sending["summary"]:
-        return exit_code
     summary = summarize(
         reports,
         command=str(click.get_current_context().info_name),
@@ -360,9 +382,15 @@ def _write_documents(
         error=error,
     )
     try:
-        write_document(sending["summary"], summary.to_json(), option="--summary", beginning=BEGINNING)
+        if sending["summary"]:
+            documents.write_document(sending["summary"], summary.to_json(), documents.SUMMARY)
+        if sending["report"]:
+            from uploader.report import report_of_command  # noqa: PLC0415 -- heavy, and after the last POST
+
+            page = report_of_command(summary, replay_options=replay_options)
+            documents.write_document(sending["report"], page, documents.REPORT)
     except UploaderError as fault:
-        say(Note(f"no summary: {fault}", "summary_failed", level=Level.ERROR))
+        say(Note(str(fault), "document_failed", level=Level.ERROR))
         return _STOPPED if exit_code < 2 else exit_code
     return exit_code
 

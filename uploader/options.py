@@ -96,6 +96,7 @@ _sending = _options(
     ),
     _option("--idempotency-header", metavar="NAME", help="The header by which the backend drops repeats."),
     _option("--summary", type=FILE, help="Write totals, calls, latency and rate to this file, as JSON."),
+    _option("--report", type=FILE, help="Write a page for a person to this file: HTML that needs no network."),
     _option(
         "--log-format",
         type=click.Choice(["text", "json"]),
@@ -141,6 +142,9 @@ of_replay = _options(
 of_export = _options(
     click.option("--output", "-o", type=FILE, help="Name of the workbook; without it that of FILE with .xlsx."),
     _delimiter,
+)
+of_report = click.option(
+    "-o", "--output", type=FILE, help="Name of the page; without it that of RESULTS, ending in .html."
 )
 of_validate = _options(_schema, _delimiter)
 of_runs = _ledger

@@ -17,8 +17,6 @@ from uploader.model import Reason
 from uploader.timings import Interval, Latency
 
 SUMMARY_VERSION = 1
-BEGINNING = b'{\n  "summary_version":'
-"""Of every summary file: a file that begins otherwise is somebody else's."""
 State = Literal["finished", "stopped", "not_done"]
 
 

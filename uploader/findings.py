@@ -1,0 +1,256 @@
+"""What a results or failed file says, in bounded memory: totals, the first rows of each kind, what is at stake."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from uploader.model import Reason, Row, Status
+from uploader.replay_log import ReplayLog, open_own_file
+from uploader.results import OWN_COLUMNS
+from uploader.schema import EVENT_COLUMNS, RowSchema, Units
+
+_FIRST_ROWS = 5
+_FIRST_DOUBTS = 50
+_MOST_NAMES = 10_000
+_MOST_CHARACTERS = 160
+_MOST_INTERVALS = 120
+_COLUMNS = (*OWN_COLUMNS, *EVENT_COLUMNS)
+_NOTHING = dict.fromkeys(_COLUMNS, "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A failed row as it is shown; texts are cut to 160 characters.
+
+    usage:       ``total_usage`` as a number where it can be read, else as it stands.
+    http_status: of the last answer; empty without one.
+    at:          when the outcome was known (UTC); empty when that is not kept.
+    raw:         the text of a row that could not be read.
+    """
+
+    row: str
+    tenant_id: str
+    meter_id: str
+    usage: str
+    detail: str
+    http_status: str
+    event_id: str
+    customer_id: str
+    at: str
+    raw: str
+
+
+@dataclass(slots=True)
+class Tally:
+    """Rows, and the units of those whose units can be read."""
+
+    rows: int = 0
+    units: int = 0
+
+    def add(self, units: int) -> None:
+        """Enter a row."""
+        self.rows += 1
+        self.units += units
+
+
+class Largest:
+    """Tallies by name, in bounded memory: of very many names the small ones are dropped as they come.
+
+    is_partial: whether any was dropped; the figures of what is left may then lack rows that came before.
+    """
+
+    def __init__(self) -> None:
+        self.tally_by_name: dict[str, Tally] = {}
+        self.is_partial = False
+
+    def add(self, name: str, units: int) -> None:
+        """Enter a row under a name."""
+        tally = self.tally_by_name.get(name)
+        if tally is None:
+            if len(self.tally_by_name) >= _MOST_NAMES:
+                self.tally_by_name = dict(self.top(_MOST_NAMES // 2))
+                self.is_partial = True
+            tally = self.tally_by_name[name] = Tally()
+        tally.add(units)
+
+    def top(self, number: int) -> list[tuple[str, Tally]]:
+        """Give the largest, by units and then by rows."""
+        return sorted(self.tally_by_name.items(), key=lambda item: (-item[1].units, -item[1].rows))[:number]
+
+
+class Moments:
+    """Rows by when they were settled, in at most 120 intervals of one width, whatever the order they come in."""
+
+    def __init__(self) -> None:
+        self.width_seconds = 1
+        self._rows_by_at: Counter[int] = Counter()
+        self._accepted_by_at: Counter[int] = Counter()
+        self._texts: dict[str, int] = {}
+
+    def add(self, text: str, *, is_accepted: bool) -> None:
+        """Enter a row's ``upload_at``; nothing when that is not kept."""
+        second = self._second(text)
+        if second is None:
+            return
+        at = second // self.width_seconds
+        is_new = at not in self._rows_by_at
+        self._rows_by_at[at] += 1
+        self._accepted_by_at[at] += is_accepted
+        if is_new:
+            while max(self._rows_by_at) - min(self._rows_by_at) >= _MOST_INTERVALS:
+                self._halve()
+
+    def intervals(self) -> list[tuple[datetime, int, int]]:
+        """Give the beginning (UTC), rows and accepted rows of each interval from the first to the last."""
+        if not self._rows_by_at:
+            return []
+        return [
+            (
+                datetime.fromtimestamp(at * self.width_seconds, timezone.utc),
+                self._rows_by_at[at],
+                self._accepted_by_at[at],
+            )
+            for at in range(min(self._rows_by_at), max(self._rows_by_at) + 1)
+        ]
+
+    def _second(self, text: str) -> int | None:
+        """Read a moment to the second; consecutive rows often share one."""
+        key = text[:19]
+        if key in self._texts:
+            return self._texts[key]
+        try:
+            second = int(datetime.fromisoformat(f"{key}+00:00").timestamp())
+        except (ValueError, OverflowError):
+            return None
+        if len(self._texts) > _MOST_NAMES:
+            self._texts.clear()
+        self._texts[key] = second
+        return second
+
+    def _halve(self) -> None:
+        self.width_seconds *= 2
+        for counts in (self._rows_by_at, self._accepted_by_at):
+            halved = Counter[int]()
+            for at, count in counts.items():
+                halved[at // 2] += count
+            counts.clear()
+            counts.update(halved)
+
+
+@dataclass(slots=True)
+class Group:
+    """The rows that failed for one reason: how many, the first of them, and what their details say."""
+
+    tally: Tally = field(default_factory=Tally)
+    first: list[Found] = field(default_factory=list)
+    details: Largest = field(default_factory=Largest)
+
+
+@dataclass(slots=True)
+class Findings:
+    """What a file holds; ``take`` is handed every row once.
+
+    doubts:   the first rows in doubt.
+    at_stake: units that failed or are in doubt, by tenant.
+    """
+
+    accepted: Tally = field(default_factory=Tally)
+    failed: Tally = field(default_factory=Tally)
+    group_by_reason: dict[Reason, Group] = field(default_factory=dict)
+    doubts: list[Found] = field(default_factory=list)
+    at_stake: Largest = field(default_factory=Largest)
+    moments: Moments = field(default_factory=Moments)
+    runs: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def in_doubt(self) -> Tally:
+        """Rows that may or may not have been recorded."""
+        group = self.group_by_reason.get(Reason.IN_DOUBT)
+        return Tally() if group is None else group.tally
+
+    def take(self, own: Mapping[str, str], units: Units | None) -> None:
+        """Enter a row: its cells by column, ours and those of the event, and the units that it states."""
+        is_accepted = own["upload_status"] == Status.ACCEPTED.value
+        usage = 0 if units is None else units.total_usage
+        self.moments.add(own["upload_at"], is_accepted=is_accepted)
+        if len(self.runs) < _FIRST_ROWS and own["upload_run"]:
+            self.runs[own["upload_run"]] = None
+        if is_accepted:
+            self.accepted.add(usage)
+        else:
+            self.failed.add(usage)
+            self._take_failed(own, units, usage)
+
+    def _take_failed(self, own: Mapping[str, str], units: Units | None, usage: int) -> None:
+        reason = _reason(own["upload_reason"])
+        group = self.group_by_reason.setdefault(reason, Group())
+        group.tally.add(usage)
+        group.details.add(own["upload_detail"][:_MOST_CHARACTERS], 0)
+        if own["tenant_id"]:
+            self.at_stake.add(own["tenant_id"][:_MOST_CHARACTERS], usage)
+        is_shown_doubt = reason is Reason.IN_DOUBT and len(self.doubts) < _FIRST_DOUBTS
+        if len(group.first) < _FIRST_ROWS or is_shown_doubt:
+            found = _found(own, units)
+            group.first.extend([found] if len(group.first) < _FIRST_ROWS else [])
+            self.doubts.extend([found] if is_shown_doubt else [])
+
+
+def read_findings(path: Path) -> Findings:
+    """Read a results or failed file to its end.
+
+    Raises:
+        InputError: it cannot be read, or is no such file.
+    """
+    findings = Findings()
+    with open_own_file(path, delimiter=None) as log:
+        ReplayLog(log)  # which says what is wrong with a file that is not ours
+        check = RowSchema.load(None).for_columns(log.columns, path=path)
+        places = [(column, log.columns.index(column)) for column in _COLUMNS if column in log.columns]
+        for batch in log.batches():
+            for row in batch.rows:
+                findings.take(_cells(row, places), check.units(row))
+    return findings
+
+
+def _cells(row: Row, places: Sequence[tuple[str, int]]) -> Mapping[str, str]:
+    cells = _NOTHING.copy()
+    if row.fault:
+        cells.update(upload_reason=Reason.MALFORMED.value, upload_detail=row.fault, upload_raw=row.text)
+        return cells
+    for column, at in places:
+        cells[column] = _text(row.cells[at])
+    return cells
+
+
+def _text(cell: Any) -> str:
+    return "" if cell is None else str(cell)
+
+
+def _reason(text: str) -> Reason:
+    try:
+        return Reason(text.strip().lower())
+    except ValueError:
+        return Reason.MALFORMED
+
+
+def _found(cells: Mapping[str, str], units: Units | None) -> Found:
+    texts = {
+        name: text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…" for name, text in cells.items()
+    }
+    return Found(
+        row=texts["upload_row"],
+        tenant_id=texts["tenant_id"],
+        meter_id=texts["meter_id"],
+        usage=texts["total_usage"] if units is None else f"{units.total_usage:,}",
+        detail=texts["upload_detail"],
+        http_status=texts["upload_http_status"],
+        event_id=texts["upload_event_id"],
+        customer_id=texts["upload_customer_id"],
+        at=texts["upload_at"],
+        raw=texts["upload_raw"],
+    )
