@@ -143,9 +143,11 @@ def test_a_stop_is_told_when_it_happens_and_why(home: Home, billing_server: Bill
 
 
 def test_a_failure_budget_that_is_spent_is_told(home: Home, billing_server: BillingServer) -> None:
-    """It is noticed between two calls, not in an answer; the log has it before the results."""
-    billing_server.respond = lambda got: reply(422) if got.method == "POST" else contract(got)
-    write_csv(home.folder / "usage.csv", usage_rows(5))
+    """Invalid and rejected rows count together; the log has the stop before the results."""
+    first = reply(422)
+    billing_server.respond = lambda got: first if got.headers.get("x-device-id") == "dev-0" else contract(got)
+    bad = [("acme", "d", "m", "x")] * 2
+    write_csv(home.folder / "usage.csv", [*usage_rows(8, tenants=["acme"]), *bad])
     run = home.run_here("upload", "usage.csv", "--max-failed", "2", "--concurrency", "1", *JSON)
     told = events(run)
     assert told.index("stopping") < told.index("results_written")
@@ -162,7 +164,9 @@ def test_a_signal_is_told_while_calls_are_in_flight(home: Home, billing_server: 
         assert process.stderr is not None
         before = ""
         while "stopping" not in before:
-            before += process.stderr.readline()
+            line = process.stderr.readline()
+            assert line, before
+            before += line
         backend.release()
         after = ended(process)
     run = Ended(after.exit_code, after.stdout, before + after.stderr)
