@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "uploader"
 
 ROWS = [
     {"cli"},
-    {"console", "log_lines", "options", "report", "runs", "sandbox", "validate"},
-    {"charts", "export", "findings", "replay", "summary", "upload"},
+    {"commands", "console", "log_lines", "options", "report", "runs", "sandbox", "validate"},
+    {"charts", "export", "findings", "frames", "replay", "summary", "upload"},
     {"adoption"},
     {"desk", "guards", "own_events", "replay_log", "workbook"},
     {"pacing_notes", "posting"},
@@ -35,17 +35,18 @@ ROWS = [
     {"adopted", "run_totals"},
     {"bucket", "csv_log", "database", "durable", "limit", "local_disk", "lock", "parquet_log", "schema", "xlsx_log"},
     {"api", "ceiling", "cell_readers", "content", "csv_scan", "identity", "known_cells", "measured"},
-    {"model", "notes", "settings"},
+    {"model", "notes", "places", "settings"},
     {"errors", "records"},
 ]
 """From the top; the parts of one row do not know each other."""
 
 FILES_BY_LIBRARY = {
     "click": "cli options",
-    "platformdirs": "cli",
+    "platformdirs": "places",
     "rich": "console",
     "jinja2": "report",
     "pygal": "charts",
+    "pandas": "frames",
     "starlette": "sandbox",
     "uvicorn": "sandbox",
     "pyarrow": "parquet_log",

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from uploader.client import MeterClient, post_meter_usage
+    from uploader.frames import read_results
+    from uploader.summary import FileSummary, Summary
 
-__all__ = ["MeterClient", "post_meter_usage"]
+__all__ = ["FileSummary", "MeterClient", "Summary", "post_meter_usage", "read_results"]
+
+_MODULE_BY_NAME = {
+    "FileSummary": "summary",
+    "MeterClient": "client",
+    "Summary": "summary",
+    "post_meter_usage": "client",
+    "read_results": "frames",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import the client when it is first asked for: ``uploader --help`` must not wait for `requests` (PEP 562)."""
-    if name in __all__:
-        from uploader import client  # noqa: PLC0415 -- see above
-
-        return getattr(client, name)
+    """Import what is asked for when it is: ``uploader --help`` must not wait for `requests` and the rest (PEP 562)."""
+    if name in _MODULE_BY_NAME:
+        return getattr(import_module(f"uploader.{_MODULE_BY_NAME[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

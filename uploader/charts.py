@@ -6,11 +6,15 @@ serves light and dark, and 130 KB (matplotlib: 30 MB, and its colours are litera
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pygal
 from pygal.style import Style
+
+# It adds an import hook for plug-ins, of a kind that makes every later import warn on Python 3.10 and 3.11.
+sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
 
 _LABELS = 6
 

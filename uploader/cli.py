@@ -439,9 +439,9 @@ def _statuses(text: str) -> frozenset[int]:
 
 
 def _default_ledger_folder() -> Path:
-    from platformdirs import user_state_path  # noqa: PLC0415 -- heavy, see the top
+    from uploader.places import default_ledger_folder  # noqa: PLC0415 -- heavy, see the top
 
-    return user_state_path("uploader") / "ledger"
+    return default_ledger_folder()
 
 
 @contextlib.contextmanager

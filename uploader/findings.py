@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -153,10 +153,11 @@ class Group:
 
 @dataclass(slots=True)
 class Findings:
-    """What a file holds; ``take`` is handed every row once.
+    """What a file holds.
 
     doubts:   the first rows in doubt.
     at_stake: units that failed or are in doubt, by tenant.
+    runs:     the first few that the rows name.
     """
 
     accepted: Tally = field(default_factory=Tally)
@@ -173,20 +174,16 @@ class Findings:
         group = self.group_by_reason.get(Reason.IN_DOUBT)
         return Tally() if group is None else group.tally
 
-    def take(self, own: Mapping[str, str], units: Units | None) -> None:
-        """Enter a row: its cells by column, ours and those of the event, and the units that it states."""
-        is_accepted = own["upload_status"] == Status.ACCEPTED.value
-        usage = 0 if units is None else units.total_usage
-        self.moments.add(own["upload_at"], is_accepted=is_accepted)
-        if len(self.runs) < _FIRST_ROWS and own["upload_run"]:
-            self.runs[own["upload_run"]] = None
-        if is_accepted:
-            self.accepted.add(usage)
-        else:
-            self.failed.add(usage)
-            self._take_failed(own, units, usage)
+    def take_accepted(self, units: Units | None, *, at: str) -> None:
+        """Enter an accepted row: the units that it states, and its ``upload_at``."""
+        self.accepted.add(0 if units is None else units.total_usage)
+        self.moments.add(at, is_accepted=True)
 
-    def _take_failed(self, own: Mapping[str, str], units: Units | None, usage: int) -> None:
+    def take_failed(self, own: Mapping[str, str], units: Units | None) -> None:
+        """Enter a failed row: its cells by column, ours and those of the event, and the units that it states."""
+        usage = 0 if units is None else units.total_usage
+        self.failed.add(usage)
+        self.moments.add(own["upload_at"], is_accepted=False)
         reason = _reason(own["upload_reason"])
         group = self.group_by_reason.setdefault(reason, Group())
         group.tally.add(usage)
@@ -210,19 +207,26 @@ def read_findings(path: Path) -> Findings:
     with open_own_file(path, delimiter=None) as log:
         ReplayLog(log)  # which says what is wrong with a file that is not ours
         check = RowSchema.load(None).for_columns(log.columns, path=path)
-        places = [(column, log.columns.index(column)) for column in _COLUMNS if column in log.columns]
+        places = {column: at for at, column in enumerate(log.columns) if column in _COLUMNS}
+        accepted = Status.ACCEPTED.value
+        status_at, at_at, run_at = places["upload_status"], places.get("upload_at"), places["upload_run"]
         for batch in log.batches():
             for row in batch.rows:
-                findings.take(_cells(row, places), check.units(row))
+                if row.cells and len(findings.runs) < _FIRST_ROWS:
+                    findings.runs[_text(row.cells[run_at])] = None
+                if row.cells and row.cells[status_at] == accepted:
+                    findings.take_accepted(check.units(row), at="" if at_at is None else _text(row.cells[at_at]))
+                else:
+                    findings.take_failed(_cells(row, places), check.units(row))
     return findings
 
 
-def _cells(row: Row, places: Sequence[tuple[str, int]]) -> Mapping[str, str]:
+def _cells(row: Row, places: Mapping[str, int]) -> Mapping[str, str]:
     cells = _NOTHING.copy()
     if row.fault:
         cells.update(upload_reason=Reason.MALFORMED.value, upload_detail=row.fault, upload_raw=row.text)
         return cells
-    for column, at in places:
+    for column, at in places.items():
         cells[column] = _text(row.cells[at])
     return cells
 

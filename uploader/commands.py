@@ -1,0 +1,168 @@
+"""Upload and replay for programs: they return what came of it, and print nothing.
+
+Options are named as on the command line, and mean the same; no environment variable is read. A file that could not be
+taken is in the summary with its error, beside the others; what forbids the command as a whole is raised. Progress is
+logged (``logging``, logger ``uploader.commands``, INFO). For one thread at a time; no signal handler is set: an
+exception such as KeyboardInterrupt is like a crash, which leaves the rows in flight in doubt, so have ``should_stop``
+return True instead.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from uploader.desk import FileReport, Plan, Watcher
+from uploader.errors import SettingsError
+from uploader.places import default_ledger_folder
+from uploader.replay import Permissions
+from uploader.replay import replay as _replay
+from uploader.settings import DEFAULT_BASE_URL, FailureBudget, Settings
+from uploader.summary import Summary, exit_code_of, summarize
+from uploader.upload import upload as _upload
+
+log = logging.getLogger(__name__)
+
+
+def _never() -> bool:
+    return False
+
+
+def upload(
+    files: Path | str | Sequence[Path | str],
+    *,
+    base_url: str = DEFAULT_BASE_URL,
+    api_key: str | None = None,
+    schema: Path | str | None = None,
+    delimiter: str | None = None,
+    results: Path | str | None = None,
+    results_dir: Path | str | None = None,
+    ledger: Path | str | None = None,
+    period: str = "",
+    concurrency: int = 32,
+    timeout: float = 10.0,
+    retries: int = 2,
+    patience: float = 600.0,
+    safe_status: Iterable[int] = (),
+    idempotency_header: str | None = None,
+    max_failed: int | str | None = None,
+    again: bool = False,
+    allow_overlap: bool = False,
+    should_stop: Callable[[], bool] = _never,
+) -> Summary:
+    """Post each row of one or more usage logs once, as ``uploader upload`` does.
+
+    timeout:     seconds for each whole exchange.
+    patience:    seconds of waiting in all for a backend in trouble.
+    safe_status: 5xx answers that, by your word, mean "not recorded".
+    max_failed:  the failure budget of each file: rows, or a share such as ``"1%"``.
+    should_stop: asked all the time; once it returns True no call is started, and those in flight are waited for.
+
+    Raises:
+        RefusedError: nothing was posted: an option, the schema, or the way to the backend is wrong.
+    """
+    paths = [Path(file) for file in ([files] if isinstance(files, (str, os.PathLike)) else files)]
+    plan = Plan(
+        settings=Settings(
+            base_url=base_url,
+            api_key=api_key,
+            timeout_seconds=timeout,
+            retries=retries,
+            concurrency=concurrency,
+            patience_seconds=patience,
+            safe_statuses=frozenset(safe_status),
+            idempotency_header=idempotency_header,
+        ),
+        ledger_folder=default_ledger_folder() if ledger is None else Path(ledger),
+        schema_path=_path(schema),
+        delimiter=delimiter,
+        results=_path(results),
+        results_dir=_path(results_dir),
+        period=period,
+        max_failed=None if max_failed is None else FailureBudget.parse(str(max_failed)),
+        again=again,
+        allow_overlap=allow_overlap,
+    )
+    begun_at = datetime.now(timezone.utc)
+    if results is not None and len(paths) > 1:
+        raise SettingsError(f"results names one file, and there are {len(paths)} inputs", remedy="use results_dir")
+    reports = _upload(paths, plan=plan, watcher=_watcher(should_stop))
+    return _summary("upload", reports, plan, begun_at)
+
+
+def replay(
+    file: Path | str,
+    *,
+    base_url: str = DEFAULT_BASE_URL,
+    api_key: str | None = None,
+    schema: Path | str | None = None,
+    delimiter: str | None = None,
+    results_dir: Path | str | None = None,
+    ledger: Path | str | None = None,
+    concurrency: int = 32,
+    timeout: float = 10.0,
+    retries: int = 2,
+    patience: float = 600.0,
+    safe_status: Iterable[int] = (),
+    idempotency_header: str | None = None,
+    include_in_doubt: bool = False,
+    accept_changes: bool = False,
+    should_stop: Callable[[], bool] = _never,
+) -> Summary:
+    """Post the failed rows of a results or failed file again, as ``uploader replay`` does.
+
+    include_in_doubt: post the rows in doubt once more: each may then be billed twice.
+    accept_changes:   take ids that a spreadsheet seems to have changed as they are now.
+
+    The other options are those of ``upload``.
+
+    Raises:
+        RefusedError: nothing was posted: an option, the schema, or the way to the backend is wrong.
+    """
+    plan = Plan(
+        settings=Settings(
+            base_url=base_url,
+            api_key=api_key,
+            timeout_seconds=timeout,
+            retries=retries,
+            concurrency=concurrency,
+            patience_seconds=patience,
+            safe_statuses=frozenset(safe_status),
+            idempotency_header=idempotency_header,
+        ),
+        ledger_folder=default_ledger_folder() if ledger is None else Path(ledger),
+        schema_path=_path(schema),
+        delimiter=delimiter,
+        results_dir=_path(results_dir),
+    )
+    begun_at = datetime.now(timezone.utc)
+    permissions = Permissions(include_in_doubt=include_in_doubt, accept_changes=accept_changes)
+    report = _replay(Path(file), plan=plan, watcher=_watcher(should_stop), permissions=permissions)
+    return _summary("replay", [report], plan, begun_at)
+
+
+def _path(path: Path | str | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _watcher(should_stop: Callable[[], bool]) -> Watcher:
+    return Watcher(
+        begin=lambda path, progress: log.info("%s: posting begins, %d rows", path, progress.rows),
+        watch=lambda _progress: None,
+        say=lambda sentence: log.info("%s", sentence),
+        should_stop=should_stop,
+    )
+
+
+def _summary(command: str, reports: Sequence[FileReport], plan: Plan, begun_at: datetime) -> Summary:
+    return summarize(
+        reports,
+        command=command,
+        base_url=plan.settings.base_url,
+        period=plan.period,
+        begun_at=begun_at,
+        exit_code=exit_code_of(reports),
+    )

@@ -1,0 +1,44 @@
+"""Results as a pandas table, which is imported only when one is asked for. The only file that knows `pandas`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from uploader.replay_log import ReplayLog, open_own_file
+from uploader.results import OWN_COLUMNS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def read_results(path: Path | str) -> pd.DataFrame:
+    """Load a results or failed file, CSV or Parquet, into a table with one line a row of the file.
+
+    The input's columns hold what they hold in the file: text from CSV, never changed (``00123``, ``NA``), an empty
+    text for an empty cell. Of ours, ``upload_row``, ``upload_http_status`` and ``upload_attempts`` are whole numbers
+    (``Int64``, missing where there is none), ``upload_at`` is a moment in UTC, the others are text.
+
+    Raises:
+        InputError: it cannot be read, or is no such file.
+    """
+    import pandas as pd  # noqa: PLC0415 -- most of a second
+
+    path = Path(path)
+    with open_own_file(path, delimiter=None) as log:
+        ReplayLog(log)  # which says what is wrong with a file that is not ours
+        kind, delimiter = log.kind, log.delimiter
+    if kind == "parquet":
+        table = pd.read_parquet(path)
+    else:
+        table = pd.read_csv(path, sep=delimiter, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    for column, type_name in OWN_COLUMNS.items():
+        if column not in table.columns:
+            continue
+        if type_name == "integer":
+            table[column] = pd.to_numeric(table[column], errors="coerce").astype("Int64")
+        elif column == "upload_at":
+            table[column] = pd.to_datetime(table[column], errors="coerce", utc=True, format="ISO8601")
+        else:
+            table[column] = table[column].fillna("")
+    return table
