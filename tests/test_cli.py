@@ -24,8 +24,19 @@ from tests.command import COMMAND, Home, cells, read_rows, usage_rows, write_csv
 from tests.held_back import HeldBack
 from uploader.cli import cli
 
-COMMANDS = ["upload", "replay", "export", "validate", "runs", "sandbox"]
-HEAVY = {"pycurl", "pyarrow", "pandas", "numpy", "requests", "rich", "jsonschema_rs", "sqlite3", "platformdirs"} | {
+COMMANDS = ["upload", "replay", "export", "validate", "report", "runs", "sandbox"]
+HEAVY = {
+    "pycurl",
+    "pyarrow",
+    "pandas",
+    "numpy",
+    "requests",
+    "rich",
+    "jsonschema_rs",
+    "sqlite3",
+    "platformdirs",
+    "jinja2",
+    "pygal",
     "openpyxl",
     "xlsxwriter",
 }

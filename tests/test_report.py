@@ -234,6 +234,25 @@ def test_what_cannot_be_made_is_refused(home: Home, arguments: tuple[str, ...]) 
     assert not (home.folder / "page.html").exists()
 
 
+def test_a_check_has_a_page_too(home: Home, billing_server: BillingServer) -> None:
+    """It says what would happen, in the words of what has not happened yet; a file that cannot be taken is named."""
+    write_csv(
+        home.folder / "usage.csv", [("t", "d", "api", 5), ("t", "d", HOSTILE.replace(",", "").replace('"', ""), -7)]
+    )
+    done = home.run_here("validate", "usage.csv", "gone.csv", "--report", "page.html")
+    assert done.exit_code == 2
+    page = (home.folder / "page.html").read_text(encoding="utf-8")
+    assert "1 of 2 rows would be posted, with 5 units; 1 would fail." in page
+    assert re.search(r"Cannot be taken: .*gone\.csv", page)
+    assert page.count("uploader upload usage.csv</pre>") == 1
+    assert "<td>total_usage: -7 is less than 0</td>" in page
+    assert "&lt;script&gt;" in page
+    for word in ("<script", "replay", "in doubt", "accepted"):
+        assert word not in page.partition("<main>")[2]
+    assert billing_server.received == []
+    assert home.run_here("validate", "usage.csv", "--report", "usage.csv").exit_code == 2
+
+
 def test_every_reason_has_its_meaning_and_remedy() -> None:
     """A new reason is explained on the page."""
     assert set(MEANING_BY_REASON) == set(REMEDY_BY_REASON) == set(Reason)

@@ -133,7 +133,7 @@ def export(file: Path, *, output: Path | None, delimiter: str | None) -> None:
 @cli.command(short_help="Check usage logs, post nothing.")
 @click.argument("files", nargs=-1, required=True, type=FILE)
 @of_validate
-def validate(files: tuple[Path, ...], *, schema: Path | None, delimiter: str | None) -> None:
+def validate(files: tuple[Path, ...], *, schema: Path | None, delimiter: str | None, report: Path | None) -> None:
     """Check FILES as an upload would, and post nothing.
 
     \b
@@ -146,25 +146,38 @@ def validate(files: tuple[Path, ...], *, schema: Path | None, delimiter: str | N
       1  some would fail: each is shown with all its problems
       2  a file or the schema cannot be taken at all
     """
-    from uploader.desk import complaint_about  # noqa: PLC0415 -- heavy, see the top
+    from uploader import documents  # noqa: PLC0415 -- heavy, see the top
+    from uploader.desk import complaint_about  # noqa: PLC0415 -- likewise
+    from uploader.findings import CheckFindings  # noqa: PLC0415 -- likewise
     from uploader.validate import validate as run  # noqa: PLC0415 -- likewise
 
+    if report:
+        documents.demand_place(report, documents.REPORT)
     worst = 0
+    checks: list[tuple[Path, CheckFindings | str]] = []
     for path in files:
+        findings = CheckFindings()
         try:
             verdicts = run(
                 path,
                 schema_path=schema,
                 delimiter=delimiter,
                 tell=functools.partial(_tell_failure, path),
+                findings=findings if report else None,
             )
         except UploaderError as error:
             click.echo(f"{path}: {complaint_about(path, error)}", err=True)
+            checks.append((path, str(error)))
             worst = 2
             continue
+        checks.append((path, findings))
         good = verdicts.rows - verdicts.failing
         click.echo(f"{path}: {good:,} of {verdicts.rows:,} rows would be posted, {verdicts.units:,} units")
         worst = max(worst, 1 if verdicts.failing else 0)
+    if report:
+        from uploader.report import report_of_checks  # noqa: PLC0415 -- heavy, and not every check has one
+
+        documents.write_document(report, report_of_checks(checks), documents.REPORT)
     sys.exit(worst)
 
 

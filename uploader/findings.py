@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from uploader.model import Reason, Row, Status
+from uploader.model import Outcome, Reason, Row, Status, UsageEvent
 from uploader.replay_log import ReplayLog, open_own_file
 from uploader.results import OWN_COLUMNS
 from uploader.schema import EVENT_COLUMNS, RowSchema, Units
@@ -195,6 +195,27 @@ class Findings:
             found = _found(own, units)
             group.first.extend([found] if len(group.first) < _FIRST_ROWS else [])
             self.doubts.extend([found] if is_shown_doubt else [])
+
+
+class CheckFindings(Findings):
+    """What a check of a usage log found, before anything is posted: "accepted" are the rows that would be posted."""
+
+    def take_verdict(
+        self, row: Row, columns: Sequence[str], verdict: UsageEvent | Outcome, units: Units | None
+    ) -> None:
+        """Enter a row of the log, with its verdict."""
+        if isinstance(verdict, UsageEvent):
+            self.take_accepted(units, at="")
+            return
+        cells = dict(_NOTHING)
+        cells.update(
+            {column: _text(cell) for column, cell in zip(columns, row.cells, strict=False) if column in EVENT_COLUMNS},
+            upload_row=str(row.number),
+            upload_reason="" if verdict.reason is None else verdict.reason.value,
+            upload_detail=verdict.detail,
+            upload_raw=row.text if row.fault else "",
+        )
+        self.take_failed(cells, units)
 
 
 def read_findings(path: Path) -> Findings:

@@ -52,6 +52,7 @@ def _note_log_format(context: click.Context, _option: click.Parameter, value: st
     return value
 
 
+_report = _option("--report", type=FILE, help="Write a page for a person to this file: HTML that needs no network.")
 _sending = _options(
     _option("--base-url", default=DEFAULT_BASE_URL, show_default=True, help="Where the backend is."),
     _schema,
@@ -96,7 +97,7 @@ _sending = _options(
     ),
     _option("--idempotency-header", metavar="NAME", help="The header by which the backend drops repeats."),
     _option("--summary", type=FILE, help="Write totals, calls, latency and rate to this file, as JSON."),
-    _option("--report", type=FILE, help="Write a page for a person to this file: HTML that needs no network."),
+    _report,
     _option(
         "--log-format",
         type=click.Choice(["text", "json"]),
@@ -146,7 +147,7 @@ of_export = _options(
 of_report = click.option(
     "-o", "--output", type=FILE, help="Name of the page; without it that of RESULTS, ending in .html."
 )
-of_validate = _options(_schema, _delimiter)
+of_validate = _options(_schema, _delimiter, _report)
 of_runs = _ledger
 of_sandbox = _options(
     click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),

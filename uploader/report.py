@@ -16,7 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from uploader.charts import lines, stacked_bars
-from uploader.findings import Findings, Group, Tally, read_findings
+from uploader.findings import CheckFindings, Findings, Group, Tally, read_findings
 from uploader.model import REPLAY_BY_REASON, Reason, Replay
 from uploader.summary import FileSummary, Summary
 from uploader.timings import Interval
@@ -52,6 +52,9 @@ REMEDY_BY_REASON = {
 }
 
 
+REMEDY_OF_A_CHECK = "Correct it in the usage log, before it is uploaded; or the schema, where the row is right."
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Share:
     """One part of the rows and units, as it is shown."""
@@ -67,6 +70,7 @@ class _Share:
 class _Section:
     """What the page says of one file.
 
+    is_check: nothing was posted yet.
     findings: None when there are no results to look into.
     summary:  None when the page is made of a results file alone.
     settled:  the beginnings of the intervals in which rows were settled.
@@ -75,6 +79,7 @@ class _Section:
 
     name: str
     sentence: str
+    is_check: bool
     findings: Findings | None
     summary: FileSummary | None
     shares: list[_Share]
@@ -112,12 +117,31 @@ def report_of_file(path: Path) -> str:
         findings,
         None,
         name=path.name,
+        sentence=_sentence(findings, None),
         failed_file=str(failed_file),
         command=f"uploader replay {shlex.quote(str(failed_file))}",
         throughput=_throughput_of_moments(findings),
         latency=Markup(),
     )
     return _page([section], title=path.name, summary=None)
+
+
+def report_of_checks(checks: Sequence[tuple[Path, CheckFindings | str]]) -> str:
+    """Make the page about a check of usage logs: of each what was found, or why it cannot be taken at all."""
+    sections = [
+        _section(
+            None if isinstance(found, str) else found,
+            None,
+            name=path.name,
+            sentence=f"Cannot be taken: {found}" if isinstance(found, str) else _sentence_of_check(found),
+            failed_file=str(path),
+            command=f"uploader upload {shlex.quote(str(path))}",
+            throughput=Markup(),
+            latency=Markup(),
+        )
+        for path, found in checks
+    ]
+    return _page(sections, title="uploader validate", summary=None)
 
 
 def _section_of_command(file: FileSummary, *, replay_options: str | None) -> _Section:
@@ -127,6 +151,7 @@ def _section_of_command(file: FileSummary, *, replay_options: str | None) -> _Se
         findings,
         file,
         name=file.path.name,
+        sentence=_sentence(findings, file),
         failed_file="" if file.failed is None else str(file.failed),
         command=f"uploader replay {shlex.quote(str(file.failed))}{replay_options}" if has_command else "",
         throughput=_throughput(_to_draw(file.intervals)),
@@ -139,6 +164,7 @@ def _section(
     summary: FileSummary | None,
     *,
     name: str,
+    sentence: str,
     failed_file: str,
     command: str,
     throughput: Markup,
@@ -148,7 +174,8 @@ def _section(
     in_order = [(reason, known.group_by_reason[reason]) for reason in Reason if reason in known.group_by_reason]
     return _Section(
         name=name,
-        sentence=_sentence(findings, summary),
+        sentence=sentence,
+        is_check=isinstance(findings, CheckFindings),
         findings=findings,
         summary=summary,
         shares=_shares(known),
@@ -181,6 +208,12 @@ def _sentence(findings: Findings | None, summary: FileSummary | None) -> str:
     return f"{said}."
 
 
+def _sentence_of_check(findings: CheckFindings) -> str:
+    rows = findings.accepted.rows + findings.failed.rows
+    said = f"{findings.accepted.rows:,} of {rows:,} rows would be posted, with {findings.accepted.units:,} units"
+    return f"{said}; {findings.failed.rows:,} would fail." if findings.failed.rows else f"{said}."
+
+
 def _shares(findings: Findings) -> list[_Share]:
     doubt = findings.in_doubt
     plainly_failed = Tally(findings.failed.rows - doubt.rows, findings.failed.units - doubt.units)
@@ -189,6 +222,8 @@ def _shares(findings: Findings) -> list[_Share]:
         ("failed for certain", "bad", plainly_failed),
         ("in doubt", "doubt", doubt),
     ]
+    if isinstance(findings, CheckFindings):
+        parts = [("would be posted", "good", findings.accepted), ("would fail", "bad", findings.failed)]
     rows = sum(tally.rows for _, _, tally in parts)
     units = sum(max(0, tally.units) for _, _, tally in parts)
     return [
@@ -273,6 +308,7 @@ def _page(sections: Sequence[_Section], *, title: str, summary: Summary | None) 
         made_at=datetime.now(timezone.utc),
         meaning_by_reason=MEANING_BY_REASON,
         remedy_by_reason=REMEDY_BY_REASON,
+        remedy_of_a_check=REMEDY_OF_A_CHECK,
     )
 
 

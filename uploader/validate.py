@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from uploader.findings import CheckFindings
 from uploader.model import Outcome
 from uploader.readers import open_usage_log
 from uploader.schema import RowSchema
@@ -22,9 +23,16 @@ class Verdicts:
 
 
 def validate(
-    path: Path, *, schema_path: Path | None, delimiter: str | None, tell: Callable[[int, Outcome], None]
+    path: Path,
+    *,
+    schema_path: Path | None,
+    delimiter: str | None,
+    tell: Callable[[int, Outcome], None],
+    findings: CheckFindings | None = None,
 ) -> Verdicts:
     """Check one usage log; ``tell`` is called with the number and the failure of each failing row.
+
+    findings: is handed every verdict, for a report; None for none.
 
     Raises:
         InputError: the file cannot be taken as a whole.
@@ -36,6 +44,8 @@ def validate(
         for batch in log.batches():
             for row in batch.rows:
                 event = check.event(row)
+                if findings is not None:
+                    findings.take_verdict(row, log.columns, event, check.units(row))
                 if isinstance(event, Outcome):
                     failing += 1
                     tell(row.number, event)
