@@ -238,6 +238,21 @@ def test_what_could_not_be_taken_is_named(home: Home, billing_server: BillingSer
     assert summary["files"] == []
 
 
+def test_a_run_that_broke_off_tells_its_calls(home: Home, billing_server: BillingServer) -> None:
+    """A log that changed under the run leaves no results, but posts were made, and the summary says so."""
+    billing_server.respond = held = HeldBack(answered=1)
+    log = write_csv(home.folder / "usage.csv", usage_rows(2, tenants=["acme"]))
+    with home.started("upload", "usage.csv", "--concurrency", "1", "--summary", "summary.json") as process:
+        billing_server.wait_for(posts=2)
+        log.write_text(log.read_text(encoding="utf-8").replace("101", "901"), encoding="utf-8")
+        held.release()
+        assert ended(process).exit_code == 3
+    [file] = summary_of(home)["files"]
+    assert (file["state"], file["totals"], file["results"]) == ("not_done", None, None)
+    assert file["calls"]["posts"] == 2
+    assert Path(file["ledger"]) == home.ledger / f"{file['run']}.sqlite"
+
+
 @pytest.mark.parametrize("name", ["usage.csv", "nowhere/summary.json", "folder", "link.json"])
 def test_a_name_that_is_not_free_is_refused_before_anything_is_posted(
     home: Home, billing_server: BillingServer, name: str

@@ -190,6 +190,7 @@ class Desk:
     pacing: Pacing
     pacing_notes: PacingNotes = field(init=False)
     sender: Sender[Call]
+    _begun: tuple[Path, Ledger, Progress] | None = None
 
     def __post_init__(self) -> None:
         self.pacing_notes = PacingNotes(self.pacing, say=self.watcher.say, why_stopped=self.why_stopped)
@@ -200,6 +201,7 @@ class Desk:
 
     def posting(self, path: Path, ledger: Ledger, progress: Progress) -> Posting:
         """Set up the posting of one file."""
+        self._begun = (path, ledger, progress)
         self.watcher.begin(path, progress)
         self._say_that_posting_begins(path, ledger, progress)
         return Posting(
@@ -218,6 +220,21 @@ class Desk:
         counts = {"rows": progress.rows}
         self.watcher.say(
             Note("posting begins", "posting_begun", path=path, run_id=ledger.identity.run_id, counts=counts)
+        )
+
+    def report_of_error(self, path: Path, error: UploaderError) -> FileReport:
+        """Report a file that could not be finished, with the calls that were made for it all the same."""
+        if self._begun is None or self._begun[0] != path:
+            return FileReport(path=path, error=error)
+        _, ledger, progress = self._begun
+        return FileReport(
+            path=path,
+            run_id=ledger.identity.run_id,
+            posts=progress.posts,
+            look_ups=progress.look_ups,
+            ledger=ledger.path,
+            timings=progress.timings,
+            error=error,
         )
 
 

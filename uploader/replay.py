@@ -68,7 +68,7 @@ def replay(path: Path, *, plan: Plan, watcher: Watcher, permissions: Permissions
         try:
             report = _replay_file(path, desk, permissions)
         except UploaderError as error:
-            report = FileReport(path=path, error=error)
+            report = desk.report_of_error(path, error)
         watcher.say(report.as_note())
         return report
 

@@ -63,9 +63,9 @@ def _upload_or_say_why_not(path: Path, desk: Desk) -> FileReport:
     except LedgerFault as error:
         # Calls of this file may be in flight, and their answers must not be taken for those of another file's rows.
         desk.pacing.stop = desk.pacing.stop or f"the upload of {path} could not be recorded"
-        return FileReport(path=path, error=error)
+        return desk.report_of_error(path, error)
     except UploaderError as error:
-        return FileReport(path=path, error=error)
+        return desk.report_of_error(path, error)
 
 
 def _upload_file(path: Path, desk: Desk) -> FileReport:
