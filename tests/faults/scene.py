@@ -228,7 +228,9 @@ def failed_of(done: Ended) -> Path | None:
 
 def the_error(done: Ended) -> str:
     """Give the one line that says what went wrong, and what to do."""
-    (line,) = [line for line in done.said.splitlines() if " -- " in line]
+    # What ends one file is in the summary, and in the log on standard error as well; what ends the command there alone.
+    found = [[line for line in said.splitlines() if " -- " in line] for said in (done.stdout, done.stderr)]
+    (line,) = found[0] or found[1]
     return line
 
 
