@@ -11,7 +11,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import click
 
@@ -52,22 +52,39 @@ def main(only: tuple[str, ...], form: str | None, json_path: Path | None, *, doc
     scale = _SCALE_BY_FORM[form or DEFAULT.form]
     BUILD.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="work-", dir=BUILD))
+    report = _Report(scale.form, json_path=json_path, is_for_docs=docs)
     try:
-        machine = describe(folder)
-        sections = [_measured(name, scale, folder) for name in only or _PARTS]
+        report.take_machine(describe(folder))
+        for name in only or _PARTS:
+            report.take(_measured(name, scale, folder))
     finally:
         shutil.rmtree(folder)
-    stamp = f"The {scale.form} form, {datetime.now(timezone.utc):%Y-%m-%d}, commit {commit()}."
-    text_by_name = {"machine": _machine_text(machine)}
-    text_by_name |= {section.name: f"{stamp}\n\n{markdown(section)}" for section in sections}
-    for section in sections:
-        click.echo(f"\n## {section.title}\n\n{text_by_name[section.name]}")
-    click.echo(f"\n## The machine\n\n{text_by_name['machine']}")
-    if json_path:
-        told = {"form": scale.form, "machine": machine, "sections": [asdict(section) for section in sections]}
-        json_path.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    if docs:
-        write_into(_DOCS, text_by_name)
+
+
+class _Report:
+    """What is known so far; printed and written part by part, so that an interrupted run is not lost."""
+
+    def __init__(self, form: str, *, json_path: Path | None, is_for_docs: bool) -> None:
+        self._told: dict[str, Any] = {"form": form, "sections": []}
+        self._stamp = f"The {form} form, {datetime.now(timezone.utc):%Y-%m-%d}, commit {commit()}."
+        self._json_path = json_path
+        self._is_for_docs = is_for_docs
+
+    def take_machine(self, machine: dict[str, str]) -> None:
+        self._told["machine"] = machine
+        text = "\n".join(f"- {what}: {value}" for what, value in machine.items())
+        self._show("machine", "The machine", f"{self._stamp}\n\n{text}")
+
+    def take(self, section: Section) -> None:
+        self._told["sections"].append(asdict(section))
+        self._show(section.name, section.title, f"{self._stamp}\n\n{markdown(section)}")
+
+    def _show(self, name: str, title: str, text: str) -> None:
+        click.echo(f"\n## {title}\n\n{text}")
+        if self._json_path:
+            self._json_path.write_text(json.dumps(self._told, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        if self._is_for_docs:
+            write_into(_DOCS, {name: text})
 
 
 def _measured(name: str, scale: Scale, folder: Path) -> Section:
@@ -85,10 +102,6 @@ def _measured(name: str, scale: Scale, folder: Path) -> Section:
 
 def _say(name: str, what: str) -> None:
     click.echo(f"{datetime.now(timezone.utc):%H:%M:%S} {name}: {what}", err=True)
-
-
-def _machine_text(machine: dict[str, str]) -> str:
-    return "\n".join(f"- {what}: {value}" for what, value in machine.items())
 
 
 if __name__ == "__main__":
