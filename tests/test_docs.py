@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import openpyxl
 import pytest
 import yaml
 
@@ -71,6 +72,20 @@ def _edited(home: Home, _: BillingServer) -> None:
         writer.writerows(rows)
 
 
+def _edited_workbook(home: Home, _: BillingServer) -> None:
+    """Do in the workbook what the page tells a person to do."""
+    path = home.folder / "usage.failed.xlsx"
+    book = openpyxl.load_workbook(path)
+    header, *rows = book["Rows"].iter_rows()
+    at = {cell.value: place for place, cell in enumerate(header)}
+    for row in rows:
+        if row[at["upload_reason"]].value == "invalid":
+            row[at["total_usage"]].value = "1200"
+        if row[at["upload_reason"]].value == "in_doubt":
+            row[at["upload_replay"]].value = "recorded"
+    book.save(path)
+
+
 def _set_up_backend(_: Home, server: BillingServer) -> None:
     server.respond = contract
 
@@ -93,6 +108,7 @@ GIVEN: dict[str, Callable[[Home, BillingServer], None]] = {
     "usage-2025-10-03.csv": _own_day("usage-2025-10-03.csv", first=100),
     "a bad day": _a_bad_day,
     "the edits": _edited,
+    "the edits in the workbook": _edited_workbook,
     "the backend set up": _set_up_backend,
     "the key": _key,
     "nightly-upload": _nightly_upload,
