@@ -196,25 +196,26 @@ class Workbook:
 
 
 class _Sink:
-    """Passes a zip archive on to a file. An abandoned archive still writes its end: that must go elsewhere."""
+    """Passes a zip archive on to a file. An abandoned archive still writes its end: that goes nowhere."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+        self._file: BinaryIO | None = file
 
     def abandon(self) -> None:
-        self._file = io.BytesIO()
+        self._file = None
 
     def write(self, content: bytes) -> int:
-        return self._file.write(content)
+        return self._file.write(content) if self._file else len(content)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
+        return self._file.seek(offset, whence) if self._file else offset
 
     def tell(self) -> int:
-        return self._file.tell()
+        return self._file.tell() if self._file else 0
 
     def flush(self) -> None:
-        self._file.flush()
+        if self._file:
+            self._file.flush()
 
 
 def _is_one_of(place: str, values: Sequence[str]) -> str:
