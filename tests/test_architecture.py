@@ -11,10 +11,10 @@ PACKAGE = Path(__file__).parents[1] / "uploader"
 
 ROWS = [
     {"cli"},
-    {"commands", "console", "log_lines", "options", "report", "runs", "sandbox", "validate"},
-    {"charts", "export", "findings", "frames", "replay", "summary", "upload"},
+    {"commands", "console", "dry_run", "log_lines", "options", "report", "runs", "sandbox", "validate"},
+    {"charts", "dry_events", "export", "findings", "frames", "replay", "summary", "upload"},
     {"adoption"},
-    {"desk", "guards", "own_events", "replay_log", "workbook"},
+    {"desk", "glance", "guards", "own_events", "replay_log", "workbook"},
     {"pacing_notes", "posting"},
     {
         "books",

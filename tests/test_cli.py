@@ -112,7 +112,7 @@ def test_every_setting_can_come_from_the_environment_but_what_can_bill_again(com
     variable_by_option = {option.opts[0]: option.envvar for option in options}
     assert variable_by_option == {
         name: None
-        if name in CAN_BILL_AGAIN | {"--sandbox"}
+        if name in CAN_BILL_AGAIN | {"--sandbox", "--dry-run"}
         else "UPLOADER_" + name.removeprefix("--").replace("-", "_").upper()
         for name in variable_by_option
     }
@@ -335,11 +335,11 @@ def test_validate_takes_a_users_schema(home: Home) -> None:
 
 @pytest.mark.parametrize("order", [("good.csv", "bad.csv"), ("bad.csv", "good.csv")])
 def test_validate_goes_on_after_a_file_that_it_cannot_take(home: Home, order: tuple[str, str]) -> None:
-    """Exit code 2, whichever comes first, and the good one's verdict all the same."""
+    """Exit code 3, as an upload of both has it, whichever comes first, and the good one's verdict all the same."""
     write_csv(home.folder / "good.csv", [*usage_rows(1), ("acme", "d", "m", "x")])
     write_csv(home.folder / "bad.csv", [], columns=["x"])
     run = home.run_here("validate", *order)
-    assert run.exit_code == 2
+    assert run.exit_code == 3
     assert "good.csv: 1 of 2 rows would be posted" in run.stdout
     assert run.stderr.startswith("bad.csv: not done: no column named 'tenant_id'")
 

@@ -86,13 +86,17 @@ class Claims:
                 "and not is_accepted",
                 [(claim.id, claim.content, claim.run_id, claim.row) for claim in wanted],
             )
+        standing_by_id = self.standing(wanted)
+        return [standing_by_id[claim.id] for claim in wanted]
+
+    def standing(self, wanted: Sequence[Claim]) -> dict[bytes, Claim]:
+        """Give the claims that stand for the same events, by event id; nothing is claimed."""
         query = f"select id, content, run, row, is_accepted from claim where id in ({marks(wanted)})"  # noqa: S608 -- question marks alone
         found = self._database.rows(query, [claim.id for claim in wanted])
-        standing_by_id = {
+        return {
             found_id: Claim(found_id, content, run_id, row, bool(is_accepted))
             for found_id, content, run_id, row, is_accepted in found
         }
-        return [standing_by_id[claim.id] for claim in wanted]
 
     def take_over(self, standing: Claim, claim: Claim) -> bool:
         """Take the claim of a row over that was certainly not recorded; False if another was quicker."""

@@ -57,7 +57,7 @@ def cli() -> None:
 @cli.command(short_help="Post each row of usage logs once.")
 @click.argument("files", nargs=-1, required=True, type=FILE)
 @of_upload
-def upload(files: tuple[Path, ...], *, max_failed: str | None, sandbox: bool, **options: Any) -> None:
+def upload(files: tuple[Path, ...], *, max_failed: str | None, sandbox: bool, dry_run: bool, **options: Any) -> None:
     """Post each row of FILES (CSV or Parquet) once, and write what became of it.
 
     For usage.csv: usage.results.csv holds every row, usage.failed.csv the failed ones. Run the same command again to
@@ -67,6 +67,7 @@ def upload(files: tuple[Path, ...], *, max_failed: str | None, sandbox: bool, **
     Examples:
       uploader upload usage.csv
       uploader upload day1.csv day2.parquet --results-dir out/
+      uploader upload usage.csv --dry-run
       uploader upload sample_data/usage.csv --sandbox
 
     \b
@@ -78,13 +79,31 @@ def upload(files: tuple[Path, ...], *, max_failed: str | None, sandbox: bool, **
       4  a fault of this program, or totals that do not balance
       129, 130, 143  interrupted; the same command continues
     """
-    from uploader.upload import upload as run  # noqa: PLC0415 -- heavy, see the top
-
     if options["results"] is not None and len(files) > 1:
         raise SettingsError(f"--results names one file, and there are {len(files)} inputs", remedy="use --results-dir")
     options["max_failed"] = None if max_failed is None else FailureBudget.parse(max_failed)
     with _sandbox_for_a_run(options) if sandbox else contextlib.nullcontext() as and_say:
+        if dry_run:
+            _run_dry(files, options)
+        from uploader.upload import upload as run  # noqa: PLC0415 -- heavy, see the top
+
         _run(options, lambda plan, watcher: run(files, plan=plan, watcher=watcher), and_say=and_say)
+
+
+def _run_dry(files: tuple[Path, ...], options: dict[str, Any]) -> NoReturn:
+    from uploader.desk import Watcher  # noqa: PLC0415 -- heavy, see the top
+    from uploader.dry_run import dry_run, told  # noqa: PLC0415 -- likewise
+    from uploader.summary import exit_code_of  # noqa: PLC0415 -- likewise
+
+    display = _display(options["log_format"])
+    with _noted_signals() as noted:
+        watcher = Watcher(begin=display.begin, watch=display.watch, say=display.say, should_stop=lambda: bool(noted))
+        try:
+            reports = dry_run(files, plan=_plan(options), watcher=watcher)
+        finally:
+            display.end()
+    _last_words("\n".join(map(told, reports)))
+    _end(128 + noted[0] if noted else exit_code_of(reports))
 
 
 @cli.command(short_help="Post the rows again that failed.")
@@ -133,7 +152,7 @@ def export(file: Path, *, output: Path | None, delimiter: str | None) -> None:
 @cli.command(short_help="Check usage logs, post nothing.")
 @click.argument("files", nargs=-1, required=True, type=FILE)
 @of_validate
-def validate(files: tuple[Path, ...], *, schema: Path | None, delimiter: str | None, report: Path | None) -> None:
+def validate(files: tuple[Path, ...], *, max_failed: str | None, report: Path | None, **options: Any) -> None:
     """Check FILES as an upload would, and post nothing.
 
     \b
@@ -144,41 +163,46 @@ def validate(files: tuple[Path, ...], *, schema: Path | None, delimiter: str | N
     Exit codes:
       0  every row would be posted
       1  some would fail: each is shown with all its problems
-      2  a file or the schema cannot be taken at all
+      2  no file can be taken, or the schema cannot
+      3  one of several files cannot be taken
     """
     from uploader import documents  # noqa: PLC0415 -- heavy, see the top
-    from uploader.desk import complaint_about  # noqa: PLC0415 -- likewise
+    from uploader.desk import FileReport, complaint_about  # noqa: PLC0415 -- likewise
     from uploader.findings import CheckFindings  # noqa: PLC0415 -- likewise
+    from uploader.summary import exit_code_of  # noqa: PLC0415 -- likewise
     from uploader.validate import validate as run  # noqa: PLC0415 -- likewise
 
     if report:
         documents.demand_place(report, documents.REPORT)
-    worst = 0
+    budget = None if max_failed is None else FailureBudget.parse(max_failed)
+    reports = []
     checks: list[tuple[Path, CheckFindings | str]] = []
     for path in files:
         findings = CheckFindings()
         try:
-            verdicts = run(
+            found = run(
                 path,
-                schema_path=schema,
-                delimiter=delimiter,
+                schema_path=options["schema"],
+                delimiter=options["delimiter"],
+                max_failed=budget,
                 tell=functools.partial(_tell_failure, path),
                 findings=findings if report else None,
             )
         except UploaderError as error:
             click.echo(f"{path}: {complaint_about(path, error)}", err=True)
             checks.append((path, str(error)))
-            worst = 2
+            reports.append(FileReport(path=path, error=error))
             continue
         checks.append((path, findings))
-        good = verdicts.rows - verdicts.failing
-        click.echo(f"{path}: {good:,} of {verdicts.rows:,} rows would be posted, {verdicts.units:,} units")
-        worst = max(worst, 1 if verdicts.failing else 0)
+        reports.append(found)
+        rows = sum(entry.rows for entry in found.entry_by_reason.values())
+        units = found.entry_by_reason[None].units if None in found.entry_by_reason else 0
+        click.echo(f"{path}: {rows - found.failed_rows:,} of {rows:,} rows would be posted, {units:,} units")
     if report:
         from uploader.report import report_of_checks  # noqa: PLC0415 -- heavy, and not every check has one
 
         documents.write_document(report, report_of_checks(checks), documents.REPORT)
-    sys.exit(worst)
+    sys.exit(exit_code_of(reports))
 
 
 @cli.command(short_help="Make a page for a person of a results file.")
@@ -322,19 +346,12 @@ def _run(
     and_say: Callable[[], str] | None = None,
 ) -> None:
     from uploader.console import next_steps, summary  # noqa: PLC0415 -- heavy, see the top
-    from uploader.desk import Plan, Watcher  # noqa: PLC0415 -- likewise
+    from uploader.desk import Watcher  # noqa: PLC0415 -- likewise
     from uploader.log_lines import LogLines  # noqa: PLC0415 -- likewise
     from uploader.summary import exit_code_of, exit_code_of_error  # noqa: PLC0415 -- likewise
 
     begun_at = datetime.now(timezone.utc)
-    plan = Plan(
-        settings=_settings(sending),
-        ledger_folder=sending["ledger"] or _default_ledger_folder(),
-        schema_path=sending["schema"],
-        delimiter=sending["delimiter"],
-        results_dir=sending["results_dir"],
-        **{name: sending[name] for name in _OF_UPLOADS if name in sending},
-    )
+    plan = _plan(sending)
     _demand_places(sending)
     display = _display(sending["log_format"])
     write = functools.partial(_write_documents, sending, begun_at=begun_at, say=display.say)
@@ -359,6 +376,19 @@ def _run(
     if sending["log_format"] != "json":
         _last_words("\n".join(filter(None, (summary(reports, replay_options=replay_options), heard))))
     _end(exit_code)
+
+
+def _plan(sending: dict[str, Any]) -> Plan:
+    from uploader.desk import Plan  # noqa: PLC0415 -- heavy, see the top
+
+    return Plan(
+        settings=_settings(sending),
+        ledger_folder=sending["ledger"] or _default_ledger_folder(),
+        schema_path=sending["schema"],
+        delimiter=sending["delimiter"],
+        results_dir=sending["results_dir"],
+        **{name: sending[name] for name in _OF_UPLOADS if name in sending},
+    )
 
 
 def _demand_places(sending: dict[str, Any]) -> None:

@@ -206,7 +206,7 @@ class Ledger:
             "select first, last from accepted_range where last >= ? and first <= ? order by first",
             (first, last),
         )
-        state_by_row = {row: RowState(row, _FROM_A_RANGE) for row in rows if _is_in(row, ranges)} if ranges else {}
+        state_by_row = {row: RowState(row, _FROM_A_RANGE) for row in rows if is_in(row, ranges)} if ranges else {}
         told: tuple[Any, ...] = ()
         outcome = _FROM_A_RANGE
         for row, reason, detail, status, response, attempts, at, customer_id in found:
@@ -322,18 +322,29 @@ def remembered(folder: Path, run_id: str) -> dict[str, Any] | None:
     Raises:
         LedgerRefusal: a process is at work on it just now, or its file cannot be read.
     """
+    with looked_at(folder, run_id) as database:
+        facts = database.rows("select name, value from run") if database else []
+    return {name: json.loads(value) for name, value in facts} if facts else None
+
+
+@contextlib.contextmanager
+def looked_at(folder: Path, run_id: str) -> Iterator[Database | None]:
+    """Open a run's file for a moment, to look at it; None when this folder does not know the run.
+
+    Raises:
+        LedgerRefusal: a process is at work on it just now, or its file cannot be read.
+    """
     path = ledger_path(folder, run_id)
     if not path.exists():
-        return None
+        yield None
+        return
     with contextlib.ExitStack() as stack:
         try:
             lock = Lock(path.with_suffix(".lock"))
         except OSError as error:
             raise unusable(path, error) from error
         stack.callback(lock.release)
-        database = stack.enter_context(contextlib.closing(Database(path, tables=_TABLES, version=LEDGER_VERSION)))
-        facts = database.rows("select name, value from run")
-    return {name: json.loads(value) for name, value in facts} if facts else None
+        yield stack.enter_context(contextlib.closing(Database(path, tables=_TABLES, version=LEDGER_VERSION)))
 
 
 def is_known(folder: Path, run_id: str) -> bool:
@@ -368,7 +379,8 @@ def _now_milliseconds() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _is_in(row: int, ranges: Sequence[tuple[int, int]]) -> bool:
+def is_in(row: int, ranges: Sequence[tuple[int, int]]) -> bool:
+    """Tell whether one of the ranges (first, last), which are in order, has the row."""
     at = bisect.bisect_right(ranges, (row, sys.maxsize)) - 1
     return at >= 0 and row <= ranges[at][1]
 

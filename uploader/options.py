@@ -53,6 +53,9 @@ def _note_log_format(context: click.Context, _option: click.Parameter, value: st
 
 
 _report = _option("--report", type=FILE, help="Write a page for a person to this file: HTML that needs no network.")
+_max_failed = _option(
+    "--max-failed", metavar="N|P%", help="Stop a file of which more rows than this fail, as in 100 or 1%."
+)
 _sending = _options(
     _option("--base-url", default=DEFAULT_BASE_URL, show_default=True, help="Where the backend is."),
     _schema,
@@ -121,9 +124,15 @@ of_upload = _options(
         metavar="COLUMN",
         help="The column of the log's own event ids: an event is posted once, whatever files it stands in.",
     ),
-    _option("--max-failed", metavar="N|P%", help="Stop a file of which more rows than this fail, as in 100 or 1%."),
+    _max_failed,
     click.option("--again", is_flag=True, help="Bill all of a content again that was uploaded before, under new ids."),
     click.option("--allow-overlap", is_flag=True, help="Take a file although most of its rows were posted before."),
+    click.option(
+        "--dry-run",
+        is_flag=True,
+        # No variable: one that is forgotten would keep every later night from posting, and say that all is well.
+        help="Do all but post: guards, checks and look-ups; say what would be posted. Nothing is written.",
+    ),
     click.option("--sandbox", is_flag=True, help="Try it: post to a local backend that is started for this run."),
 )
 of_replay = _options(
@@ -147,7 +156,7 @@ of_export = _options(
 of_report = click.option(
     "-o", "--output", type=FILE, help="Name of the page; without it that of RESULTS, ending in .html."
 )
-of_validate = _options(_schema, _delimiter, _report)
+of_validate = _options(_schema, _delimiter, _max_failed, _report)
 of_runs = _ledger
 of_sandbox = _options(
     click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),

@@ -10,7 +10,9 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Protocol
 
 from uploader.api import shown
 from uploader.claims import Claim, Claims, claims_path
@@ -67,6 +69,10 @@ class OwnIds:
         return Outcome(Reason.INVALID, "; ".join([*words, f"{self.column}: {problem}"]))
 
 
+class _Owner(Protocol):
+    def known(self, rows: Sequence[int]) -> dict[int, RowState]: ...
+
+
 def _text(cell: Cell) -> str:
     return str(cell) if isinstance(cell, str) or type(cell) is int else ""
 
@@ -88,7 +94,7 @@ class OwnEvents:
         if not dues:
             return list(decisions)
         wanted = [Claim.of(due.event_id, due.event, run_id=self._run_id, row=due.row) for due in dues]
-        settled_by_row = dict(self._settled_by_others(wanted, self._claims.stake(wanted)))
+        settled_by_row = dict(self._settled_by_others(wanted, self._stake(wanted)))
         return [
             _kept_in_doubt(decision, settled_by_row[decision.row])
             if isinstance(decision, Due) and decision.row in settled_by_row
@@ -121,7 +127,7 @@ class OwnEvents:
                 for own, other in pairs:
                     yield own.row, _state(own.row, Reason.DUPLICATE, f"{_named(other)} had this event, {_LEDGER_GONE}")
                 return
-            with Ledger(self._folder, known_run(self._folder, run_id)) as ledger:
+            with self._owner(run_id) as ledger:
                 state_by_row = ledger.known([other.row for _, other in pairs])
                 for own, other in pairs:
                     if settled := self._settled_by_row(own, other, state_by_row.get(other.row)):
@@ -129,6 +135,17 @@ class OwnEvents:
         except LedgerRefusal as error:  # a process is at work on it, or it cannot be read
             for own, other in pairs:
                 yield own.row, _state(own.row, Reason.UNAVAILABLE, f"{_named(other)} has this event, and {error}")
+
+    # A dry run does these three without writing.
+
+    def _stake(self, wanted: Sequence[Claim]) -> list[Claim]:
+        return self._claims.stake(wanted)
+
+    def _take_over(self, standing: Claim, claim: Claim) -> bool:
+        return self._claims.take_over(standing, claim)
+
+    def _owner(self, run_id: str) -> AbstractContextManager[_Owner]:
+        return Ledger(self._folder, known_run(self._folder, run_id))
 
     def _settled_by_row(self, own: Claim, other: Claim, state: RowState | None) -> RowState | None:
         """Say what another row's claim makes of this row; None when this row took the claim over."""
@@ -138,7 +155,7 @@ class OwnEvents:
             if own.content != other.content:
                 return _conflict(own, other)
             return _state(own.row, Reason.DUPLICATE, f"{_named(other)} is this event and in doubt; settle it there")
-        if self._claims.take_over(other, own):
+        if self._take_over(other, own):
             return None
         return _state(own.row, Reason.UNAVAILABLE, "another upload took this event at the same moment")
 

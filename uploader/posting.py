@@ -10,14 +10,14 @@ import heapq
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from uploader import api
 from uploader.customers import Customers
 from uploader.errors import UploaderError
-from uploader.ledger import Ledger, Sending
+from uploader.ledger import Sending
 from uploader.model import Outcome, Reason, RowState, UsageEvent
 from uploader.pacing import Pacing
 from uploader.records import row_record
@@ -85,6 +85,13 @@ class Progress:
         self.in_doubt += reason is Reason.IN_DOUBT
 
 
+class Recorder(Protocol):
+    """What posting needs of a ledger."""
+
+    def commit(self, *, settled: Sequence[RowState], sending: Sequence[Sending]) -> None:
+        """Record outcomes, and the rows that are about to be posted, durably."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Posting:
     """Posts the rows of one file. What it is handed lives for the whole command, but for the ledger and the progress.
@@ -95,7 +102,7 @@ class Posting:
     """
 
     settings: Settings
-    ledger: Ledger
+    ledger: Recorder
     customers: Customers
     sender: Sender[Call]
     pacing: Pacing
@@ -151,11 +158,11 @@ class Posting:
                 self._is_all_read = True
             elif isinstance(row, RowState):
                 self._settle_row(row)
-                if len(self._settled) >= enough_ready:
-                    return  # a file of invalid rows must not be gathered in memory
             else:
                 self._rows_held += 1
                 self._route(row)
+            if len(self._settled) >= enough_ready:
+                return  # rows that need no post, such as all of an unknown tenant's, must not be gathered in memory
 
     def _is_full(self) -> bool:
         return self._is_all_read or self._rows_held >= _MOST_ROWS_HELD

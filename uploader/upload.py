@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from uploader.books import Books
 from uploader.desk import (
@@ -25,7 +25,7 @@ from uploader.desk import (
 from uploader.errors import InputError, LedgerFault, StoppedError, UploaderError
 from uploader.guards import InputFacts, choose_run, demand_known_results, demand_little_overlap
 from uploader.identity import EventIds, RunIdentity
-from uploader.ledger import Ledger, is_known
+from uploader.ledger import History, Ledger, is_known
 from uploader.marker import Marker, demand_known_marks
 from uploader.model import Batch, Outcome, Reason, Row, RowState, UsageEvent
 from uploader.notes import Note
@@ -36,6 +36,17 @@ from uploader.readers import UsageLog, open_usage_log
 from uploader.results import NOT_SENT, Names, Reservation, choose_names
 from uploader.schema import RowCheck, RowSchema
 from uploader.seen import SeenRows
+from uploader.settings import FailureBudget
+
+
+class Knowledge(Protocol):
+    """What the second pass needs of a ledger."""
+
+    def known(self, rows: Sequence[int]) -> dict[int, RowState]:
+        """Give the states of those rows that have one, by row number."""
+
+    def history(self) -> History:
+        """Sum up what earlier commands recorded."""
 
 
 def upload(paths: Sequence[Path], *, plan: Plan, watcher: Watcher) -> list[FileReport]:
@@ -73,14 +84,14 @@ def _upload_file(path: Path, desk: Desk) -> FileReport:
     desk.watcher.say(Note("being read", "file_begun", path=path))
     with open_usage_log(path, delimiter=desk.plan.delimiter) as log:
         check = fitted_check(log, desk.schema)
-        own_ids = _own_ids(log, desk.plan)
+        own_ids = own_ids_of(log, desk.plan)
         facts = InputFacts.of(path)
-        books, rows = _read_through(log, check, own_ids, desk.plan)
+        books, rows = read_through(log, check, own_ids, desk.plan)
         desk.watcher.say(Note(f"{log.row_count:,} rows read", "file_read", path=path, counts={"rows": log.row_count}))
-        identity = _admitted_run(log, facts, rows, desk.plan)
+        identity = admitted_run(log, facts, rows, desk.plan)
         with (
             Ledger(desk.plan.ledger_folder, identity) as ledger,
-            reserved(_names(log, desk.plan), log, ledger, rows=log.row_count) as reservation,
+            reserved(names_for(log, desk.plan), log, ledger, rows=log.row_count) as reservation,
             own_events_of(desk.plan.ledger_folder, identity, own_ids) as own_events,
         ):
             ledger.begin(
@@ -94,8 +105,8 @@ def _upload_file(path: Path, desk: Desk) -> FileReport:
             marker = _lay_marker(log, reservation, ledger)
             progress = Progress(rows=log.row_count)
             _say_what_is_known(path, ledger, progress, desk.watcher)
-            naming = _Naming(check, own_ids, own_events, EventIds(identity))
-            desk.posting(path, ledger, progress).post_all(_due_rows(log, naming, ledger, progress))
+            naming = Naming(check, own_ids, own_events, EventIds(identity))
+            desk.posting(path, ledger, progress).post_all(due_rows(log, naming, ledger, progress))
             stop = desk.why_stopped()
             history = ledger.history()
             # The sketch of the first pass stands when every row was posted.
@@ -141,14 +152,19 @@ def fitted_check(log: UsageLog, schema: RowSchema) -> RowCheck:
     return schema.for_columns(log.columns, path=log.path)
 
 
-def _own_ids(log: UsageLog, plan: Plan) -> OwnIds | None:
+def own_ids_of(log: UsageLog, plan: Plan) -> OwnIds | None:
+    """Find the column of the log's own ids; None when events are not named by them.
+
+    Raises:
+        InputError: the log has no such column.
+    """
     if plan.event_id is None:
         return None
     return OwnIds(plan.event_id, log.columns, base_url=plan.settings.base_url, path=log.path)
 
 
 @dataclass(frozen=True, slots=True)
-class _Naming:
+class Naming:
     """A row's usage event and its event id: of its row number, or of the log's own id for it."""
 
     check: RowCheck
@@ -157,25 +173,30 @@ class _Naming:
     by_row_number: EventIds
 
     def event(self, row: Row) -> UsageEvent | Outcome:
+        """Give a row's usage event, or why it cannot be posted."""
         event = self.check.event(row)
         return event if self.own_ids is None else self.own_ids.checked(row, event)
 
     def stated(self, row: Row) -> dict[str, Any]:
+        """Give the row's cells as they are read, by column, to be compared with an edited copy."""
         own_id = {} if self.own_ids is None else self.own_ids.stated(row)
         return {**own_id, **self.check.stated(row)}
 
     def event_id_of(self, row: Row, _state: RowState | None = None) -> str:
+        """Give a row's event id."""
         return self.by_row_number.of(row.number) if self.own_ids is None else self.own_ids.event_id(row)
 
     def claimed(self, decisions: list[Due | RowState]) -> list[Due | RowState]:
+        """Claim the events of rows that are due, where events have ids of their own."""
         return decisions if self.own_events is None else self.own_events.claimed(decisions)
 
     def note_accepted(self, rows: Sequence[Row]) -> None:
+        """Note of rows that were accepted that their events were."""
         if self.own_events is not None:
             self.own_events.note_accepted((row.number, self.event_id_of(row)) for row in rows)
 
 
-def _read_through(log: UsageLog, check: RowCheck, own_ids: OwnIds | None, plan: Plan) -> tuple[Books, bytes]:
+def read_through(log: UsageLog, check: RowCheck, own_ids: OwnIds | None, plan: Plan) -> tuple[Books, bytes]:
     """Make the first pass: read every row, post nothing; afterwards the log's hash and row count are known.
 
     Gives the books, and a sketch of the rows.
@@ -194,15 +215,24 @@ def _read_through(log: UsageLog, check: RowCheck, own_ids: OwnIds | None, plan: 
             if plan.max_failed is not None:
                 event = check.event(row)
                 bad += isinstance(event if own_ids is None else own_ids.checked(row, event), Outcome)
-    if plan.max_failed is not None and bad > plan.max_failed.most_failed(rows=log.row_count):
+    demand_within_budget(log, bad, plan.max_failed)
+    return books, sketch.to_bytes()
+
+
+def demand_within_budget(log: UsageLog, bad: int, budget: FailureBudget | None) -> None:
+    """Refuse a log that was read through, and so many of whose rows are bad.
+
+    Raises:
+        InputError: they are more than the failure budget allows.
+    """
+    if budget is not None and bad > budget.most_failed(rows=log.row_count):
         raise InputError(
             f"{log.path}: {bad:,} of {log.row_count:,} rows are invalid or malformed, more than --max-failed allows",
             remedy=f"nothing was posted; see which: uploader validate {log.path}",
         )
-    return books, sketch.to_bytes()
 
 
-def _admitted_run(log: UsageLog, facts: InputFacts, rows: bytes, plan: Plan) -> RunIdentity:
+def admitted_run(log: UsageLog, facts: InputFacts, rows: bytes, plan: Plan) -> RunIdentity:
     """Choose the run that this upload begins or continues, past every guard.
 
     Raises:
@@ -213,9 +243,9 @@ def _admitted_run(log: UsageLog, facts: InputFacts, rows: bytes, plan: Plan) -> 
     if plan.event_id is not None:
         demand_known_claims(plan.ledger_folder)
     knows = functools.partial(is_known, plan.ledger_folder)
-    results = (names.results for names in _names(log, plan))
+    results = (names.results for names in names_for(log, plan))
     demand_known_results(results, delimiter=log.delimiter, knows=knows, ledger_folder=plan.ledger_folder)
-    folder = next(_names(log, plan)).results.parent
+    folder = next(names_for(log, plan)).results.parent
     demand_known_marks(folder, input_name=log.path.name, knows=knows, ledger_folder=plan.ledger_folder)
     if not knows(identity.run_id) and not plan.again and not plan.allow_overlap:
         seen = SeenRows(plan.ledger_folder, identity, event_id=plan.event_id)
@@ -233,7 +263,8 @@ def _lay_marker(log: UsageLog, reservation: Reservation, ledger: Ledger) -> Mark
     )
 
 
-def _names(log: UsageLog, plan: Plan) -> Iterator[Names]:
+def names_for(log: UsageLog, plan: Plan) -> Iterator[Names]:
+    """Give the names that the results may take, the best first."""
     return choose_names(log, results=plan.results, results_dir=plan.results_dir)
 
 
@@ -249,7 +280,7 @@ def _say_what_is_known(path: Path, ledger: Ledger, progress: Progress, watcher: 
     watcher.say(Note(text, "run_continued", path=path, run_id=ledger.identity.run_id, counts=counts))
 
 
-def _due_rows(log: UsageLog, naming: _Naming, ledger: Ledger, progress: Progress) -> Iterator[Due | RowState]:
+def due_rows(log: UsageLog, naming: Naming, ledger: Knowledge, progress: Progress) -> Iterator[Due | RowState]:
     """Make the second pass: every row that is neither accepted nor in doubt, or its state if it cannot be posted."""
     last_known_row = ledger.history().last_row
     for batch in log.batches():
@@ -271,7 +302,7 @@ def _due_rows(log: UsageLog, naming: _Naming, ledger: Ledger, progress: Progress
 
 
 def _answered(
-    log: UsageLog, naming: _Naming, ledger: Ledger, books: Books, posted: RowSketch | None
+    log: UsageLog, naming: Naming, ledger: Ledger, books: Books, posted: RowSketch | None
 ) -> Iterator[tuple[Batch, list[RowState]]]:
     for batch in log.batches():
         known = ledger.known([row.number for row in batch.rows])

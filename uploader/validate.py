@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+from uploader.books import Books
+from uploader.desk import FileReport
 from uploader.findings import CheckFindings
-from uploader.model import Outcome
+from uploader.model import Outcome, RowState
 from uploader.readers import open_usage_log
 from uploader.schema import RowSchema
-from uploader.upload import fitted_check
+from uploader.settings import FailureBudget
+from uploader.upload import demand_within_budget, fitted_check
 
-
-@dataclass(frozen=True, slots=True)
-class Verdicts:
-    """What a check found: rows in all, those that an upload would fail, and the units that the good ones state."""
-
-    rows: int
-    failing: int
-    units: int
+_WOULD_BE_POSTED = Outcome(None)
 
 
 def validate(
@@ -27,28 +22,33 @@ def validate(
     *,
     schema_path: Path | None,
     delimiter: str | None,
+    max_failed: FailureBudget | None,
     tell: Callable[[int, Outcome], None],
     findings: CheckFindings | None = None,
-) -> Verdicts:
+) -> FileReport:
     """Check one usage log; ``tell`` is called with the number and the failure of each failing row.
 
-    findings: is handed every verdict, for a report; None for none.
+    Gives an upload's report, as if every post were accepted.
+
+    findings: is handed every verdict, for a page; None for none.
 
     Raises:
         InputError: the file cannot be taken as a whole.
         SchemaError: the schema file is not a schema.
     """
-    failing = units = 0
+    books = Books()
     with open_usage_log(path, delimiter=delimiter) as log:
         check = fitted_check(log, RowSchema.load(schema_path))
         for batch in log.batches():
             for row in batch.rows:
-                event = check.event(row)
+                event, units = check.event(row), check.units(row)
                 if findings is not None:
-                    findings.take_verdict(row, log.columns, event, check.units(row))
-                if isinstance(event, Outcome):
-                    failing += 1
-                    tell(row.number, event)
-                else:
-                    units += event.total_usage
-        return Verdicts(rows=log.row_count, failing=failing, units=units)
+                    findings.take_verdict(row, log.columns, event, units)
+                outcome = event if isinstance(event, Outcome) else _WOULD_BE_POSTED
+                books.take_in(units)
+                books.give_out(units, RowState(row.number, outcome))
+                if outcome.reason is not None:
+                    tell(row.number, outcome)
+        report = FileReport(path=path, entry_by_reason=books.entry_by_reason())
+        demand_within_budget(log, report.failed_rows, max_failed)
+    return report

@@ -1,0 +1,96 @@
+"""What a run's ledger holds, looked at without taking part in the run: nothing is written, no file is made."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from uploader.database import Database, unusable
+from uploader.identity import RunIdentity
+from uploader.ledger import History, Ledger, is_in, looked_at
+from uploader.model import Outcome, Reason, RowState
+
+_ISLANDS = """
+select min(row), max(row) from (
+  select row, row - row_number() over (order by row) as island from ({rows})
+) group by island order by 1
+"""
+_ACCEPTED = _ISLANDS.format(rows="select row from outcome where reason is null")
+_IN_DOUBT = _ISLANDS.format(rows="select row from outcome where reason = 'in_doubt' union select row from sending")
+_RANGES = "select first, last from accepted_range order by first"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Glance:
+    """Which rows of a run are accepted or in doubt, as ranges (first, last) in order.
+
+    A row that a crashed upload was sending counts as in doubt, as it will once the run continues.
+    """
+
+    identity: RunIdentity
+    accepted: Sequence[tuple[int, int]] = ()
+    accepted_and_shrunk: Sequence[tuple[int, int]] = ()
+    in_doubt: Sequence[tuple[int, int]] = ()
+
+    @classmethod
+    def at(cls, folder: Path, identity: RunIdentity) -> Glance:
+        """Look at a run; one that is not known holds nothing.
+
+        Raises:
+            LedgerRefusal: a process is at work on it just now, or its file cannot be read.
+        """
+        with looked_at(folder, identity.run_id) as database:
+            if database is None:
+                return cls(identity=identity)
+            return cls(
+                identity=identity,
+                accepted=_ranges(database, _ACCEPTED),
+                accepted_and_shrunk=_ranges(database, _RANGES),
+                in_doubt=_ranges(database, _IN_DOUBT),
+            )
+
+    def known(self, rows: Sequence[int]) -> dict[int, RowState]:
+        """Give the states of those rows that are accepted or in doubt, by row number."""
+        doubt, accepted = Outcome(Reason.IN_DOUBT), Outcome(None)
+        states = {}
+        for row in rows:
+            if is_in(row, self.in_doubt):
+                states[row] = RowState(row, doubt)
+            elif is_in(row, self.accepted) or is_in(row, self.accepted_and_shrunk):
+                states[row] = RowState(row, accepted)
+        return states
+
+    def history(self) -> History:
+        """Sum up what is accepted or in doubt."""
+        accepted = [*self.accepted, *self.accepted_and_shrunk]
+        return History(
+            accepted=_count(accepted),
+            in_doubt=_count(self.in_doubt),
+            last_row=max((last for _, last in (*accepted, *self.in_doubt)), default=0),
+            at_milliseconds=0,
+        )
+
+
+def try_ledger_folder(folder: Path) -> None:
+    """Begin a throw-away run on the disk where the ledger is, or would be, and take it away again.
+
+    Raises:
+        LedgerRefusal: no run could begin there.
+    """
+    place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    identity = RunIdentity(base_url="", period="", content_sha256="")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".uploader-try-", dir=place) as scratch:
+            Ledger(Path(scratch), identity).close()
+    except OSError as error:
+        raise unusable(folder, error) from error
+
+
+def _ranges(database: Database, query: str) -> list[tuple[int, int]]:
+    return [(first, last) for first, last in database.rows(query)]
+
+
+def _count(ranges: Sequence[tuple[int, int]]) -> int:
+    return sum(last - first + 1 for first, last in ranges)
