@@ -23,7 +23,7 @@ from uploader.cli import main
 COMMAND = Path(sysconfig.get_path("scripts")) / "uploader"
 EVENT_COLUMNS = ("tenant_id", "device_id", "meter_id", "total_usage")
 LONGEST_RUN_SECONDS = 60
-_FOREIGN_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC", "XDG_STATE_HOME")
+_FOREIGN_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC", "XDG_CONFIG_HOME", "XDG_STATE_HOME")
 
 
 @dataclass(frozen=True, slots=True)

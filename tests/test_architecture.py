@@ -35,14 +35,16 @@ ROWS = [
     {"adopted", "run_totals"},
     {"bucket", "csv_log", "database", "durable", "limit", "local_disk", "lock", "parquet_log", "schema", "xlsx_log"},
     {"api", "ceiling", "cell_readers", "content", "csv_scan", "identity", "known_cells", "measured"},
-    {"model", "notes", "places", "settings"},
+    {"configuration", "model", "notes", "settings"},
     {"errors", "records"},
 ]
 """From the top; the parts of one row do not know each other."""
 
 FILES_BY_LIBRARY = {
     "click": "cli options",
-    "platformdirs": "places",
+    "platformdirs": "configuration",
+    "tomli": "configuration",
+    "tomllib": "configuration",
     "rich": "console",
     "jinja2": "report",
     "pygal": "charts",

@@ -14,7 +14,7 @@ import pytest
 from tests.billing_answers import Answer, Then, reply
 from tests.billing_contract import Received, contract
 from tests.billing_server import BillingServer
-from tests.command import Home, ended, usage_rows, write_csv
+from tests.command import EVENT_COLUMNS, Home, ended, usage_rows, write_csv
 from tests.held_back import HeldBack
 
 
@@ -183,12 +183,15 @@ def test_a_ledger_folder_that_cannot_be_used_is_found_out(home: Home, billing_se
 
 def test_validate_and_the_upload_agree(home: Home) -> None:
     """The number of rows that would be posted, the exit code, the delimiter and the failure budget."""
-    path: Path = write_csv(home.folder / "usage.csv", [*usage_rows(3), ("acme", "d", "api.calls", "x")])
+    rows = [*((*row, "id") for row in usage_rows(3)), ("acme", "d", "api.calls", "x", "")]
+    rows[1] = (*rows[1][:4], "")
+    path: Path = write_csv(home.folder / "usage.csv", rows, columns=(*EVENT_COLUMNS, "own"))
     path.write_text(path.read_text().replace(",", ";"))
     for options, exit_code in (
         (["--delimiter", ";"], 1),
         (["--delimiter", ";", "--max-failed", "1"], 1),
         (["--delimiter", ";", "--max-failed", "0"], 2),
+        (["--delimiter", ";", "--event-id", "own", "--max-failed", "1"], 2),
         ([], 2),
         (["--delimiter", ";;"], 2),
     ):

@@ -21,9 +21,25 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
+from uploader.configuration import default_ledger_folder
 from uploader.errors import SettingsError, UploaderError
-from uploader.options import FILE, Voice, of_export, of_replay, of_report, of_runs, of_sandbox, of_upload, of_validate
-from uploader.settings import DEFAULT_BASE_URL, FailureBudget, Settings, key_of_environment, parse_concurrency
+from uploader.options import (
+    FILE,
+    Voice,
+    demand_whole_destination,
+    effective_settings,
+    is_typed,
+    key_source,
+    of_config,
+    of_export,
+    of_replay,
+    of_report,
+    of_runs,
+    of_sandbox,
+    of_upload,
+    of_validate,
+)
+from uploader.settings import DEFAULT_BASE_URL, FailureBudget, Settings, key_in, key_of_environment, parse_concurrency
 
 if TYPE_CHECKING:
     from uploader.console import Display
@@ -184,6 +200,7 @@ def validate(files: tuple[Path, ...], *, max_failed: str | None, report: Path | 
                 path,
                 schema_path=options["schema"],
                 delimiter=options["delimiter"],
+                event_id=options["event_id"],
                 max_failed=budget,
                 tell=functools.partial(_tell_failure, path),
                 findings=findings if report else None,
@@ -229,7 +246,7 @@ def report(results: Path, *, output: Path | None) -> None:
 @cli.group(invoke_without_command=True, short_help="List what the ledger knows of earlier uploads.")
 @of_runs
 @click.pass_context
-def runs(context: click.Context, *, ledger: Path | None) -> None:
+def runs(context: click.Context, /, *, ledger: Path | None, **_: Any) -> None:
     """List what the ledger knows: each run's input, destination, counts, units and rows in doubt.
 
     \b
@@ -239,7 +256,7 @@ def runs(context: click.Context, *, ledger: Path | None) -> None:
     """
     from uploader.runs import list_runs  # noqa: PLC0415 -- heavy, see the top
 
-    context.obj = ledger or _default_ledger_folder()
+    context.obj = ledger or default_ledger_folder()
     if context.invoked_subcommand is None:
         click.echo(list_runs(context.obj))
 
@@ -257,6 +274,23 @@ def show(folder: Path, *, run: str) -> None:
     from uploader.runs import show_run  # noqa: PLC0415 -- heavy, see the top
 
     click.echo(show_run(folder, run))
+
+
+@cli.command()
+@of_config
+def config(**options: Any) -> None:
+    """Show the settings that an upload would have, and where each comes from: option, variable, file or default.
+
+    \b
+    Example:
+      uploader config --destination staging
+    """
+    _settings(options)
+    options["ledger"] = options["ledger"] or default_ledger_folder()
+    lines = effective_settings(options)
+    widths = [max(len(line[at]) for line in lines) for at in range(2)]
+    for name, value, place in lines:
+        click.echo(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {place}".rstrip())
 
 
 def _tell_failure(path: Path, number: int, outcome: Outcome) -> None:
@@ -383,7 +417,7 @@ def _plan(sending: dict[str, Any]) -> Plan:
 
     return Plan(
         settings=_settings(sending),
-        ledger_folder=sending["ledger"] or _default_ledger_folder(),
+        ledger_folder=sending["ledger"] or default_ledger_folder(),
         schema_path=sending["schema"],
         delimiter=sending["delimiter"],
         results_dir=sending["results_dir"],
@@ -449,19 +483,24 @@ def _display(log_format: str | None) -> Display | LogLines:
 
 
 def _replay_options(sending: dict[str, Any]) -> str:
-    """Spell the options without which a replay would not find the same run and backend."""
-    base_url = "" if sending["base_url"] == DEFAULT_BASE_URL else f" --base-url {shlex.quote(sending['base_url'])}"
-    ledger = f" --ledger {shlex.quote(str(sending['ledger']))}" if sending["ledger"] else ""
-    schema = f" --schema {shlex.quote(str(sending['schema']))}" if sending["schema"] else ""
-    # The failed file of a log with tabs has commas.
-    delimiter = sending["delimiter"] if sending["delimiter"] != "\t" else None
-    return base_url + ledger + schema + (f" --delimiter {shlex.quote(delimiter)}" if delimiter else "")
+    """Spell the options without which a replay would not find the same run and backend; the file is found again."""
+    values = {name: sending[name] for name in ("config", "destination", "base_url", "ledger", "schema", "delimiter")}
+    if values["base_url"] == DEFAULT_BASE_URL:
+        del values["base_url"]
+    if values["delimiter"] == "\t":
+        del values["delimiter"]  # the failed file of a log with tabs has commas
+    return "".join(
+        f" --{name.replace('_', '-')} {shlex.quote(str(value))}"
+        for name, value in values.items()
+        if value and is_typed(name)
+    )
 
 
 def _settings(sending: dict[str, Any]) -> Settings:
+    demand_whole_destination()
     return Settings(
         base_url=sending["base_url"],
-        api_key=key_of_environment(),
+        api_key=_api_key(),
         timeout_seconds=sending["timeout"],
         retries=sending["retries"],
         concurrency=parse_concurrency(sending["concurrency"]),
@@ -481,10 +520,9 @@ def _statuses(text: str) -> frozenset[int]:
         ) from None
 
 
-def _default_ledger_folder() -> Path:
-    from uploader.places import default_ledger_folder  # noqa: PLC0415 -- heavy, see the top
-
-    return default_ledger_folder()
+def _api_key() -> str | None:
+    place, path = key_source()
+    return key_of_environment() if path is None or place.startswith("variable") else key_in(path, place=place)
 
 
 @contextlib.contextmanager

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
+from uploader.configuration import default_ledger_folder
 from uploader.desk import FileReport, Plan, Watcher
 from uploader.errors import SettingsError
-from uploader.places import default_ledger_folder
 from uploader.replay import Permissions
 from uploader.replay import replay as _replay
 from uploader.settings import DEFAULT_BASE_URL, FailureBudget, Settings

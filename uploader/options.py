@@ -1,15 +1,26 @@
-"""The options of the commands: their names, variables, types and help."""
+"""The options of the commands: their names, variables, types and help; and how a settings file joins them.
+
+A value comes from the command line, else from its variable, else from the file, else it is the default: click's own
+order, with the file as its "default map". What can bill again has neither a variable nor a place in the file.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from uploader.settings import DEFAULT_BASE_URL
+from uploader.configuration import Configuration, Kind, find_configuration
+from uploader.errors import SettingsError
+from uploader.settings import DEFAULT_BASE_URL, normalised_base_url
+
+_KIND_BY_KEY: dict[str, Kind] = {}
+_NOTED = "uploader.settings"
 
 FILE = click.Path(path_type=Path)
 """A file or folder, there already or not."""
@@ -25,11 +36,138 @@ def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _option(name: str, **facts: Any) -> Callable[[Any], Any]:
-    """Make an option that can also be set as UPLOADER_NAME; flags that can bill again are made without."""
+    """Make an option that can be set as UPLOADER_NAME and in a file too; flags that can bill again are made without."""
+    _KIND_BY_KEY[name.removeprefix("--").replace("-", "_")] = _kind(click.Option([name], **facts))
+    return _with_variable(name, **facts)
+
+
+def _with_variable(name: str, **facts: Any) -> Callable[[Any], Any]:
     variable = "UPLOADER_" + name.removeprefix("--").replace("-", "_").upper()
     return click.option(name, envvar=variable, show_envvar=True, **facts)
 
 
+def _kind(option: click.Option) -> Kind:
+    if option.multiple:
+        return Kind.TABLE
+    kind_by_type = {
+        click.types.StringParamType: Kind.TEXT,
+        click.Path: Kind.PATH,
+        click.types.IntParamType: Kind.WHOLE_NUMBER,
+        click.types.FloatParamType: Kind.NUMBER,
+    }
+    return kind_by_type.get(type(option.type), Kind.SCALAR)
+
+
+def _note(context: click.Context, option: click.Parameter, value: Any) -> Any:
+    """Lay the file under the other options, once both the file and the destination are known, in whichever order."""
+    noted = context.meta.setdefault(_NOTED, {})
+    noted[option.name] = value
+    if "config" in noted and "found" not in noted:
+        noted["found"] = found = find_configuration(value, _KIND_BY_KEY)
+        context.default_map = {"destination": found.default_destination} if found.default_destination else {}
+    if len(noted) == 3:
+        context.default_map = noted["found"].chosen(noted["destination"])
+    return value
+
+
+def configuration() -> tuple[Configuration, str]:
+    """Give the settings file of the command that runs, and the name of the destination, empty for none."""
+    noted = click.get_current_context().meta[_NOTED]
+    return noted["found"], noted["destination"]
+
+
+def key_source() -> tuple[str, Path | None]:
+    """Say where the API key comes from, and which file holds it; an empty text for no key.
+
+    It is no option: a command line can be seen by every user of the machine.
+    """
+    found, destination = configuration()
+    if named := os.environ.get("UPLOADER_API_KEY_FILE"):
+        return "variable UPLOADER_API_KEY_FILE", Path(named)
+    if os.environ.get("UPLOADER_API_KEY"):
+        return "variable UPLOADER_API_KEY", None
+    if named := found.chosen(destination).get("api_key_file"):
+        return found.place("api_key_file", destination), Path(named)
+    return "", None
+
+
+def demand_whole_destination() -> None:
+    """Refuse another backend, or another key, beside a destination that has its own: which one is meant?
+
+    Raises:
+        SettingsError: a destination is chosen, and an option or a variable says otherwise.
+    """
+    found, destination = configuration()
+    own = found.values_by_destination.get(destination, {})
+    base_url = click.get_current_context().params["base_url"]
+    key_place, key_file = key_source()
+    if "base_url" in own and normalised_base_url(own["base_url"]) != normalised_base_url(base_url):
+        what, otherwise = f"is {own['base_url']}", f"{source('base_url')} says {base_url}"
+    elif "api_key_file" in own and key_place.startswith("variable") and key_file != Path(own["api_key_file"]):
+        what, otherwise = "has a key of its own", f"{key_place} gives another"
+    else:
+        return
+    raise SettingsError(
+        f"destination {destination!r} of {found.path} {what}, and {otherwise}",
+        remedy="leave one of them out; nothing was posted",
+    )
+
+
+def effective_settings(values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """List the settings of the command that runs: key, value, and where it came from; the API key is masked."""
+    found, _ = configuration()
+    settings = [(name, _shown(value), source(name)) for name, value in values.items()]
+    if found.path is not None and values["config"] is None:
+        settings[[*values].index("config")] = ("config", str(found.path), "found")
+    key_place, key_file = key_source()
+    place = f"{key_place} ({key_file})" if key_file else key_place
+    return [*settings, ("api_key", "********" if key_place else "", place or "default")]
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def source(name: str) -> str:
+    """Say where the value of an option of the command that runs came from."""
+    context = click.get_current_context()
+    [option] = [option for option in context.command.params if option.name == name]
+    origin = context.get_parameter_source(name)
+    if origin is ParameterSource.COMMANDLINE:
+        return f"option {option.opts[0]}"
+    if origin is ParameterSource.ENVIRONMENT:
+        return f"variable {option.envvar}"
+    if origin is ParameterSource.DEFAULT_MAP:
+        found, destination = configuration()
+        return found.place(name, destination)
+    return "default"
+
+
+def is_typed(name: str) -> bool:
+    """Tell whether an option was given by the command line or its variable, and not by the settings file."""
+    origin = click.get_current_context().get_parameter_source(name)
+    return origin in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+
+
+_file = _options(
+    _with_variable(
+        "--config",
+        type=FILE,
+        is_eager=True,
+        callback=_note,
+        help="Settings file; without it ./uploader.toml, else the one in your configuration folder.",
+    ),
+    _with_variable(
+        "--destination",
+        metavar="NAME",
+        default="",
+        is_eager=True,
+        callback=_note,
+        help="Which of the settings file's destinations is meant.",
+    ),
+)
 _schema = _option("--schema", type=FILE, help="JSON Schema for the rows; without it the one that ships.")
 _delimiter = _option(
     "--delimiter", metavar="CHAR", help="Between the cells of a CSV file; without it a comma (.tsv: a tab)."
@@ -37,6 +175,18 @@ _delimiter = _option(
 _results_dir = _option("--results-dir", type=FILE, help="Folder for the results; without it beside the input.")
 _ledger = _option(
     "--ledger", type=FILE, help="Folder of the ledger, on a local disk.  [default: ~/.local/state/uploader/ledger]"
+)
+_results = _option("--results", type=FILE, help="Name of the results file, for a single input.")
+_period = _option(
+    "--period",
+    default="",
+    metavar="LABEL",
+    help="The usage's period, as in 2026-11-21: the same content in another period is another upload.",
+)
+_event_id = _option(
+    "--event-id",
+    metavar="COLUMN",
+    help="The column of the log's own event ids: an event is posted once, whatever files it stands in.",
 )
 
 
@@ -57,6 +207,7 @@ _max_failed = _option(
     "--max-failed", metavar="N|P%", help="Stop a file of which more rows than this fail, as in 100 or 1%."
 )
 _sending = _options(
+    _file,
     _option("--base-url", default=DEFAULT_BASE_URL, show_default=True, help="Where the backend is."),
     _schema,
     _delimiter,
@@ -110,21 +261,9 @@ _sending = _options(
     ),
 )
 
+of_config = _options(_sending, _results, _period, _event_id, _max_failed)
 of_upload = _options(
-    _sending,
-    _option("--results", type=FILE, help="Name of the results file, for a single input."),
-    _option(
-        "--period",
-        default="",
-        metavar="LABEL",
-        help="The usage's period, as in 2026-11-21: the same content in another period is another upload.",
-    ),
-    _option(
-        "--event-id",
-        metavar="COLUMN",
-        help="The column of the log's own event ids: an event is posted once, whatever files it stands in.",
-    ),
-    _max_failed,
+    of_config,
     click.option("--again", is_flag=True, help="Bill all of a content again that was uploaded before, under new ids."),
     click.option("--allow-overlap", is_flag=True, help="Take a file although most of its rows were posted before."),
     click.option(
@@ -156,8 +295,8 @@ of_export = _options(
 of_report = click.option(
     "-o", "--output", type=FILE, help="Name of the page; without it that of RESULTS, ending in .html."
 )
-of_validate = _options(_schema, _delimiter, _max_failed, _report)
-of_runs = _ledger
+of_validate = _options(_file, _schema, _delimiter, _event_id, _max_failed, _report)
+of_runs = _options(_file, _ledger)
 of_sandbox = _options(
     click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
     click.option("--port", default=8000, show_default=True, help="0 takes a free one."),

@@ -175,11 +175,20 @@ def key_of_environment() -> str | None:
     path = os.environ.get("UPLOADER_API_KEY_FILE")
     if not path:
         return os.environ.get("UPLOADER_API_KEY") or None
+    return key_in(Path(path), place="UPLOADER_API_KEY_FILE")
+
+
+def key_in(path: Path, *, place: str) -> str:
+    """Read the key from its file; ``place`` is where the file is named.
+
+    Raises:
+        SettingsError: the file cannot be read.
+    """
     try:
-        return Path(path).read_text(encoding="utf-8").strip()
+        return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(
-            f"UPLOADER_API_KEY_FILE {path}: {error}", remedy="name a readable file with the key alone in it"
+            f"{place} {path}: {error}", remedy="name a readable file with the key alone in it"
         ) from error
 
 

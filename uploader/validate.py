@@ -9,6 +9,7 @@ from uploader.books import Books
 from uploader.desk import FileReport
 from uploader.findings import CheckFindings
 from uploader.model import Outcome, RowState
+from uploader.own_events import OwnIds
 from uploader.readers import open_usage_log
 from uploader.schema import RowSchema
 from uploader.settings import FailureBudget
@@ -22,6 +23,7 @@ def validate(
     *,
     schema_path: Path | None,
     delimiter: str | None,
+    event_id: str | None,
     max_failed: FailureBudget | None,
     tell: Callable[[int, Outcome], None],
     findings: CheckFindings | None = None,
@@ -39,9 +41,12 @@ def validate(
     books = Books()
     with open_usage_log(path, delimiter=delimiter) as log:
         check = fitted_check(log, RowSchema.load(schema_path))
+        own_ids = None if event_id is None else OwnIds(event_id, log.columns, base_url="", path=path)
         for batch in log.batches():
             for row in batch.rows:
                 event, units = check.event(row), check.units(row)
+                if own_ids is not None:
+                    event = own_ids.checked(row, event)
                 if findings is not None:
                     findings.take_verdict(row, log.columns, event, units)
                 outcome = event if isinstance(event, Outcome) else _WOULD_BE_POSTED
