@@ -35,7 +35,7 @@ ROWS = [
     {"adopted", "run_totals"},
     {"bucket", "csv_log", "database", "durable", "limit", "local_disk", "lock", "parquet_log", "schema", "xlsx_log"},
     {"api", "ceiling", "cell_readers", "content", "csv_scan", "identity", "known_cells", "measured"},
-    {"configuration", "model", "notes", "settings"},
+    {"configuration", "mapping", "model", "notes", "settings"},
     {"errors", "records"},
 ]
 """From the top; the parts of one row do not know each other."""

@@ -23,7 +23,7 @@ from uploader.ledger import Ledger, is_known
 from uploader.marker import mark_of
 from uploader.model import Outcome, Reason, Replay, RowState, Status
 from uploader.notes import Level, Note
-from uploader.overlap import RowSketch
+from uploader.overlap import RowSketches
 from uploader.replay_log import Entry, ReplayLog, open_own_file
 from uploader.schema import RowCheck
 from uploader.seen import SeenRows
@@ -44,8 +44,10 @@ def adopt(log: ReplayLog, check: RowCheck, *, run_id: str, plan: Plan, say: Call
     """
     folder = plan.ledger_folder
     _demand_unknown(log.path, run_id, folder)
-    identity = RunIdentity(base_url=plan.settings.base_url, period="", content_sha256="", adopted_run_id=run_id)
-    taken = _Taken(RowSketch(log.columns))
+    identity = RunIdentity(
+        base_url=plan.settings.base_url, period="", content_sha256="", adopted_run_id=run_id, mapping=plan.mapping
+    )
+    taken = _Taken(RowSketches(log.columns, mapping=plan.mapping, path=log.path))
     with Ledger(folder, identity) as ledger:
         with ledger.adopting() as adoption:
             for rows in _rows(log, check, taken):
@@ -76,7 +78,7 @@ def adopt(log: ReplayLog, check: RowCheck, *, run_id: str, plan: Plan, say: Call
 class _Taken:
     """What was taken of a file: a sketch of the rows that may have been recorded, the books, the highest row."""
 
-    posted: RowSketch
+    posted: RowSketches
     books: Books = field(default_factory=Books)
     last_row: int = 0
 

@@ -23,6 +23,7 @@ import click
 
 from uploader.configuration import default_ledger_folder
 from uploader.errors import SettingsError, UploaderError
+from uploader.mapping import ColumnMap
 from uploader.options import (
     FILE,
     Voice,
@@ -140,6 +141,8 @@ def replay(file: Path, *, include_in_doubt: bool, accept_changes: bool, without_
     from uploader.replay import Permissions  # noqa: PLC0415 -- heavy, see the top
     from uploader.replay import replay as run  # noqa: PLC0415 -- likewise
 
+    if not without_ledger:  # the ledger knows how the upload saw the columns, and goes before the settings file
+        options.update({name: () for name in ("column", "constant") if not is_typed(name)})
     permissions = Permissions(
         include_in_doubt=include_in_doubt, accept_changes=accept_changes, without_ledger=without_ledger
     )
@@ -190,6 +193,7 @@ def validate(files: tuple[Path, ...], *, max_failed: str | None, report: Path | 
 
     if report:
         documents.demand_place(report, documents.REPORT)
+    mapping = ColumnMap.parse(options["column"], options["constant"])
     budget = None if max_failed is None else FailureBudget.parse(max_failed)
     reports = []
     checks: list[tuple[Path, CheckFindings | str]] = []
@@ -201,6 +205,7 @@ def validate(files: tuple[Path, ...], *, max_failed: str | None, report: Path | 
                 schema_path=options["schema"],
                 delimiter=options["delimiter"],
                 event_id=options["event_id"],
+                mapping=mapping,
                 max_failed=budget,
                 tell=functools.partial(_tell_failure, path),
                 findings=findings if report else None,
@@ -421,6 +426,7 @@ def _plan(sending: dict[str, Any]) -> Plan:
         schema_path=sending["schema"],
         delimiter=sending["delimiter"],
         results_dir=sending["results_dir"],
+        mapping=ColumnMap.parse(sending["column"], sending["constant"]),
         **{name: sending[name] for name in _OF_UPLOADS if name in sending},
     )
 

@@ -16,6 +16,7 @@ from uploader.client import settle_route
 from uploader.customers import Customers
 from uploader.errors import SettingsError, UploaderError
 from uploader.ledger import Ledger
+from uploader.mapping import AS_IT_STANDS, ColumnMap
 from uploader.model import Batch, Reason, Row, RowState
 from uploader.notes import Level, Note
 from uploader.pacing import Pacing
@@ -54,6 +55,7 @@ class Plan:
     period:        the operator's label for a billing period; empty without one.
     max_failed:    the failure budget of each file; None for none.
     event_id:      the column of the log's own event ids; None to go by content and row number.
+    mapping:       how the log's columns are seen; a replay sees them as its upload did.
     again:         bill all of a content again that was uploaded before.
     allow_overlap: take a log although most of its rows were posted before.
     """
@@ -67,6 +69,7 @@ class Plan:
     period: str = ""
     max_failed: FailureBudget | None = None
     event_id: str | None = None
+    mapping: ColumnMap = AS_IT_STANDS
     again: bool = False
     allow_overlap: bool = False
 

@@ -24,6 +24,7 @@ from uploader.guards import InputFacts, demand_little_overlap
 from uploader.identity import EventIds, RunIdentity
 from uploader.ledger import Sending, remembered
 from uploader.model import REPLAY_BY_REASON, Outcome, Reason, RowState
+from uploader.overlap import RowSketches
 from uploader.posting import Due, Posting, Progress
 from uploader.readers import UsageLog, open_usage_log
 from uploader.results import NOT_SENT, Reservation, room_needed_bytes
@@ -125,7 +126,7 @@ class _EarlierFiles:
         self._path_by_run_id: dict[str, Path] = {}
         self._sketch_by_run_id: dict[str, bytes] = {}
 
-    def admit(self, path: Path, identity: RunIdentity, rows: bytes, plan: Plan) -> None:
+    def admit(self, path: Path, identity: RunIdentity, rows: RowSketches, plan: Plan) -> None:
         """Refuse a file that the ledger would refuse after those before it, and add it to them.
 
         Raises:
@@ -138,9 +139,10 @@ class _EarlierFiles:
             )
         if self._sketch_by_run_id and plan.event_id is None and not plan.again and not plan.allow_overlap:
             seen = _SeenOrHere(plan.ledger_folder, identity, here=self._sketch_by_run_id)
-            demand_little_overlap(seen, rows, path=path)
+            for sketch in rows.each():
+                demand_little_overlap(seen, sketch, path=path)
         self._path_by_run_id[identity.run_id] = path
-        self._sketch_by_run_id[identity.run_id] = rows
+        self._sketch_by_run_id[identity.run_id] = rows.to_bytes()
 
 
 class _SeenOrHere(SeenRows):
@@ -192,7 +194,7 @@ def _try_or_say_why_not(path: Path, desk: Desk, earlier: _EarlierFiles) -> DryRe
 def _try_file(path: Path, desk: Desk, earlier: _EarlierFiles) -> DryReport:
     started_seconds = time.monotonic()
     with open_usage_log(path, delimiter=desk.plan.delimiter) as log:
-        check = fitted_check(log, desk.schema)
+        check = fitted_check(log, desk.schema, desk.plan.mapping)
         facts = InputFacts.of(path)
         own_ids = own_ids_of(log, desk.plan)
         books, rows = read_through(log, check, own_ids, desk.plan)

@@ -9,6 +9,8 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
+from uploader.mapping import AS_IT_STANDS, ColumnMap
+
 RUN_ID = re.compile(r"r[0-9a-f]{15}")
 _VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 _NAMESPACE = uuid.UUID("6f1c9d1e-52f1-5d0b-9c39-3a0f7f1c1f5e")
@@ -24,6 +26,7 @@ class RunIdentity:
     again:          how often all of it was asked to be billed once more.
     adopted_run_id: of a run that is known from a file of its results alone, so that neither its content nor its
                     period is known; empty for any other.
+    mapping:        how the log's columns are seen.
     """
 
     base_url: str
@@ -31,6 +34,7 @@ class RunIdentity:
     content_sha256: str
     again: int = 0
     adopted_run_id: str = ""
+    mapping: ColumnMap = AS_IT_STANDS
 
     @property
     def run_id(self) -> str:
@@ -40,21 +44,27 @@ class RunIdentity:
     @property
     def canonical(self) -> str:
         """The identity as JSON, the one text that ids are made from."""
-        parts: list[str | int] = [self.base_url, self.period, self.content_sha256]
+        parts: list[Any] = [self.base_url, self.period, self.content_sha256]
+        if self.again or self.adopted_run_id:
+            parts.append(self.again)
         if self.adopted_run_id:
-            return json.dumps([*parts, self.again, self.adopted_run_id])
-        return json.dumps(parts if self.again == 0 else [*parts, self.again])
+            parts.append(self.adopted_run_id)
+        if self.mapping:
+            parts.append(self.mapping.to_json())
+        return json.dumps(parts)
 
     @classmethod
     def from_canonical(cls, text: str) -> RunIdentity:
         """Read back what ``canonical`` gave."""
         base_url, period, content_sha256, *others = json.loads(text)
+        mapping = ColumnMap.from_json(others.pop()) if others and isinstance(others[-1], dict) else AS_IT_STANDS
         return cls(
             base_url=base_url,
             period=period,
             content_sha256=content_sha256,
             again=others[0] if others else 0,
             adopted_run_id=others[1] if len(others) > 1 else "",
+            mapping=mapping,
         )
 
 

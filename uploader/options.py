@@ -176,6 +176,31 @@ _results_dir = _option("--results-dir", type=FILE, help="Folder for the results;
 _ledger = _option(
     "--ledger", type=FILE, help="Folder of the ledger, on a local disk.  [default: ~/.local/state/uploader/ledger]"
 )
+
+
+class _Pair(click.types.StringParamType):
+    """``NAME=TEXT``; in a variable they stand between commas, for a column's name may have spaces."""
+
+    name = "pair"
+    envvar_list_splitter = ","
+
+
+_mapping = _options(
+    _option(
+        "--column",
+        type=_Pair(),
+        multiple=True,
+        metavar="NAME=COLUMN",
+        help="The schema's NAME is the log's COLUMN, as in tenant_id=TenantID.  [repeatable]",
+    ),
+    _option(
+        "--constant",
+        type=_Pair(),
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="The log has no NAME: each of its cells is VALUE, as in device_id=import.  [repeatable]",
+    ),
+)
 _results = _option("--results", type=FILE, help="Name of the results file, for a single input.")
 _period = _option(
     "--period",
@@ -211,6 +236,7 @@ _sending = _options(
     _option("--base-url", default=DEFAULT_BASE_URL, show_default=True, help="Where the backend is."),
     _schema,
     _delimiter,
+    _mapping,
     _results_dir,
     _ledger,
     _option(
@@ -295,7 +321,7 @@ of_export = _options(
 of_report = click.option(
     "-o", "--output", type=FILE, help="Name of the page; without it that of RESULTS, ending in .html."
 )
-of_validate = _options(_file, _schema, _delimiter, _event_id, _max_failed, _report)
+of_validate = _options(_file, _schema, _delimiter, _mapping, _event_id, _max_failed, _report)
 of_runs = _options(_file, _ledger)
 of_sandbox = _options(
     click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
+from pathlib import Path
 
 from datasketches import compact_theta_sketch, theta_intersection, theta_union, update_theta_sketch
 
+from uploader.mapping import ColumnMap
 from uploader.model import Cell
 
 _LG_SAMPLE = 13
@@ -40,6 +42,37 @@ class RowSketch:
         """Give the sketch for keeping, at most some 64 KB."""
         kept: bytes = self._sketch.compact().serialize()
         return kept
+
+
+class RowSketches:
+    """The rows of one log as they stand and, if that differs, as they are seen: an earlier run may know them by either.
+
+    So a file is known again under another mapping, and its mapped rows in a file that has the usual names.
+    """
+
+    def __init__(self, columns: Sequence[str], *, mapping: ColumnMap, path: Path) -> None:
+        self._as_they_stand = RowSketch(columns)
+        self._as_seen: RowSketch | None = None
+        if mapping:
+            place_by_column = mapping.places(columns, path=path)
+            self._as_seen = RowSketch([*place_by_column])
+            self._seen = itemgetter(*place_by_column.values())
+            self._constants = mapping.values
+
+    def add(self, cells: Sequence[Cell]) -> None:
+        """Take a row into account."""
+        self._as_they_stand.add(cells)
+        if self._as_seen is not None:
+            self._as_seen.add(self._seen([*cells, *self._constants]))
+
+    def each(self) -> list[bytes]:
+        """Give the sketches, each to be compared with those of earlier runs."""
+        return [sketch.to_bytes() for sketch in (self._as_they_stand, self._as_seen) if sketch is not None]
+
+    def to_bytes(self) -> bytes:
+        """Give one sketch for keeping."""
+        sketches = self.each()
+        return sketches[0] if len(sketches) == 1 else merged(sketches)
 
 
 def merged(sketches: Iterable[bytes]) -> bytes:

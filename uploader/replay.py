@@ -28,11 +28,12 @@ from uploader.desk import (
     write_out,
 )
 from uploader.errors import InputError, LedgerRefusal, UploaderError
-from uploader.identity import RunIdentity
-from uploader.ledger import Ledger, known_run
+from uploader.identity import RUN_ID, RunIdentity
+from uploader.ledger import Ledger, known_run, remembered
+from uploader.mapping import ColumnMap
 from uploader.model import Batch, Outcome, Reason, Row, RowState, UsageEvent
 from uploader.notes import Note
-from uploader.overlap import RowSketch, merged
+from uploader.overlap import RowSketches, merged
 from uploader.own_events import OwnEvents, OwnIds, own_events_of
 from uploader.posting import Due, Progress
 from uploader.replay_log import Entry, ReplayLog, damaged_columns, edited_columns, open_own_file
@@ -78,7 +79,8 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
     desk.watcher.say(Note("being read", "file_begun", path=path))
     with open_own_file(path, delimiter=desk.plan.delimiter) as source:
         log = ReplayLog(source)
-        check = desk.schema.for_columns(log.columns, path=path)
+        mapping = _mapping_of(log, desk.plan)
+        check = desk.schema.for_columns(log.columns, path=path, mapping=mapping)
         books, run_id = _read_through(log, check)
         counts = {"rows": source.row_count}
         desk.watcher.say(Note(f"{source.row_count:,} rows read", "file_read", path=path, run_id=run_id, counts=counts))
@@ -97,7 +99,7 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
             with own_events_of(ledger.path.parent, identity, own_ids) as own_events:
                 desk.posting(path, ledger, progress).post_all(_due_rows(log, judge, own_events, progress))
             stop = desk.why_stopped()
-            posted = RowSketch(log.columns)
+            posted = RowSketches(log.columns, mapping=mapping, path=path)
             write_out(
                 log, reservation, ledger, _answered(log, check, judge, books, posted), event_id_of=judge.event_id_of
             )
@@ -122,6 +124,30 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
         stop=stop,
         error=imbalance,
     )
+
+
+def _mapping_of(log: ReplayLog, plan: Plan) -> ColumnMap:
+    """Find how the upload saw the columns; of a run that the ledger does not know, how this command does.
+
+    Raises:
+        LedgerRefusal: this command says otherwise than the upload.
+    """
+    run_id = next((entry.run_id for entries in log.entries() for entry in entries if entry.run_id), "")
+    facts = (remembered(plan.ledger_folder, run_id) if RUN_ID.fullmatch(run_id) else None) or {}
+    if "identity" not in facts:
+        return plan.mapping
+    mapping = RunIdentity.from_canonical(facts["identity"]).mapping
+    for option, before, now in (
+        ("--column", mapping.columns, plan.mapping.columns),
+        ("--constant", mapping.constants, plan.mapping.constants),
+    ):
+        if now and now != before:
+            had = f"{option} {' '.join(map('='.join, before))}" if before else f"no {option}"
+            raise LedgerRefusal(
+                f"{log.path} comes from an upload with {had}, and this replay has others",
+                remedy=f"leave {option} out: a replay sees the columns as its upload did",
+            )
+    return mapping
 
 
 def _read_through(log: ReplayLog, check: RowCheck) -> tuple[Books, str]:
@@ -175,7 +201,7 @@ def _due_rows(
 
 
 def _answered(
-    log: ReplayLog, check: RowCheck, judge: _Judge, books: Books, posted: RowSketch
+    log: ReplayLog, check: RowCheck, judge: _Judge, books: Books, posted: RowSketches
 ) -> Iterator[tuple[Batch, list[RowState]]]:
     for entries in log.entries():
         states = judge.states(entries)

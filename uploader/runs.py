@@ -61,6 +61,8 @@ def show_run(folder: Path, run_id: str) -> str:
     ]
     if "adopted" in facts:
         lines[1] = f"adopted      from {facts['adopted']}, {facts['rows']:,} rows"
+    lines[3:3] = [f"column       {name} is {column}" for name, column in identity.mapping.columns]
+    lines[3:3] = [f"constant     {name} = {value}" for name, value in identity.mapping.constants]
     if identity.period:
         lines.insert(3, f"period       {identity.period}")
     for reason, (rows, units) in facts.get("totals", {}).items():

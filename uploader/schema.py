@@ -7,7 +7,7 @@ cells are read; a column that the schema does not name is carried through and ne
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -17,8 +17,9 @@ import jsonschema_rs
 
 from uploader.api import NOT_FOR_A_HEADER, shown, wire_problems
 from uploader.cell_readers import ABSENT, reader_of
-from uploader.errors import InputError, SchemaError
+from uploader.errors import InputError, SchemaError, SettingsError
 from uploader.known_cells import Column, KnownCells
+from uploader.mapping import AS_IT_STANDS, ColumnMap
 from uploader.model import Cell, Outcome, Reason, Row, UsageEvent
 from uploader.records import row_record
 
@@ -89,21 +90,39 @@ class RowSchema:
             raise SchemaError(f"schema {path}: {error}", remedy="give --schema a readable JSON Schema file") from error
         return cls(text, name=str(path or "usage.schema.json"))
 
-    def for_columns(self, columns: Sequence[str], *, path: Path) -> RowCheck:
-        """Fit the schema to a log's columns.
+    def for_columns(self, columns: Sequence[str], *, path: Path, mapping: ColumnMap = AS_IT_STANDS) -> RowCheck:
+        """Fit the schema to a log's columns, under the names by which ``mapping`` has them seen.
 
         Raises:
-            InputError: a column is missing.
+            InputError: a column is missing, or the mapping names one that is not there or not in the schema.
         """
-        missing = [column for column in self._required if column not in columns]
+        place_by_column = mapping.places(columns, path=path)
+        self._demand_known(mapping)
+        missing = [column for column in self._required if column not in place_by_column]
         if missing:
             raise InputError(
                 f"{path}: no column named {', '.join(map(repr, missing))} (it has {', '.join(map(repr, columns))})",
-                remedy="name the columns as the schema does, in the first line of the file",
+                remedy=f"name the columns as the schema does, or say which it is: --column {missing[0]}=COLUMN",
             )
-        named = [column for column in columns if column in self._properties or column in self._required]
-        readers = [(column, columns.index(column), reader_of(column, self._properties.get(column))) for column in named]
-        return RowCheck(self._validator, readers, KnownCells(self._cells_alone(readers)) if self._alone else None)
+        constant_by_column = dict(mapping.constants)
+        readers = []
+        for column, place in place_by_column.items():
+            if column in self._properties or column in EVENT_COLUMNS:
+                read = reader_of(column, self._properties.get(column))
+                if column in constant_by_column:
+                    readers.append((column, 0, _always(read(constant_by_column[column]))))
+                else:
+                    readers.append((column, place, read))
+        known_cells = KnownCells(self._cells_alone(readers)) if self._alone else None
+        return RowCheck(self._validator, readers, known_cells, constant_by_column)
+
+    def _demand_known(self, mapping: ColumnMap) -> None:
+        known = dict.fromkeys([*self._required, *self._properties])
+        if unknown := [name for name in mapping.names if name not in known]:
+            raise SettingsError(
+                f"--column or --constant {unknown[0]}: the schema has no such column",
+                remedy=f"it has {', '.join(known)}",
+            )
 
     def _cells_alone(self, readers: Sequence[_ColumnReader]) -> list[Column]:
         """Give the columns, those of a usage event first."""
@@ -129,8 +148,15 @@ class RowSchema:
 class RowCheck:
     """The schema, fitted to the columns of one log."""
 
-    def __init__(self, validator: Any, readers: list[_ColumnReader], known_cells: KnownCells | None) -> None:
+    def __init__(
+        self,
+        validator: Any,
+        readers: list[_ColumnReader],
+        known_cells: KnownCells | None,
+        constant_by_column: Mapping[str, str],
+    ) -> None:
         self._validator = validator
+        self._constant_by_column = constant_by_column
         self._readers = readers
         self._known_cells = known_cells
         by_column = {column: (index, read) for column, index, read in readers}
@@ -162,6 +188,9 @@ class RowCheck:
         if type(usage) is not int:
             return None
         tenant, meter = row.cells[self._tenant_at], row.cells[self._meter_at]
+        if self._constant_by_column:
+            tenant = self._constant_by_column.get("tenant_id", tenant)
+            meter = self._constant_by_column.get("meter_id", meter)
         return Units("" if tenant is None else str(tenant), "" if meter is None else str(meter), usage)
 
     def stated(self, row: Row) -> dict[str, Any]:
@@ -224,6 +253,10 @@ def _shipped_schema() -> Path:
     in_wheel = Path(str(files("uploader"))) / "schemas" / "usage.schema.json"
     in_checkout = Path(__file__).parents[1] / "schemas" / "usage.schema.json"
     return in_wheel if in_wheel.exists() else in_checkout
+
+
+def _always(value: Any) -> Callable[[Cell], Any]:
+    return lambda _cell: value
 
 
 def _words(error: Any, values: dict[str, Any]) -> tuple[str, str]:

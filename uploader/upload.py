@@ -26,10 +26,11 @@ from uploader.errors import InputError, LedgerFault, StoppedError, UploaderError
 from uploader.guards import InputFacts, choose_run, demand_known_results, demand_little_overlap
 from uploader.identity import EventIds, RunIdentity
 from uploader.ledger import History, Ledger, is_known
+from uploader.mapping import AS_IT_STANDS, ColumnMap
 from uploader.marker import Marker, demand_known_marks
 from uploader.model import Batch, Outcome, Reason, Row, RowState, UsageEvent
 from uploader.notes import Note
-from uploader.overlap import RowSketch
+from uploader.overlap import RowSketches
 from uploader.own_events import OwnEvents, OwnIds, demand_known_claims, own_events_of
 from uploader.posting import Due, Progress
 from uploader.readers import UsageLog, open_usage_log
@@ -83,7 +84,7 @@ def _upload_file(path: Path, desk: Desk) -> FileReport:
     started_seconds, begun_at = time.monotonic(), datetime.now(timezone.utc)
     desk.watcher.say(Note("being read", "file_begun", path=path))
     with open_usage_log(path, delimiter=desk.plan.delimiter) as log:
-        check = fitted_check(log, desk.schema)
+        check = fitted_check(log, desk.schema, desk.plan.mapping)
         own_ids = own_ids_of(log, desk.plan)
         facts = InputFacts.of(path)
         books, rows = read_through(log, check, own_ids, desk.plan)
@@ -101,7 +102,7 @@ def _upload_file(path: Path, desk: Desk) -> FileReport:
                 event_id=desk.plan.event_id,
             )
             seen = SeenRows(desk.plan.ledger_folder, identity, event_id=desk.plan.event_id)
-            seen.keep(rows)  # until the run's end tells which of them were posted
+            seen.keep(rows.to_bytes())  # until the run's end tells which of them were posted
             marker = _lay_marker(log, reservation, ledger)
             progress = Progress(rows=log.row_count)
             _say_what_is_known(path, ledger, progress, desk.watcher)
@@ -110,7 +111,7 @@ def _upload_file(path: Path, desk: Desk) -> FileReport:
             stop = desk.why_stopped()
             history = ledger.history()
             # The sketch of the first pass stands when every row was posted.
-            posted = None if history.accepted + history.in_doubt == log.row_count else RowSketch(log.columns)
+            posted = None if history.accepted + history.in_doubt == log.row_count else sketches_of(log, desk.plan)
             answered = _answered(log, naming, ledger, books, posted)
             write_out(log, reservation, ledger, answered, event_id_of=naming.event_id_of)
             desk.watcher.say(results_note(path, reservation, run_id=identity.run_id))
@@ -137,7 +138,12 @@ def _upload_file(path: Path, desk: Desk) -> FileReport:
     )
 
 
-def fitted_check(log: UsageLog, schema: RowSchema) -> RowCheck:
+def sketches_of(log: UsageLog, plan: Plan) -> RowSketches:
+    """Begin to sketch the rows of a usage log."""
+    return RowSketches(log.columns, mapping=plan.mapping, path=log.path)
+
+
+def fitted_check(log: UsageLog, schema: RowSchema, mapping: ColumnMap = AS_IT_STANDS) -> RowCheck:
     """Fit the schema to a usage log.
 
     Raises:
@@ -149,7 +155,7 @@ def fitted_check(log: UsageLog, schema: RowSchema) -> RowCheck:
             f"{log.path}: its column {own[0]!r} is one that results and failed files have",
             remedy=f"to send its failed rows again: uploader replay {log.path}",
         )
-    return schema.for_columns(log.columns, path=log.path)
+    return schema.for_columns(log.columns, path=log.path, mapping=mapping)
 
 
 def own_ids_of(log: UsageLog, plan: Plan) -> OwnIds | None:
@@ -196,7 +202,7 @@ class Naming:
             self.own_events.note_accepted((row.number, self.event_id_of(row)) for row in rows)
 
 
-def read_through(log: UsageLog, check: RowCheck, own_ids: OwnIds | None, plan: Plan) -> tuple[Books, bytes]:
+def read_through(log: UsageLog, check: RowCheck, own_ids: OwnIds | None, plan: Plan) -> tuple[Books, RowSketches]:
     """Make the first pass: read every row, post nothing; afterwards the log's hash and row count are known.
 
     Gives the books, and a sketch of the rows.
@@ -205,7 +211,7 @@ def read_through(log: UsageLog, check: RowCheck, own_ids: OwnIds | None, plan: P
         InputError: the file is broken, or more of its rows are bad than the failure budget allows.
     """
     books = Books()
-    sketch = RowSketch(log.columns)
+    sketch = sketches_of(log, plan)
     bad = 0
     for batch in log.batches():
         for row in batch.rows:
@@ -216,7 +222,7 @@ def read_through(log: UsageLog, check: RowCheck, own_ids: OwnIds | None, plan: P
                 event = check.event(row)
                 bad += isinstance(event if own_ids is None else own_ids.checked(row, event), Outcome)
     demand_within_budget(log, bad, plan.max_failed)
-    return books, sketch.to_bytes()
+    return books, sketch
 
 
 def demand_within_budget(log: UsageLog, bad: int, budget: FailureBudget | None) -> None:
@@ -232,13 +238,18 @@ def demand_within_budget(log: UsageLog, bad: int, budget: FailureBudget | None) 
         )
 
 
-def admitted_run(log: UsageLog, facts: InputFacts, rows: bytes, plan: Plan) -> RunIdentity:
+def admitted_run(log: UsageLog, facts: InputFacts, rows: RowSketches, plan: Plan) -> RunIdentity:
     """Choose the run that this upload begins or continues, past every guard.
 
     Raises:
         LedgerRefusal: a guard forbids it; nothing was posted.
     """
-    first = RunIdentity(base_url=plan.settings.base_url, period=plan.period, content_sha256=log.content_sha256)
+    first = RunIdentity(
+        base_url=plan.settings.base_url,
+        period=plan.period,
+        content_sha256=log.content_sha256,
+        mapping=plan.mapping,
+    )
     identity = choose_run(plan.ledger_folder, first, facts, asks_for_all_again=plan.again, event_id=plan.event_id)
     if plan.event_id is not None:
         demand_known_claims(plan.ledger_folder)
@@ -249,7 +260,8 @@ def admitted_run(log: UsageLog, facts: InputFacts, rows: bytes, plan: Plan) -> R
     demand_known_marks(folder, input_name=log.path.name, knows=knows, ledger_folder=plan.ledger_folder)
     if not knows(identity.run_id) and not plan.again and not plan.allow_overlap:
         seen = SeenRows(plan.ledger_folder, identity, event_id=plan.event_id)
-        demand_little_overlap(seen, rows, path=log.path)
+        for sketch in rows.each():
+            demand_little_overlap(seen, sketch, path=log.path)
     return identity
 
 
@@ -302,7 +314,7 @@ def due_rows(log: UsageLog, naming: Naming, ledger: Knowledge, progress: Progres
 
 
 def _answered(
-    log: UsageLog, naming: Naming, ledger: Ledger, books: Books, posted: RowSketch | None
+    log: UsageLog, naming: Naming, ledger: Ledger, books: Books, posted: RowSketches | None
 ) -> Iterator[tuple[Batch, list[RowState]]]:
     for batch in log.batches():
         known = ledger.known([row.number for row in batch.rows])

@@ -8,6 +8,7 @@ from pathlib import Path
 from uploader.books import Books
 from uploader.desk import FileReport
 from uploader.findings import CheckFindings
+from uploader.mapping import ColumnMap
 from uploader.model import Outcome, RowState
 from uploader.own_events import OwnIds
 from uploader.readers import open_usage_log
@@ -24,6 +25,7 @@ def validate(
     schema_path: Path | None,
     delimiter: str | None,
     event_id: str | None,
+    mapping: ColumnMap,
     max_failed: FailureBudget | None,
     tell: Callable[[int, Outcome], None],
     findings: CheckFindings | None = None,
@@ -40,7 +42,7 @@ def validate(
     """
     books = Books()
     with open_usage_log(path, delimiter=delimiter) as log:
-        check = fitted_check(log, RowSchema.load(schema_path))
+        check = fitted_check(log, RowSchema.load(schema_path), mapping)
         own_ids = None if event_id is None else OwnIds(event_id, log.columns, base_url="", path=path)
         for batch in log.batches():
             for row in batch.rows:
