@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "uploader"
 
 ROWS = [
     {"cli"},
-    {"commands", "console", "dry_run", "log_lines", "options", "report", "runs", "sandbox", "validate"},
+    {"commands", "console", "doctor", "dry_run", "log_lines", "options", "report", "runs", "sandbox", "validate"},
     {"charts", "dry_events", "export", "findings", "frames", "replay", "summary", "upload"},
     {"adoption"},
     {"desk", "glance", "guards", "own_events", "replay_log", "workbook"},

@@ -24,7 +24,7 @@ from tests.command import COMMAND, Home, cells, read_rows, usage_rows, write_csv
 from tests.held_back import HeldBack
 from uploader.cli import cli
 
-COMMANDS = ["upload", "replay", "export", "validate", "report", "runs", "config", "sandbox"]
+COMMANDS = ["upload", "replay", "export", "validate", "report", "runs", "config", "doctor", "sandbox"]
 HEAVY = {
     "pycurl",
     "pyarrow",

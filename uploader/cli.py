@@ -27,11 +27,13 @@ from uploader.mapping import ColumnMap
 from uploader.options import (
     FILE,
     Voice,
+    configuration,
     demand_whole_destination,
     effective_settings,
     is_typed,
     key_source,
     of_config,
+    of_doctor,
     of_export,
     of_replay,
     of_report,
@@ -296,6 +298,42 @@ def config(**options: Any) -> None:
     widths = [max(len(line[at]) for line in lines) for at in range(2)]
     for name, value, place in lines:
         click.echo(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {place}".rstrip())
+
+
+@cli.command()
+@click.argument("file", type=FILE, required=False)
+@of_doctor
+def doctor(file: Path | None, *, tenant: str | None, **options: Any) -> None:
+    """Try what an upload needs: settings, ledger, network, certificate, key, one look-up, clock. Nothing is posted.
+
+    \b
+    Examples:
+      uploader doctor --tenant acme
+      uploader doctor usage.csv --destination production
+
+    \b
+    Exit codes:
+      0  all is well
+      1  an upload would get through, but see the warnings
+      2  it would not
+    """
+    from uploader.doctor import Finding, State, examine, worst  # noqa: PLC0415 -- heavy, see the top
+
+    findings = []
+
+    def tell(finding: Finding) -> None:
+        findings.append(finding)
+        click.echo(f"{finding.state.value:<4}  {finding.check:<8}  {finding.words}")
+
+    try:
+        plan = _plan(options)
+        tell(Finding(State.OK, "settings", str(configuration()[0].path or "no settings file")))
+    except SettingsError as error:
+        tell(Finding(State.FAIL, "settings", str(error)))
+    else:
+        for finding in examine(plan, tenant_id=tenant, path=file):
+            tell(finding)
+    _end(worst(findings))
 
 
 def _tell_failure(path: Path, number: int, outcome: Outcome) -> None:

@@ -63,6 +63,33 @@ def settle_route(base_url: str, *, carries_key: bool = False) -> Route:
     return Route(proxy=proxy, ca_bundle=ca_bundle)
 
 
+def _session(base_url: str, route: Route) -> requests.Session:
+    session = requests.Session()
+    session.trust_env = False
+    session.verify = route.ca_bundle
+    if route.proxy:
+        session.proxies = {urlsplit(base_url).scheme: route.proxy}
+    return session
+
+
+def answer_date(settings: Settings, tenant_id: str) -> str | None:
+    """Look a tenant up and give the answer's ``Date`` as it stands; None when it has none, or no answer came."""
+    request = api.look_up_request(settings, tenant_id)
+    headers = dict(header.split(": ", 1) for header in request.headers)
+    route = settle_route(settings.base_url, carries_key=settings.api_key is not None)
+    try:
+        with (
+            _session(settings.base_url, route) as session,
+            session.get(
+                request.url, headers=headers, timeout=settings.timeout_seconds, allow_redirects=False, stream=True
+            ) as response,
+        ):
+            date: str | None = response.headers.get("Date")
+    except requests.RequestException:
+        return None
+    return date
+
+
 class MeterClient:
     """Post usage events one at a time over one kept connection; each tenant's customer is asked for once.
 
@@ -77,11 +104,7 @@ class MeterClient:
         self._settings = Settings(base_url=base_url, api_key=api_key, timeout_seconds=timeout_seconds)
         self._customer_id_by_tenant: dict[str, str] = {}
         route = settle_route(self._settings.base_url, carries_key=api_key is not None)
-        self._session = requests.Session()
-        self._session.trust_env = False
-        self._session.verify = route.ca_bundle
-        if route.proxy:
-            self._session.proxies = {urlsplit(self._settings.base_url).scheme: route.proxy}
+        self._session = _session(self._settings.base_url, route)
 
     def __enter__(self) -> MeterClient:
         return self

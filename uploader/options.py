@@ -323,6 +323,9 @@ of_report = click.option(
 )
 of_validate = _options(_file, _schema, _delimiter, _mapping, _event_id, _max_failed, _report)
 of_runs = _options(_file, _ledger)
+of_doctor = _options(
+    _sending, click.option("--tenant", metavar="ID", help="Whose customer is looked up; else of FILE's first good row.")
+)
 of_sandbox = _options(
     click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
     click.option("--port", default=8000, show_default=True, help="0 takes a free one."),

@@ -1,0 +1,244 @@
+"""Whether an upload would get through: what it needs is tried, one thing after the other, and nothing is posted.
+
+Route, schema, sender, look-up and ledger are the upload's own code; only what that has no words for (the certificate's
+last day, the backend's clock) is asked for here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import shutil
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from uploader import api
+from uploader.client import Route, answer_date, settle_route
+from uploader.desk import Plan
+from uploader.errors import UploaderError
+from uploader.glance import try_ledger_folder
+from uploader.model import Reason, UsageEvent
+from uploader.readers import open_usage_log
+from uploader.schema import RowSchema
+from uploader.sender import Connection, Sender
+from uploader.settings import Settings
+from uploader.upload import fitted_check
+
+_FEW_DAYS = 21
+_LITTLE_ROOM_BYTES = 500_000_000
+"""Of a million rows the ledger and its log take some 300 MB."""
+_MOST_CLOCK_SECONDS = 30.0
+_DEFAULT_PORT_BY_SCHEME = {"http": 80, "https": 443}
+
+
+class State(enum.Enum):
+    """How a check came out."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found, in a line; of a warning or failure also what to do."""
+
+    state: State
+    check: str
+    words: str
+
+
+def examine(plan: Plan, *, tenant_id: str | None, path: Path | None) -> Iterator[Finding]:
+    """Try what an upload needs.
+
+    tenant_id: whose customer is looked up; None for that of the usage log's first good row.
+    path:      a usage log; None for none.
+    """
+    settings = plan.settings
+    yield from _examine_ledger(plan.ledger_folder)
+    schema = None
+    try:
+        schema = RowSchema.load(plan.schema_path)
+        yield Finding(State.OK, "schema", schema.name)
+    except UploaderError as error:
+        yield Finding(State.FAIL, "schema", str(error))
+    if path is not None and schema is not None:
+        finding, found = _examine_log(path, schema, plan)
+        yield finding
+        tenant_id = tenant_id or found
+    try:
+        route = settle_route(settings.base_url, carries_key=settings.api_key is not None)
+    except UploaderError as error:
+        yield Finding(State.FAIL, "route", str(error))
+        return
+    yield Finding(State.OK, "route", _route_in_words(settings, route))
+    yield from _examine_network(settings, route)
+    yield from _examine_backend(settings, route, tenant_id)
+
+
+def _examine_ledger(folder: Path) -> Iterator[Finding]:
+    try:
+        try_ledger_folder(folder)
+    except UploaderError as error:
+        yield Finding(State.FAIL, "ledger", str(error))
+        return
+    yield Finding(State.OK, "ledger", f"{folder} is on a local disk, and keeps what is committed")
+    place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    room = shutil.disk_usage(place).free
+    words = f"{room:,} bytes are free for the ledger"
+    if room < _LITTLE_ROOM_BYTES:
+        yield Finding(State.WARN, "room", f"{words}; a million rows take some 300,000,000 -- make room")
+    else:
+        yield Finding(State.OK, "room", words)
+
+
+def _examine_log(path: Path, schema: RowSchema, plan: Plan) -> tuple[Finding, str | None]:
+    try:
+        with open_usage_log(path, delimiter=plan.delimiter) as log:
+            check = fitted_check(log, schema, plan.mapping)
+            for batch in log.batches():
+                for row in batch.rows:
+                    event = check.event(row)
+                    if isinstance(event, UsageEvent):
+                        words = f"{path}: its columns fit the schema; row {row.number} is the first good one"
+                        return Finding(State.OK, "log", words), event.tenant_id
+    except UploaderError as error:
+        return Finding(State.FAIL, "log", str(error)), None
+    return Finding(State.FAIL, "log", f"{path}: has no good row -- see why: uploader validate {path}"), None
+
+
+def _route_in_words(settings: Settings, route: Route) -> str:
+    if not route.proxy:
+        return f"to {settings.base_url}, without a proxy"
+    proxy = urlsplit(route.proxy)  # there may be a password in it
+    return f"to {settings.base_url}, through the proxy {proxy.scheme}://{proxy.hostname}:{proxy.port or ''}"
+
+
+def _examine_network(settings: Settings, route: Route) -> Iterator[Finding]:
+    target = urlsplit(route.proxy or settings.base_url)
+    host, port = target.hostname or "", target.port or _DEFAULT_PORT_BY_SCHEME.get(target.scheme, 80)
+    try:
+        addresses = dict.fromkeys(str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    except OSError as error:
+        remedy = "check --base-url, the proxy settings and this machine's name server"
+        yield Finding(State.FAIL, "dns", f"{host}: {error.strerror or error} -- {remedy}")
+        return
+    yield Finding(State.OK, "dns", f"{host} is {', '.join(addresses)}")
+    if settings.base_url.startswith("https:") and not route.proxy:
+        yield _examine_certificate(host, port, route, settings)
+
+
+def _examine_certificate(host: str, port: int, route: Route, settings: Settings) -> Finding:
+    bundle = Path(route.ca_bundle)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # which verifies, and trusts nothing by itself
+    if bundle.is_dir():
+        context.load_verify_locations(capath=bundle)
+    else:
+        context.load_verify_locations(cafile=bundle)
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # as libcurl, which posts the rows
+    try:
+        with (
+            socket.create_connection((host, port), timeout=settings.timeout_seconds) as plain,
+            context.wrap_socket(plain, server_hostname=host) as wrapped,
+        ):
+            certificate = wrapped.getpeercert() or {}
+    except ssl.SSLCertVerificationError as error:
+        remedy = "have it mended, check --base-url, or name its authority with REQUESTS_CA_BUNDLE"
+        return Finding(State.FAIL, "tls", f"{host}: {error.verify_message} -- {remedy}")
+    except OSError as error:
+        return Finding(State.FAIL, "tls", f"{host}: {error.strerror or error} -- check --base-url")
+    days = (ssl.cert_time_to_seconds(str(certificate["notAfter"])) - time.time()) / 86_400
+    words = f"the certificate is valid for {host}, for another {days:,.0f} days"
+    if days < _FEW_DAYS:
+        return Finding(State.WARN, "tls", f"{words} -- have it renewed before uploads stop")
+    return Finding(State.OK, "tls", words)
+
+
+def _examine_backend(settings: Settings, route: Route, tenant_id: str | None) -> Iterator[Finding]:
+    try:
+        sender: Sender[str] = Sender(
+            Connection(
+                most_in_flight=1,
+                timeout_seconds=settings.timeout_seconds,
+                proxy=route.proxy,
+                ca_bundle=route.ca_bundle,
+            )
+        )
+    except UploaderError as error:
+        yield Finding(State.FAIL, "libcurl", str(error))
+        return
+    with contextlib.closing(sender):
+        yield Finding(State.OK, "libcurl", "keeps each POST from being sent twice")
+        if tenant_id is None:
+            yield Finding(State.WARN, "look-up", "not tried -- give --tenant ID, or a usage log")
+            return
+        if problem := api.tenant_problem(tenant_id):
+            yield Finding(State.FAIL, "look-up", f"--tenant {problem} -- give a tenant id as in a usage log")
+            return
+        exchange = _exchange(sender, api.look_up_request(settings, tenant_id))
+    yield from _judge(settings, tenant_id, exchange)
+    if exchange.http_status:
+        yield _examine_clock(answer_date(settings, tenant_id))
+
+
+def _exchange(sender: Sender[str], request: api.Request) -> api.Exchange:
+    sender.start("look-up", request)
+    while not (ended := sender.wait(timeout_seconds=1.0)):
+        pass
+    return ended[0][1]
+
+
+def _judge(settings: Settings, tenant_id: str, exchange: api.Exchange) -> Iterator[Finding]:
+    verdict = api.judge_look_up(exchange)
+    if exchange.http_status == 401:
+        yield Finding(State.FAIL, "auth", verdict.stop)
+        return
+    if exchange.http_status == 403:
+        yield Finding(State.FAIL, "auth", f"{verdict.outcome.detail} -- check the key, and what it may do")
+        return
+    if exchange.http_status:
+        key = "the key is taken" if settings.api_key else "no key is set, and none is asked for"
+        yield Finding(State.OK, "auth", key)
+    yield _judge_customer(tenant_id, exchange, verdict)
+
+
+def _judge_customer(tenant_id: str, exchange: api.Exchange, verdict: api.Verdict) -> Finding:
+    tenant = api.shown(tenant_id)
+    if verdict.customer_id:
+        milliseconds = exchange.elapsed_seconds * 1000
+        return Finding(
+            State.OK,
+            "look-up",
+            f"tenant {tenant} is customer {api.shown(verdict.customer_id)} ({milliseconds:,.0f} ms)",
+        )
+    if verdict.outcome.reason is Reason.CUSTOMER_NOT_FOUND:
+        remedy = "check the tenant, and whether --base-url has the whole path (/api/v1)"
+        return Finding(State.WARN, "look-up", f"tenant {tenant}: {verdict.outcome.detail} -- {remedy}")
+    words = verdict.stop or f"{verdict.outcome.detail} -- see whether the backend is up"
+    return Finding(State.FAIL, "look-up", words)
+
+
+def _examine_clock(date: str | None) -> Finding:
+    moment = None
+    with contextlib.suppress(TypeError, ValueError):
+        moment = parsedate_to_datetime(date or "")
+    if moment is None:
+        return Finding(State.OK, "clock", "not compared: the backend's answers have no date")
+    ahead_seconds = time.time() - moment.timestamp()
+    if abs(ahead_seconds) > _MOST_CLOCK_SECONDS:
+        side = "ahead of" if ahead_seconds > 0 else "behind"
+        words = f"this machine is {abs(ahead_seconds):,.0f} s {side} the backend"
+        return Finding(State.WARN, "clock", f"{words} -- set it (NTP); times in the results would mislead")
+    return Finding(State.OK, "clock", "agrees with the backend's")
+
+
+def worst(findings: list[Finding]) -> int:
+    """Give the exit code: 0 when all is well, 1 with warnings alone, 2 when an upload would not get through."""
+    states = [finding.state for finding in findings]
+    return 2 if State.FAIL in states else 1 if State.WARN in states else 0
