@@ -207,7 +207,7 @@ def _try_file(path: Path, desk: Desk, earlier: _EarlierFiles) -> DryReport:
         tally = _Tally(rows=log.row_count)
         with dry_events(desk.plan.ledger_folder, identity, scratch=earlier.scratch) as events:
             naming = Naming(check, own_ids, events, EventIds(identity))
-            _look_up_all(path, desk, due_rows(log, naming, known, progress), progress, tally)
+            _look_up_all(desk, due_rows(log, naming, known, progress), progress, tally)
         stop = desk.why_stopped()
         to_post, accepted_before, tenants = _summed_up(log, check, known, books, tally)
         if imbalance := books.imbalance(accepted=None, may_leave_unsent=bool(stop)):
@@ -247,8 +247,7 @@ def _try_names(log: UsageLog, identity: RunIdentity, plan: Plan) -> None:
                 place.rmdir()
 
 
-def _look_up_all(path: Path, desk: Desk, rows: Iterator[Due | RowState], progress: Progress, tally: _Tally) -> None:
-    desk.watcher.begin(path, progress)
+def _look_up_all(desk: Desk, rows: Iterator[Due | RowState], progress: Progress, tally: _Tally) -> None:
     Posting(
         settings=desk.plan.settings,
         ledger=tally,
@@ -257,7 +256,7 @@ def _look_up_all(path: Path, desk: Desk, rows: Iterator[Due | RowState], progres
         pacing=desk.pacing,
         progress=progress,
         should_stop=desk.watcher.should_stop,
-        watch=desk.watcher.watch,
+        watch=lambda _: None,  # its words are an upload's: it would speak of rows as accepted
         most_failed=None if desk.plan.max_failed is None else desk.plan.max_failed.most_failed(rows=progress.rows),
     ).post_all(rows)
 
