@@ -283,7 +283,7 @@ def show(folder: Path, *, run: str) -> None:
     click.echo(show_run(folder, run))
 
 
-@cli.command()
+@cli.command(short_help="Show the settings, and where each comes from.")
 @of_config
 def config(**options: Any) -> None:
     """Show the settings that an upload would have, and where each comes from: option, variable, file or default.
@@ -300,7 +300,7 @@ def config(**options: Any) -> None:
         click.echo(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {place}".rstrip())
 
 
-@cli.command()
+@cli.command(short_help="Try what an upload needs, post nothing.")
 @click.argument("file", type=FILE, required=False)
 @of_doctor
 def doctor(file: Path | None, *, tenant: str | None, **options: Any) -> None:
