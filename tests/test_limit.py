@@ -149,7 +149,7 @@ def test_the_bound_is_kept() -> None:
 def test_troubles_of_one_round_trip_count_once() -> None:
     """Twenty answers lost at once halve the limit once; another one, sent since, halves it again."""
     rounds = Rounds()
-    rounds.answer(60)
+    rounds.answer(200)
     before = rounds.limit.current
     rounds.lose(20)
     halved = rounds.limit.current
@@ -171,7 +171,7 @@ def test_a_lost_answer_can_lead_down_to_one_call() -> None:
 def test_a_backend_that_asks_to_wait_is_sent_less() -> None:
     """A refusal costs less than a lost answer: the limit falls to seven tenths."""
     rounds = Rounds()
-    rounds.answer(60)
+    rounds.answer(200)
     before = rounds.limit.current
     rounds.limit.note_shed(now_seconds=rounds.now_seconds, elapsed_seconds=0.1)
     assert rounds.limit.current == int(before * 0.7)

@@ -145,7 +145,9 @@ class AdaptiveLimit:
     def _climb(self, now_seconds: float) -> None:
         if not self._is_full:
             return
-        self._limit = min(self._target, self._limit + self._climb_per_answer)
+        # Many answers may come in one turn: a whole doubling at once would overrun a backend that refuses.
+        most_this_turn = self._given + max(_LEAST_STEP, self._given * _STEP_SHARE)
+        self._limit = max(self._limit, min(self._target, self._limit + self._climb_per_answer, most_this_turn))
         if self._limit == self._target:
             self.measure_anew(now_seconds=now_seconds)
             if self._phase is _Phase.RECOVERING:
