@@ -20,7 +20,7 @@ from tests.benchmark.table import Grid, Row, Section, UnmeasuredError, at_most, 
 from tests.benchmark.usage import COLUMNS, usage_rows
 from tests.command import Home
 from uploader.identity import RunIdentity
-from uploader.ledger import Ledger, ledger_path, run_ids
+from uploader.ledger import Ledger, known_run, ledger_path, run_ids
 from uploader.overlap import RowSketch
 from uploader.seen import SeenRows
 
@@ -157,13 +157,15 @@ def _night(bench: Bench, night: int) -> list[str | Path]:
 def _fill(folder: Path, template: Path, base_url: str, *, runs: int) -> None:
     """Make finished runs as the program leaves them: a real one's ledger file under each identity, and its sketch."""
     [real_run] = run_ids(template)
+    real = known_run(template, real_run)
+    folder.mkdir()
     for night in range(runs):
         content_sha256 = hashlib.sha256(f"night {night}".encode()).hexdigest()
         identity = RunIdentity(base_url=base_url, period="", content_sha256=content_sha256)
-        folder.mkdir(exist_ok=True)
-        shutil.copyfile(ledger_path(template, real_run), ledger_path(folder, identity.run_id))
-        with Ledger(folder, identity) as ledger:
+        shutil.copyfile(ledger_path(template, real_run), ledger_path(folder, real_run))
+        with Ledger(folder, real) as ledger:  # opened as what it is, and only then named as another
             ledger.remember(identity=identity.canonical, input=[f"night-{night}.csv", night])
+        ledger.path.rename(ledger_path(folder, identity.run_id))
         sketch = RowSketch(COLUMNS)
         for row in usage_rows(_SKETCH_ROWS, tenants=200, night=1_000 + night):
             sketch.add([str(cell) for cell in row])
