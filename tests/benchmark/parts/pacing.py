@@ -88,7 +88,7 @@ class _Trial:
     def told(self) -> str:
         """The trial as a table's cell."""
         if self.why_not:
-            return "not measured"
+            return f"not measured: {self.why_not}"
         gave_up = f", gave up {self.times_stopped} of {len(self.runs)}" if self.times_stopped else ""
         return f"{self.rows_per_second:,.0f} rows/s, {self.in_doubt:,.0f} in doubt{gave_up}"
 
@@ -127,14 +127,15 @@ def _is_hopeless(name: str, setting: str, trials: dict[tuple[str, str], _Trial])
 
 def _run(bench: Bench, server: _Server, setting: str) -> _Run:
     share = bench.scale.pacing_share
-    log = bench.log(rows=int(server.rows * share), tenants=_TENANTS)
+    rows = int(server.rows * share)
+    log = bench.log(rows=rows, tenants=_TENANTS)
     with backend(server.behaviour) as running, bench.home(running.base_url) as home:
         command = upload_command(log, "--concurrency", setting, "--timeout", _TIMEOUT_SECONDS)
         cost = measured(
             home.command(*command),
             folder=home.folder,
             environment=home.environment(),
-            look=_TimeIsOver(running, after_seconds=_LONGEST_SECONDS * share).look,
+            look=_TimeIsOver(running, rows=rows, after_seconds=_LONGEST_SECONDS * share).look,
         )
         if cost.exit_code not in (*_FINISHED, _STOPPED_EARLY, _INTERRUPTED):
             cost.demand_success(f"uploader upload --concurrency {setting}")
@@ -144,8 +145,9 @@ def _run(bench: Bench, server: _Server, setting: str) -> _Run:
 class _TimeIsOver:
     """Tells when a run has posted for long enough."""
 
-    def __init__(self, running: Backend, *, after_seconds: float) -> None:
+    def __init__(self, running: Backend, *, rows: int, after_seconds: float) -> None:
         self._running = running
+        self._rows = rows
         self._after_seconds = after_seconds
         self._first_post_seconds = 0.0
 
@@ -153,7 +155,10 @@ class _TimeIsOver:
         if not self._first_post_seconds:
             self._first_post_seconds = self._running.seen().first_post_seconds
             return False
-        return time.monotonic() > self._first_post_seconds + self._after_seconds
+        if time.monotonic() < self._first_post_seconds + self._after_seconds:
+            return False
+        # One that has posted all is ending by itself, and may no longer know what to do with an interrupt.
+        return self._running.seen().recorded < self._rows
 
 
 def _rows_in_doubt(home: Home, cost: Cost) -> int:
