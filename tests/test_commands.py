@@ -27,6 +27,7 @@ from uploader.errors import InputError, SchemaError, SettingsError
 from uploader.model import Reason
 
 ROOT = Path(__file__).parents[1]
+_OF_THE_COMMAND_LINE = ("config", "destination", "dry_run")
 
 
 def lossy(received: Received) -> Answer:
@@ -116,7 +117,9 @@ def test_options_are_those_of_the_command_line(name: str, function: object) -> N
     defaults = {
         option.name: option.default
         for option in command.params
-        if isinstance(option, click.Option) and option.name not in ("summary", "report", "sandbox", "safe_status")
+        if isinstance(option, click.Option)
+        and option.name
+        not in ("summary", "report", "sandbox", "safe_status", "log_format", "concurrency", *_OF_THE_COMMAND_LINE)
     }
     assert set(defaults) <= set(parameters)
     for option, default in defaults.items():
@@ -153,6 +156,9 @@ def test_results_are_a_table_whose_cells_are_as_in_the_file(
     assert not table["upload_at"].isna().any()
     with pytest.raises(InputError):
         read_results(log)
+    if form == "csv":
+        assert home.run_here("export", "usage.results.csv", "-o", "usage.xlsx").exit_code == 0
+        pd.testing.assert_frame_equal(read_results(home.folder / "usage.xlsx"), table, check_dtype=False)
 
 
 def test_pandas_waits_until_it_is_asked_for() -> None:

@@ -1,10 +1,10 @@
 """Upload and replay for programs: they return what came of it, and print nothing.
 
 Options are named as on the command line, and mean the same; no environment variable is read. A file that could not be
-taken is in the summary with its error, beside the others; what forbids the command as a whole is raised. Progress is
-logged (``logging``, logger ``uploader.commands``, INFO). For one thread at a time; no signal handler is set: an
-exception such as KeyboardInterrupt is like a crash, which leaves the rows in flight in doubt, so have ``should_stop``
-return True instead.
+taken is in the summary with its error, beside the others; what forbids the command as a whole is raised. Changes of the
+run's state are logged (``logging``, logger ``uploader.commands``). For one thread at a time; no signal handler is set:
+an exception such as KeyboardInterrupt is like a crash, which leaves the rows in flight in doubt, so have
+``should_stop`` return True instead.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from uploader.configuration import default_ledger_folder
 from uploader.desk import FileReport, Plan, Watcher
 from uploader.errors import SettingsError
+from uploader.notes import Level
 from uploader.replay import Permissions
 from uploader.replay import replay as _replay
 from uploader.settings import DEFAULT_BASE_URL, FailureBudget, Settings
@@ -25,6 +26,7 @@ from uploader.summary import Summary, exit_code_of, summarize
 from uploader.upload import upload as _upload
 
 log = logging.getLogger(__name__)
+_LOG_LEVEL_BY_LEVEL = {Level.INFO: logging.INFO, Level.WARNING: logging.WARNING, Level.ERROR: logging.ERROR}
 
 
 def _never() -> bool:
@@ -42,7 +44,9 @@ def upload(
     results_dir: Path | str | None = None,
     ledger: Path | str | None = None,
     period: str = "",
-    concurrency: int = 32,
+    event_id: str | None = None,
+    concurrency: int | None = None,
+    max_rate: float | None = None,
     timeout: float = 10.0,
     retries: int = 2,
     patience: float = 600.0,
@@ -55,8 +59,11 @@ def upload(
 ) -> Summary:
     """Post each row of one or more usage logs once, as ``uploader upload`` does.
 
+    concurrency: calls in flight at the most; None to find out what the backend takes (``auto``).
+    max_rate:    posts started a second at the most; None for no cap.
     timeout:     seconds for each whole exchange.
     patience:    seconds of waiting in all for a backend in trouble.
+    event_id:    the column of the log's own event ids; None to go by content and row number.
     safe_status: 5xx answers that, by your word, mean "not recorded".
     max_failed:  the failure budget of each file: rows, or a share such as ``"1%"``.
     should_stop: asked all the time; once it returns True no call is started, and those in flight are waited for.
@@ -72,6 +79,7 @@ def upload(
             timeout_seconds=timeout,
             retries=retries,
             concurrency=concurrency,
+            max_rate=max_rate,
             patience_seconds=patience,
             safe_statuses=frozenset(safe_status),
             idempotency_header=idempotency_header,
@@ -82,6 +90,7 @@ def upload(
         results=_path(results),
         results_dir=_path(results_dir),
         period=period,
+        event_id=event_id,
         max_failed=None if max_failed is None else FailureBudget.parse(str(max_failed)),
         again=again,
         allow_overlap=allow_overlap,
@@ -102,7 +111,8 @@ def replay(
     delimiter: str | None = None,
     results_dir: Path | str | None = None,
     ledger: Path | str | None = None,
-    concurrency: int = 32,
+    concurrency: int | None = None,
+    max_rate: float | None = None,
     timeout: float = 10.0,
     retries: int = 2,
     patience: float = 600.0,
@@ -110,12 +120,14 @@ def replay(
     idempotency_header: str | None = None,
     include_in_doubt: bool = False,
     accept_changes: bool = False,
+    without_ledger: bool = False,
     should_stop: Callable[[], bool] = _never,
 ) -> Summary:
     """Post the failed rows of a results or failed file again, as ``uploader replay`` does.
 
     include_in_doubt: post the rows in doubt once more: each may then be billed twice.
     accept_changes:   take ids that a spreadsheet seems to have changed as they are now.
+    without_ledger:   adopt the file's run: the ledger of its upload is lost.
 
     The other options are those of ``upload``.
 
@@ -129,6 +141,7 @@ def replay(
             timeout_seconds=timeout,
             retries=retries,
             concurrency=concurrency,
+            max_rate=max_rate,
             patience_seconds=patience,
             safe_statuses=frozenset(safe_status),
             idempotency_header=idempotency_header,
@@ -139,7 +152,9 @@ def replay(
         results_dir=_path(results_dir),
     )
     begun_at = datetime.now(timezone.utc)
-    permissions = Permissions(include_in_doubt=include_in_doubt, accept_changes=accept_changes)
+    permissions = Permissions(
+        include_in_doubt=include_in_doubt, accept_changes=accept_changes, without_ledger=without_ledger
+    )
     report = _replay(Path(file), plan=plan, watcher=_watcher(should_stop), permissions=permissions)
     return _summary("replay", [report], plan, begun_at)
 
@@ -150,9 +165,9 @@ def _path(path: Path | str | None) -> Path | None:
 
 def _watcher(should_stop: Callable[[], bool]) -> Watcher:
     return Watcher(
-        begin=lambda path, progress: log.info("%s: posting begins, %d rows", path, progress.rows),
+        begin=lambda _path, _progress: None,
         watch=lambda _progress: None,
-        say=lambda sentence: log.info("%s", sentence),
+        say=lambda note: log.log(_LOG_LEVEL_BY_LEVEL[note.level], "%s", note.sentence),
         should_stop=should_stop,
     )
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def read_results(path: Path | str) -> pd.DataFrame:
-    """Load a results or failed file, CSV or Parquet, into a table with one line a row of the file.
+    """Load a results or failed file (CSV, Parquet, or a workbook made of one) into a table, a line a row.
 
     The input's columns hold what they hold in the file: text from CSV, never changed (``00123``, ``NA``), an empty
     text for an empty cell. Of ours, ``upload_row``, ``upload_http_status`` and ``upload_attempts`` are whole numbers
@@ -28,7 +28,12 @@ def read_results(path: Path | str) -> pd.DataFrame:
     with open_own_file(path, delimiter=None) as log:
         ReplayLog(log)  # which says what is wrong with a file that is not ours
         kind, delimiter = log.kind, log.delimiter
-    if kind == "parquet":
+        is_workbook = path.suffix.lower() == ".xlsx"
+        rows = [row.cells for batch in log.batches() for row in batch.rows if row.cells] if is_workbook else []
+        columns = log.columns
+    if is_workbook:
+        table = pd.DataFrame([["" if cell is None else str(cell) for cell in row] for row in rows], columns=columns)
+    elif kind == "parquet":
         table = pd.read_parquet(path)
     else:
         table = pd.read_csv(path, sep=delimiter, dtype=str, keep_default_na=False, encoding="utf-8-sig")
