@@ -10,18 +10,17 @@ import sys
 
 import pandas as pd
 
-from uploader import read_results
-from uploader.commands import upload
+import uploader
 
 log, base_url = sys.argv[1:]
-summary = upload(log, base_url=base_url)
+summary = uploader.upload(log, base_url=base_url)
 [file] = summary.files
 if file.total is None or file.results is None:
     sys.exit(f"not done: {file.error}")
 print(f"{file.total.accepted.rows} of {file.total.came_in.rows} rows accepted, exit code {summary.exit_code}")
 
 # %% The results, one line a row: the input's columns as they were, then upload_row, upload_status and so on.
-results = read_results(file.results)
+results = uploader.read_results(file.results)
 results["units"] = pd.to_numeric(results["total_usage"], errors="coerce")
 
 # %% Why rows failed, and what that means for sending them again.

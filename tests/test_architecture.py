@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "uploader"
 ROWS = [
     {"cli"},
     {"commands", "console", "doctor", "dry_run", "log_lines", "options", "report", "runs", "sandbox", "validate"},
-    {"charts", "dry_events", "export", "findings", "frames", "replay", "summary", "upload"},
+    {"charts", "dry_events", "export", "findings", "frames", "replay_run", "summary", "upload_run"},
     {"adoption"},
     {"desk", "glance", "guards", "own_events", "replay_log", "workbook"},
     {"pacing_notes", "posting"},

@@ -19,10 +19,9 @@ from tests.billing_answers import Answer, Then, reply
 from tests.billing_contract import Received, contract
 from tests.billing_server import BillingServer
 from tests.command import Home, usage_rows, write_csv
-from uploader import FileSummary, Summary, read_results
+from uploader import FileSummary, Summary, read_results, replay, upload
 from uploader.books import Account, Entry
 from uploader.cli import cli
-from uploader.commands import replay, upload
 from uploader.errors import InputError, SchemaError, SettingsError
 from uploader.model import Reason
 

@@ -39,11 +39,11 @@ from uploader.errors import InputError, LedgerRefusal, RefusedError, UploaderErr
 from uploader.identity import EventIds
 from uploader.ledger import known_run
 from uploader.posting import Progress
-from uploader.replay import Permissions, replay
 from uploader.replay_log import damaged_columns, edited_columns
+from uploader.replay_run import Permissions, replay
 from uploader.results import OWN_COLUMNS
 from uploader.settings import Settings
-from uploader.upload import upload
+from uploader.upload_run import upload
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- where an fsync costs nothing; a kill loses nothing there either
 QUICK_FOLDER = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None

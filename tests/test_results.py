@@ -40,7 +40,7 @@ from uploader.parquet_log import AnnotatedParquetWriter, ParquetLog
 from uploader.readers import UsageLog, open_usage_log
 from uploader.results import OWN_COLUMNS, Names, Reservation, choose_names, write_results
 from uploader.settings import Settings
-from uploader.upload import upload
+from uploader.upload_run import upload
 
 HEADER = "tenant_id,device_id,meter_id,total_usage"
 INPUT = f"{HEADER}\nacme,d1,api,1\nglobex,d2,api,2\ninitech,d3,api,3\n"

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from uploader.client import MeterClient, post_meter_usage
+    from uploader.commands import replay, upload
     from uploader.frames import read_results
     from uploader.summary import FileSummary, Summary
 
-__all__ = ["FileSummary", "MeterClient", "Summary", "post_meter_usage", "read_results"]
+__all__ = ["FileSummary", "MeterClient", "Summary", "post_meter_usage", "read_results", "replay", "upload"]
 
 _MODULE_BY_NAME = {
     "FileSummary": "summary",
@@ -18,6 +19,8 @@ _MODULE_BY_NAME = {
     "Summary": "summary",
     "post_meter_usage": "client",
     "read_results": "frames",
+    "replay": "commands",
+    "upload": "commands",
 }
 
 

@@ -104,7 +104,7 @@ def upload(files: tuple[Path, ...], *, max_failed: str | None, sandbox: bool, dr
     with _sandbox_for_a_run(options) if sandbox else contextlib.nullcontext() as and_say:
         if dry_run:
             _run_dry(files, options)
-        from uploader.upload import upload as run  # noqa: PLC0415 -- heavy, see the top
+        from uploader.upload_run import upload as run  # noqa: PLC0415 -- heavy, see the top
 
         _run(options, lambda plan, watcher: run(files, plan=plan, watcher=watcher), and_say=and_say)
 
@@ -140,8 +140,8 @@ def replay(file: Path, *, include_in_doubt: bool, accept_changes: bool, without_
       uploader replay usage.failed.csv
       uploader replay usage.failed.xlsx
     """
-    from uploader.replay import Permissions  # noqa: PLC0415 -- heavy, see the top
-    from uploader.replay import replay as run  # noqa: PLC0415 -- likewise
+    from uploader.replay_run import Permissions  # noqa: PLC0415 -- heavy, see the top
+    from uploader.replay_run import replay as run  # noqa: PLC0415 -- likewise
 
     if not without_ledger:  # the ledger knows how the upload saw the columns, and goes before the settings file
         options.update({name: () for name in ("column", "constant") if not is_typed(name)})

@@ -19,11 +19,11 @@ from uploader.configuration import default_ledger_folder
 from uploader.desk import FileReport, Plan, Watcher
 from uploader.errors import SettingsError
 from uploader.notes import Level
-from uploader.replay import Permissions
-from uploader.replay import replay as _replay
+from uploader.replay_run import Permissions
+from uploader.replay_run import replay as _replay
 from uploader.settings import DEFAULT_BASE_URL, FailureBudget, Settings
 from uploader.summary import Summary, exit_code_of, summarize
-from uploader.upload import upload as _upload
+from uploader.upload_run import upload as _upload
 
 log = logging.getLogger(__name__)
 _LOG_LEVEL_BY_LEVEL = {Level.INFO: logging.INFO, Level.WARNING: logging.WARNING, Level.ERROR: logging.ERROR}

@@ -28,7 +28,7 @@ from uploader.readers import open_usage_log
 from uploader.schema import RowSchema
 from uploader.sender import Connection, Sender
 from uploader.settings import Settings
-from uploader.upload import fitted_check
+from uploader.upload_run import fitted_check
 
 _FEW_DAYS = 21
 _LITTLE_ROOM_BYTES = 500_000_000

@@ -30,7 +30,7 @@ from uploader.readers import UsageLog, open_usage_log
 from uploader.results import NOT_SENT, Reservation, room_needed_bytes
 from uploader.schema import RowCheck
 from uploader.seen import SeenRows
-from uploader.upload import Naming, admitted_run, due_rows, fitted_check, names_for, own_ids_of, read_through
+from uploader.upload_run import Naming, admitted_run, due_rows, fitted_check, names_for, own_ids_of, read_through
 
 _WOULD_BE_POSTED = Outcome(None, "would be posted")
 _ACCEPTED = Outcome(None)

@@ -14,7 +14,7 @@ from uploader.own_events import OwnIds
 from uploader.readers import open_usage_log
 from uploader.schema import RowSchema
 from uploader.settings import FailureBudget
-from uploader.upload import demand_within_budget, fitted_check
+from uploader.upload_run import demand_within_budget, fitted_check
 
 _WOULD_BE_POSTED = Outcome(None)
 

@@ -22,7 +22,7 @@ from uploader.errors import UploaderError
 from uploader.model import Row
 from uploader.readers import open_usage_log
 from uploader.schema import EVENT_COLUMNS, RowSchema
-from uploader.upload import fitted_check
+from uploader.upload_run import fitted_check
 
 HEADER = ",".join(EVENT_COLUMNS).encode()
 SCHEMA = RowSchema.load(None)
