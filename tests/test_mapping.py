@@ -17,6 +17,8 @@ from tests.command import Home, cells, read_rows, write_csv
 from uploader.errors import InputError, SettingsError
 from uploader.identity import RunIdentity
 from uploader.mapping import ColumnMap
+from uploader.model import Row
+from uploader.schema import RowSchema
 
 COLUMNS = ("TenantID", "Meter Name", "total_usage", "note")
 ROWS = [("acme", "api.calls", 5, "a"), ("globex", "api.calls", 7, "b"), ("acme", "storage", 9, "c")]
@@ -233,3 +235,23 @@ def test_columns_can_change_places() -> None:
         mapping.places(["a"], path=Path("x"))
     with pytest.raises(SettingsError):
         ColumnMap.parse(["a="], [])
+
+
+def test_units_are_counted_for_the_constant_tenant_and_meter() -> None:
+    """Totals by tenant and meter name what was posted, not the first cell of the row."""
+    mapping = ColumnMap.parse([], ["tenant_id=acme", "meter_id=m"])
+    check = RowSchema.load(None).for_columns(["device_id", "total_usage"], path=Path("x"), mapping=mapping)
+    units = check.units(Row(1, ["d", "7"], "d,7"))
+    assert units is not None
+    assert (units.tenant_id, units.meter_id, units.total_usage) == ("acme", "m", 7)
+
+
+def test_a_required_column_that_the_schema_does_not_describe_is_there_for_it(
+    home: Home, billing_server: BillingServer
+) -> None:
+    """Under the name by which it is seen, in a schema whose rows are judged as a whole."""
+    (home.folder / "ours.json").write_text('{"required": ["region"], "minProperties": 5}')
+    write_csv(home.folder / "usage.csv", [("acme", "m", 1, "eu")], columns=(*COLUMNS[:3], "Region"))
+    run = home.run_here("upload", "usage.csv", *OPTIONS, "--column", "region=Region", "--schema", "ours.json")
+    assert run.exit_code == 0, run.said
+    assert billing_server.billed() == Counter([BilledRow("acme", "import", "m", 1)])

@@ -35,9 +35,12 @@ def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return add_all
 
 
-def _option(name: str, **facts: Any) -> Callable[[Any], Any]:
-    """Make an option that can be set as UPLOADER_NAME and in a file too; flags that can bill again are made without."""
-    _KIND_BY_KEY[name.removeprefix("--").replace("-", "_")] = _kind(click.Option([name], **facts))
+def _option(name: str, *, kind: Kind | None = None, **facts: Any) -> Callable[[Any], Any]:
+    """Make an option that can be set as UPLOADER_NAME and in a file too; flags that can bill again are made without.
+
+    kind: what stands in the file, where the option's type does not tell.
+    """
+    _KIND_BY_KEY[name.removeprefix("--").replace("-", "_")] = kind or _kind(click.Option([name], **facts))
     return _with_variable(name, **facts)
 
 
@@ -229,7 +232,10 @@ def _note_log_format(context: click.Context, _option: click.Parameter, value: st
 
 _report = _option("--report", type=FILE, help="Write a page for a person to this file: HTML that needs no network.")
 _max_failed = _option(
-    "--max-failed", metavar="N|P%", help="Stop a file of which more rows than this fail, as in 100 or 1%."
+    "--max-failed",
+    kind=Kind.SCALAR,
+    metavar="N|P%",
+    help="Stop a file of which more rows than this fail, as in 100 or 1%.",
 )
 _sending = _options(
     _file,
@@ -241,6 +247,7 @@ _sending = _options(
     _ledger,
     _option(
         "--concurrency",
+        kind=Kind.SCALAR,
         default="auto",
         show_default=True,
         metavar="auto|N",

@@ -105,9 +105,9 @@ class RowSchema:
                 remedy=f"name the columns as the schema does, or say which it is: --column {missing[0]}=COLUMN",
             )
         constant_by_column = dict(mapping.constants)
-        readers = []
+        readers: list[_ColumnReader] = []
         for column, place in place_by_column.items():
-            if column in self._properties or column in EVENT_COLUMNS:
+            if column in self._properties or column in self._required:
                 read = reader_of(column, self._properties.get(column))
                 if column in constant_by_column:
                     readers.append((column, 0, _always(read(constant_by_column[column]))))
