@@ -105,7 +105,7 @@ def test_the_column_must_be_there(home: Home, billing_server: BillingServer) -> 
     write_csv(home.folder / "usage.csv", ROWS)
     run = upload(home, "usage.csv")
     assert run.exit_code == 2
-    assert "usage.csv: no column named 'id'" in run.said
+    assert "usage.csv: not done: no column named 'id'" in run.said
     assert "tenant_id" in run.said
     assert not billing_server.received
 
@@ -185,8 +185,9 @@ def test_an_event_that_was_certainly_not_recorded_may_be_posted_from_another_fil
     write_log(home, "one.csv", numbered(ROWS[:3]))
     assert upload(home, "one.csv").exit_code == 1
     billing_server.respond = contract
-    write_log(home, "two.csv", [("e0", ROWS[0]), ("x", ROWS[5])])
-    assert upload(home, "two.csv").exit_code == 0
+    write_log(home, "two.csv", [("e0", ROWS[0]), ("x", ROWS[5]), ("e0", ROWS[0])])
+    assert upload(home, "two.csv").exit_code == 1
+    assert reasons(home, "two") == ["", "", "duplicate"]
     assert upload(home, "one.csv").exit_code == 0
     assert billing_server.billed() == Counter([*ROWS[:3], ROWS[5]])
     assert "accepted before: row 1 of run" in details(home, "one")[0]

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
 from uploader.configuration import default_ledger_folder
 from uploader.desk import FileReport, Plan, Watcher
 from uploader.errors import SettingsError
+from uploader.mapping import ColumnMap
 from uploader.notes import Level
 from uploader.replay_run import Permissions
 from uploader.replay_run import replay as _replay
@@ -40,6 +41,8 @@ def upload(
     api_key: str | None = None,
     schema: Path | str | None = None,
     delimiter: str | None = None,
+    column: Mapping[str, str] | None = None,
+    constant: Mapping[str, str] | None = None,
     results: Path | str | None = None,
     results_dir: Path | str | None = None,
     ledger: Path | str | None = None,
@@ -59,6 +62,8 @@ def upload(
 ) -> Summary:
     """Post each row of one or more usage logs once, as ``uploader upload`` does.
 
+    column:      the log's own name of a column, by the schema's.
+    constant:    the text that stands in each row of a column that the log does not have, by the schema's name.
     concurrency: calls in flight at the most; None to find out what the backend takes (``auto``).
     max_rate:    posts started a second at the most; None for no cap.
     timeout:     seconds for each whole exchange.
@@ -87,6 +92,7 @@ def upload(
         ledger_folder=default_ledger_folder() if ledger is None else Path(ledger),
         schema_path=_path(schema),
         delimiter=delimiter,
+        mapping=_mapping(column, constant),
         results=_path(results),
         results_dir=_path(results_dir),
         period=period,
@@ -109,6 +115,8 @@ def replay(
     api_key: str | None = None,
     schema: Path | str | None = None,
     delimiter: str | None = None,
+    column: Mapping[str, str] | None = None,
+    constant: Mapping[str, str] | None = None,
     results_dir: Path | str | None = None,
     ledger: Path | str | None = None,
     concurrency: int | None = None,
@@ -149,6 +157,7 @@ def replay(
         ledger_folder=default_ledger_folder() if ledger is None else Path(ledger),
         schema_path=_path(schema),
         delimiter=delimiter,
+        mapping=_mapping(column, constant),
         results_dir=_path(results_dir),
     )
     begun_at = datetime.now(timezone.utc)
@@ -157,6 +166,11 @@ def replay(
     )
     report = _replay(Path(file), plan=plan, watcher=_watcher(should_stop), permissions=permissions)
     return _summary("replay", [report], plan, begun_at)
+
+
+def _mapping(column: Mapping[str, str] | None, constant: Mapping[str, str] | None) -> ColumnMap:
+    pairs = [[f"{name}={value}" for name, value in (given or {}).items()] for given in (column, constant)]
+    return ColumnMap.parse(*pairs)
 
 
 def _path(path: Path | str | None) -> Path | None:

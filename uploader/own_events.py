@@ -129,9 +129,14 @@ class OwnEvents:
                 return
             with self._owner(run_id) as ledger:
                 state_by_row = ledger.known([other.row for _, other in pairs])
+                taken_by_id: dict[bytes, Claim] = {}
                 for own, other in pairs:
-                    if settled := self._settled_by_row(own, other, state_by_row.get(other.row)):
+                    if own.id in taken_by_id:
+                        yield own.row, _repeated(own, taken_by_id[own.id])
+                    elif settled := self._settled_by_row(own, other, state_by_row.get(other.row)):
                         yield own.row, settled
+                    else:
+                        taken_by_id[own.id] = own
         except LedgerRefusal as error:  # a process is at work on it, or it cannot be read
             for own, other in pairs:
                 yield own.row, _state(own.row, Reason.UNAVAILABLE, f"{_named(other)} has this event, and {error}")

@@ -150,5 +150,6 @@ def set_forward(ledger: Path, *, milliseconds: int) -> None:
                 f"update {table} set at_milliseconds = at_milliseconds + ?",  # noqa: S608 -- a name from the ledger
                 (milliseconds,),
             ).rowcount
+    connection.execute("delete from in_use")  # closing takes the write-ahead log in and away
     connection.close()
     assert changed
