@@ -240,7 +240,7 @@ def test_a_check_has_a_page_too(home: Home, billing_server: BillingServer) -> No
         home.folder / "usage.csv", [("t", "d", "api", 5), ("t", "d", HOSTILE.replace(",", "").replace('"', ""), -7)]
     )
     done = home.run_here("validate", "usage.csv", "gone.csv", "--report", "page.html")
-    assert done.exit_code == 2
+    assert done.exit_code == 3
     page = (home.folder / "page.html").read_text(encoding="utf-8")
     assert "1 of 2 rows would be posted, with 5 units; 1 would fail." in page
     assert re.search(r"Cannot be taken: .*gone\.csv", page)

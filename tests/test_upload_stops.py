@@ -412,6 +412,7 @@ def test_a_full_disk_ends_the_whole_command_and_the_next_one_bills_nothing_twice
     assert 0 < len(billing_server.posts) < 160
     assert billing_server.billed() <= Counter(rows[:160])
     run = home.run_here(*command)
+    assert (home.folder / "day1.results.csv").exists(), run.said
     in_doubt = [row for row in read_rows(home.folder / "day1.results.csv") if row["upload_reason"]]
     assert run.exit_code == (1 if in_doubt else 0), run.said
     assert {row["upload_reason"] for row in in_doubt} <= {"in_doubt"}

@@ -74,7 +74,7 @@ class Database:
         with contextlib.suppress(sqlite3.Error):
             self._connection.close()
         if not is_let_go and not _has_log(self.path):
-            with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(self.path)) as connection:
+            with contextlib.suppress(sqlite3.Error), contextlib.closing(_reopened(self.path)) as connection:
                 _let_go(connection)
 
     def rows(self, query: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
@@ -178,6 +178,10 @@ def _let_go(connection: sqlite3.Connection) -> bool:
     except sqlite3.Error:
         return False
     return True
+
+
+def _reopened(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, isolation_level=None)
 
 
 def _connect(path: Path, *, is_shared: bool) -> sqlite3.Connection:

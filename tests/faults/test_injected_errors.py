@@ -53,9 +53,12 @@ def test_a_failing_disk_stops_the_run_and_nothing_is_unrecorded(
 
 def test_a_log_that_cannot_be_read_any_more_stops_the_run(new_scene: NewScene, extent: Extent, strace: Strace) -> None:
     """A read error, in the first pass or a later one, ends the command; later it continues."""
-    for when in extent.of(short=[4], full=range(1, 6)):
+    for when in extent.of(short=[4], full=itertools.count(1)):
         with new_scene(rows=8, concurrency=3) as scene:
             done = scene.upload(before=strace.failing("pread64", error="EIO", when=f"{when}+", path=scene.log))
+            if done.exit_code == 0:
+                assert when > 3, "the log is read in three passes"
+                break
             check_error(done, scene)
             scene.settle()
             assert not scene.in_doubt
