@@ -49,3 +49,8 @@ def test_a_row_that_two_runs_hold_counts_once() -> None:
 def test_an_empty_log_overlaps_with_nothing() -> None:
     """A log without rows has no share of anything."""
     assert overlap_with(_sketch(), {"r": _sketch(range(10))}).share == 0
+
+
+def test_a_sketch_stays_small_however_many_rows_there_are() -> None:
+    """A ledger keeps one for each run, for years."""
+    assert len(_sketch(range(100_000))) < 66_000

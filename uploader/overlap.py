@@ -40,6 +40,7 @@ class RowSketch:
 
     def to_bytes(self) -> bytes:
         """Give the sketch for keeping, at most some 64 KB."""
+        self._sketch.trim()
         kept: bytes = self._sketch.compact().serialize()
         return kept
 
