@@ -232,10 +232,11 @@ def validate(files: tuple[Path, ...], *, max_failed: str | None, report: Path | 
 @cli.command(short_help="Make a page for a person of a results file.")
 @click.argument("results", type=FILE)
 @of_report
-def report(results: Path, *, output: Path | None) -> None:
+def report(results: Path, *, output: Path | None, column: tuple[str, ...], constant: tuple[str, ...], **_: Any) -> None:
     """Make a page for a person of RESULTS, a results or failed file: what happened, and what to do.
 
-    One HTML file that needs no network. Made by the upload itself (--report) it also shows latency.
+    One HTML file that needs no network. Made by the upload itself (--report) it also shows latency. It needs the
+    --column and --constant of the upload.
 
     \b
     Example:
@@ -246,7 +247,8 @@ def report(results: Path, *, output: Path | None) -> None:
 
     page = output or results.with_suffix(".html")
     documents.demand_place(page, documents.REPORT)
-    documents.write_document(page, report_of_file(results), documents.REPORT)
+    mapping = ColumnMap.parse(column, constant)
+    documents.write_document(page, report_of_file(results, mapping=mapping), documents.REPORT)
     click.echo(page)
 
 

@@ -114,6 +114,7 @@ class FileReport:
     accounts:        rows and units by tenant and meter; None when no results were written.
     timings:         of this command's calls.
     seconds:         from opening the file to its durable results.
+    mapping:         how the file's columns were seen.
     stop:            why the run ended early; empty when every row had its turn.
     error:           why the file could not be taken, or the run not be finished; or that its totals do not balance.
     """
@@ -130,6 +131,7 @@ class FileReport:
     timings: Timings | None = None
     begun_at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     seconds: float = 0.0
+    mapping: ColumnMap = AS_IT_STANDS
     stop: str = ""
     error: UploaderError | None = None
 

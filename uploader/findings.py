@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from uploader.mapping import AS_IT_STANDS, ColumnMap
 from uploader.model import Outcome, Reason, Row, Status, UsageEvent
 from uploader.replay_log import ReplayLog, open_own_file
 from uploader.results import OWN_COLUMNS
@@ -19,8 +20,7 @@ _FIRST_DOUBTS = 50
 _MOST_NAMES = 10_000
 _MOST_CHARACTERS = 160
 _MOST_INTERVALS = 120
-_COLUMNS = (*OWN_COLUMNS, *EVENT_COLUMNS)
-_NOTHING = dict.fromkeys(_COLUMNS, "")
+_NOTHING = dict.fromkeys((*OWN_COLUMNS, *EVENT_COLUMNS), "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +43,27 @@ class Found:
     customer_id: str
     at: str
     raw: str
+
+
+class EventCells:
+    """Finds a usage event's cells among those of a row, whatever names the file has for them."""
+
+    def __init__(self, columns: Sequence[str], *, mapping: ColumnMap, path: Path) -> None:
+        """Find them among the columns of a file to which a schema was fitted: they are all there.
+
+        Raises:
+            InputError: the mapping names a column that is not there.
+        """
+        place_by_column = mapping.places(columns, path=path)
+        self._places = {column: place_by_column[column] for column in EVENT_COLUMNS}
+        self._constants = mapping.values
+
+    def of(self, row: Row) -> dict[str, str]:
+        """Give them as text, by column; of an unreadable row nothing."""
+        if row.fault:
+            return {}
+        cells = [*row.cells, *self._constants]
+        return {column: _text(cells[at]) for column, at in self._places.items()}
 
 
 @dataclass(slots=True)
@@ -201,7 +222,7 @@ class CheckFindings(Findings):
     """What a check of a usage log found, before anything is posted: "accepted" are the rows that would be posted."""
 
     def take_verdict(
-        self, row: Row, columns: Sequence[str], verdict: UsageEvent | Outcome, units: Units | None
+        self, row: Row, event_cells: EventCells, verdict: UsageEvent | Outcome, units: Units | None
     ) -> None:
         """Enter a row of the log, with its verdict."""
         if isinstance(verdict, UsageEvent):
@@ -209,7 +230,7 @@ class CheckFindings(Findings):
             return
         cells = dict(_NOTHING)
         cells.update(
-            {column: _text(cell) for column, cell in zip(columns, row.cells, strict=False) if column in EVENT_COLUMNS},
+            event_cells.of(row),
             upload_row=str(row.number),
             upload_reason="" if verdict.reason is None else verdict.reason.value,
             upload_detail=verdict.detail,
@@ -218,17 +239,22 @@ class CheckFindings(Findings):
         self.take_failed(cells, units)
 
 
-def read_findings(path: Path) -> Findings:
+def read_findings(path: Path, *, mapping: ColumnMap = AS_IT_STANDS) -> Findings:
     """Read a results or failed file to its end.
 
+    mapping: how the upload saw the columns.
+
     Raises:
-        InputError: it cannot be read, or is no such file.
+        InputError: it cannot be read, is no such file, or lacks a column.
     """
     findings = Findings()
     with open_own_file(path, delimiter=None) as log:
         ReplayLog(log)  # which says what is wrong with a file that is not ours
-        check = RowSchema.load(None).for_columns(log.columns, path=path)
-        places = {column: at for at, column in enumerate(log.columns) if column in _COLUMNS}
+        mapping = mapping.only(EVENT_COLUMNS)  # further columns are those of a schema of the user's own
+        check = RowSchema.load(None).for_columns(log.columns, path=path, mapping=mapping)
+        event_cells = EventCells(log.columns, mapping=mapping, path=path)
+        places = {column: at for at, column in enumerate(log.columns) if column in OWN_COLUMNS}
+        input_places = [at for at, column in enumerate(log.columns) if column not in OWN_COLUMNS]
         accepted = Status.ACCEPTED.value
         status_at, at_at, run_at = places["upload_status"], places.get("upload_at"), places["upload_run"]
         for batch in log.batches():
@@ -237,8 +263,12 @@ def read_findings(path: Path) -> Findings:
                     findings.runs[_text(row.cells[run_at])] = None
                 if row.cells and row.cells[status_at] == accepted:
                     findings.take_accepted(check.units(row), at="" if at_at is None else _text(row.cells[at_at]))
+                    continue
+                cells = _cells(row, places)
+                if cells["upload_raw"] and not any(_text(row.cells[at]) for at in input_places if row.cells):
+                    findings.take_failed(cells, None)  # unreadable when uploaded: no constant stood for its cells
                 else:
-                    findings.take_failed(_cells(row, places), check.units(row))
+                    findings.take_failed({**cells, **event_cells.of(row)}, check.units(row))
     return findings
 
 

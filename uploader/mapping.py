@@ -40,6 +40,14 @@ class ColumnMap:
     def __bool__(self) -> bool:
         return bool(self.columns or self.constants)
 
+    def only(self, names: Iterable[str]) -> ColumnMap:
+        """Keep what is said of these names."""
+        kept = frozenset(names)
+        return ColumnMap(
+            columns=tuple(pair for pair in self.columns if pair[0] in kept),
+            constants=tuple(pair for pair in self.constants if pair[0] in kept),
+        )
+
     @property
     def names(self) -> list[str]:
         """The names that are given."""

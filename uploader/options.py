@@ -325,8 +325,10 @@ of_export = _options(
     click.option("--output", "-o", type=FILE, help="Name of the workbook; without it that of FILE with .xlsx."),
     _delimiter,
 )
-of_report = click.option(
-    "-o", "--output", type=FILE, help="Name of the page; without it that of RESULTS, ending in .html."
+of_report = _options(
+    _file,
+    _mapping,
+    click.option("-o", "--output", type=FILE, help="Name of the page; without it that of RESULTS, ending in .html."),
 )
 of_validate = _options(_file, _schema, _delimiter, _mapping, _event_id, _max_failed, _report)
 of_runs = _options(_file, _ledger)

@@ -121,6 +121,7 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
         timings=progress.timings,
         begun_at=begun_at,
         seconds=time.monotonic() - started_seconds,
+        mapping=mapping,
         stop=stop,
         error=imbalance,
     )

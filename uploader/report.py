@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from uploader.charts import lines, stacked_bars
 from uploader.findings import CheckFindings, Findings, Group, Tally, read_findings
+from uploader.mapping import ColumnMap
 from uploader.model import REPLAY_BY_REASON, Reason, Replay
 from uploader.summary import FileSummary, Summary
 from uploader.timings import Interval
@@ -104,13 +105,15 @@ def report_of_command(summary: Summary, *, replay_options: str | None) -> str:
     return _page(sections, title=f"uploader {summary.command}", summary=summary)
 
 
-def report_of_file(path: Path) -> str:
+def report_of_file(path: Path, *, mapping: ColumnMap) -> str:
     """Make the page about a results or failed file; latency is not known from it.
 
+    mapping: how the upload saw the columns.
+
     Raises:
-        InputError: it cannot be read, or is no such file.
+        InputError: it cannot be read, is no such file, or lacks a column.
     """
-    findings = read_findings(path)
+    findings = read_findings(path, mapping=mapping)
     beside_it = path.with_name(f"{path.stem.removesuffix('.results')}.failed.csv")
     failed_file = beside_it if path.stem.endswith(".results") and beside_it.exists() else path
     section = _section(
@@ -145,7 +148,7 @@ def report_of_checks(checks: Sequence[tuple[Path, CheckFindings | str]]) -> str:
 
 
 def _section_of_command(file: FileSummary, *, replay_options: str | None) -> _Section:
-    findings = None if file.results is None else read_findings(file.results)
+    findings = None if file.results is None else read_findings(file.results, mapping=file.mapping)
     has_command = file.failed is not None and replay_options is not None
     return _section(
         findings,

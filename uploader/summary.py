@@ -13,6 +13,7 @@ from typing import Any, Literal
 from uploader.books import Account, Entry
 from uploader.desk import FileReport
 from uploader.errors import ImbalanceError, RefusedError, UploaderError
+from uploader.mapping import AS_IT_STANDS, ColumnMap
 from uploader.model import Reason
 from uploader.timings import Interval, Latency
 
@@ -40,6 +41,7 @@ class FileSummary:
     by_tenant_and_meter: the 1,000 largest by the units that came in, largest first; of rows whose units can be read.
     others:              the sum of all further tenants and meters, ``others_count`` of them.
     intervals:           posts over time, at most 120.
+    mapping:             how the file's columns were seen, and are to be seen in its results.
     """
 
     path: Path
@@ -67,6 +69,7 @@ class FileSummary:
     post_latency: Latency | None = None
     look_up_latency: Latency | None = None
     intervals: tuple[Interval, ...] = ()
+    mapping: ColumnMap = AS_IT_STANDS
 
     def to_dict(self) -> dict[str, Any]:
         """Give it as JSON has it."""
@@ -219,6 +222,7 @@ def _file_summary(report: FileReport) -> FileSummary:
         post_latency=None if timings is None else timings.posts(),
         look_up_latency=None if timings is None else timings.look_ups(),
         intervals=() if timings is None else timings.intervals(),
+        mapping=report.mapping,
     )
 
 

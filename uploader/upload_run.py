@@ -133,6 +133,7 @@ def _upload_file(path: Path, desk: Desk) -> FileReport:
         timings=progress.timings,
         begun_at=begun_at,
         seconds=time.monotonic() - started_seconds,
+        mapping=desk.plan.mapping,
         stop=stop,
         error=imbalance,
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from uploader.books import Books
 from uploader.desk import FileReport
-from uploader.findings import CheckFindings
+from uploader.findings import CheckFindings, EventCells
 from uploader.mapping import ColumnMap
 from uploader.model import Outcome, RowState
 from uploader.own_events import OwnIds
@@ -43,6 +43,7 @@ def validate(
     books = Books()
     with open_usage_log(path, delimiter=delimiter) as log:
         check = fitted_check(log, RowSchema.load(schema_path), mapping)
+        event_cells = EventCells(log.columns, mapping=mapping, path=path)
         own_ids = None if event_id is None else OwnIds(event_id, log.columns, base_url="", path=path)
         for batch in log.batches():
             for row in batch.rows:
@@ -50,7 +51,7 @@ def validate(
                 if own_ids is not None:
                     event = own_ids.checked(row, event)
                 if findings is not None:
-                    findings.take_verdict(row, log.columns, event, units)
+                    findings.take_verdict(row, event_cells, event, units)
                 outcome = event if isinstance(event, Outcome) else _WOULD_BE_POSTED
                 books.take_in(units)
                 books.give_out(units, RowState(row.number, outcome))
