@@ -23,6 +23,8 @@ from tests.docs_pages import PAGES, ROOT, Step, shape, steps
 
 EXAMPLES = ROOT / "docs" / "examples"
 BACKEND_OF_THE_PAGES = "https://metering.example.com/api/v1"
+KEY_OF_THE_PAGES = "/run/secrets/metering-key"
+HOME_OF_THE_PAGES = "/home/billing"
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
@@ -90,8 +92,12 @@ def _set_up_backend(_: Home, server: BillingServer) -> None:
     server.respond = contract
 
 
+def _key_file(home: Home) -> str:
+    return str(home.folder / "metering-key")
+
+
 def _key(home: Home, _: BillingServer) -> None:
-    (home.folder / "metering-key").write_text("a-key\n")
+    Path(_key_file(home)).write_text("a-key\n")
 
 
 def _nightly_upload(home: Home, _: BillingServer) -> None:
@@ -121,17 +127,19 @@ GIVEN: dict[str, Callable[[Home, BillingServer], None]] = {
 def _run(step: Step, home: Home, server: BillingServer) -> None:
     for name in step.given:
         GIVEN[name](home, server)
+    text = step.text.replace(BACKEND_OF_THE_PAGES, server.base_url).replace(KEY_OF_THE_PAGES, _key_file(home))
     if step.file:
-        (home.folder / step.file).write_text(step.text, encoding="utf-8")
+        (home.folder / step.file).write_text(text, encoding="utf-8")
         return
-    text = step.text.replace(BACKEND_OF_THE_PAGES, server.base_url).replace("/run/secrets/", f"{home.folder}/")
     program = [sys.executable, "-"] if step.language == "python" else ["bash", "-o", "pipefail", "-s"]
     path = f"{COMMAND.parent}:{home.folder / 'bin'}:{home.environment()['PATH']}"
+    # Where a page has a settings file, that says where the backend is.
+    base_url = "" if (home.folder / "uploader.toml").exists() else server.base_url
     done = subprocess.run(
         program,
         input=text,
         cwd=home.folder,
-        env=home.environment({"PATH": path, "UPLOADER_LEDGER": ""}),
+        env=home.environment({"PATH": path, "UPLOADER_LEDGER": "", "UPLOADER_BASE_URL": base_url}),
         capture_output=True,
         text=True,
         timeout=60,
@@ -141,7 +149,8 @@ def _run(step: Step, home: Home, server: BillingServer) -> None:
     assert done.returncode == step.exit_code, where
     assert "Traceback" not in done.stderr, where
     if step.prints is not None:
-        assert shape(done.stdout).replace(server.base_url, BACKEND_OF_THE_PAGES) == shape(step.prints), where
+        printed = done.stdout.replace(server.base_url, BACKEND_OF_THE_PAGES).replace(_key_file(home), KEY_OF_THE_PAGES)
+        assert shape(printed.replace(str(home.folder), HOME_OF_THE_PAGES)) == shape(step.prints), where
 
 
 @pytest.mark.parametrize("name", NAMES)
