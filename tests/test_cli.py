@@ -243,7 +243,7 @@ def test_the_summary_counts_rows_and_units_and_says_what_to_run_next(home: Home,
         "results: usage.results.csv",
         "failed: usage.failed.csv",
         "next: ask the backend's owners about the rows in doubt; write resend or recorded into their upload_replay",
-        "next: correct the rows marked fix in the failed file (or have the backend set up for them)",
+        "next: correct the rows marked fix (safest: uploader export usage.failed.csv), or set the backend up for them",
         f"next: uploader replay usage.failed.csv --base-url {billing_server.base_url} --ledger {home.ledger}",
     ]
 

@@ -129,7 +129,8 @@ def next_steps(report: FileReport, *, replay_options: str | None) -> list[str]:
             "ask the backend's owners about the rows in doubt; write resend or recorded into their upload_replay"
         )
     if Replay.FIX in replays:
-        steps.append("correct the rows marked fix in the failed file (or have the backend set up for them)")
+        export = f"uploader export {shlex.quote(str(report.names.failed))}"
+        steps.append(f"correct the rows marked fix (safest: {export}), or set the backend up for them")
     if report.stop:
         steps.append("run the same command again: it continues with the rows that were not sent")
     if replays and not (report.stop and replays == {Replay.YES}):
