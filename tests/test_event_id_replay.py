@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -199,3 +200,15 @@ def test_the_column_must_still_be_there(home: Home, billing_server: BillingServe
     run = home.run_here("replay", "usage.failed.csv")
     assert run.exit_code == 2, run.said
     assert "no column named 'id'" in run.said
+
+
+def test_without_the_ledger_no_duplicate_is_posted(home: Home, billing_server: BillingServer) -> None:
+    """Which row has the event of a duplicate or a conflict was known to the lost ledger alone."""
+    other = ROWS[1]._replace(total_usage=9)
+    uploaded(home, [("a", ROWS[0]), ("a", ROWS[0]), ("b", ROWS[1]), ("b", other)])
+    shutil.rmtree(home.ledger)
+    run = home.run_here("replay", "usage.failed.csv", "--without-ledger")
+    assert run.exit_code == 1, run.said
+    rows = read_rows(home.folder / "usage.replay1.failed.csv")
+    assert cells(rows, "upload_reason") == ["duplicate", "conflict"]
+    assert billing_server.billed() == Counter(ROWS[:2])

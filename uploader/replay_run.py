@@ -42,6 +42,7 @@ from uploader.schema import EVENT_COLUMNS, RowCheck
 from uploader.seen import SeenRows
 
 _NOTHING = RowState(0, NOT_SENT)
+_OTHERS_HAVE_THE_EVENT = frozenset({Reason.DUPLICATE, Reason.CONFLICT})
 _WORDS_THAT_SEND = frozenset({"", "yes", "fix", "confirm", "resend"})
 
 
@@ -335,6 +336,9 @@ class _Judge:
             return _Kept(state)
         if reason is Reason.IN_DOUBT:
             return self._decide_doubt(entry, state, original)
+        if reason in _OTHERS_HAVE_THE_EVENT and self._ledger.identity.adopted_run_id:
+            words = "not sent: the lost ledger knew which row has this event; give it an id of its own in a usage log"
+            return _Kept(_reworded(state, words))
         if entry.word not in _WORDS_THAT_SEND:
             words = f"not sent: upload_replay says {entry.word!r}; it was certainly not recorded: write yes to send it"
             return _Kept(_reworded(state, words))
