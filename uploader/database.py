@@ -68,14 +68,29 @@ class Database:
 
     def close(self) -> None:
         """Close the file; what was committed stays."""
-        is_let_go = self._is_shared or _let_go(
-            self._connection
-        )  # committed before SQLite takes the log in and removes it
+        # Committed before SQLite takes the log in and removes it.
+        if self._is_shared or _let_go(self._connection):
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
+        else:
+            self._close_on_a_failing_disk()
+
+    def _close_on_a_failing_disk(self) -> None:
+        """Close the file although its note of being in use could not be taken away.
+
+        SQLite removes a log that it has taken in; then the note would say that commits were lost. If it cannot be taken
+        away even now, the log is put back: all of it is in the file, and taking it in once more changes nothing.
+        """
+        log, kept = _log_of(self.path), self.path.with_name(f"{self.path.name}-wal.kept")
+        with contextlib.suppress(OSError):
+            kept.unlink(missing_ok=True)
+            os.link(log, kept)
         with contextlib.suppress(sqlite3.Error):
             self._connection.close()
-        if not is_let_go and not _has_log(self.path):
-            with contextlib.suppress(sqlite3.Error), contextlib.closing(_reopened(self.path)) as connection:
-                _let_go(connection)
+        with contextlib.suppress(OSError):
+            if not _has_log(self.path) and not _let_go_anew(self.path):
+                kept.replace(log)
+            kept.unlink(missing_ok=True)
 
     def rows(self, query: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
         """Give the rows that a query finds."""
@@ -164,9 +179,13 @@ def marks(values: Sequence[Any]) -> str:
     return ",".join("?" * len(values))
 
 
+def _log_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}-wal")
+
+
 def _has_log(path: Path) -> bool:
     """Tell whether commits may stand in a write-ahead log (sqlite.org/wal.html: it is removed when all is closed)."""
-    log = path.with_name(f"{path.name}-wal")
+    log = _log_of(path)
     return log.exists() and log.stat().st_size > 0
 
 
@@ -180,8 +199,10 @@ def _let_go(connection: sqlite3.Connection) -> bool:
     return True
 
 
-def _reopened(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, isolation_level=None)
+def _let_go_anew(path: Path) -> bool:
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path, isolation_level=None)) as again:
+        return _let_go(again)
+    return False
 
 
 def _connect(path: Path, *, is_shared: bool) -> sqlite3.Connection:

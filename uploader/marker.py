@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from uploader.durable import disk_faults, fsync_folder
+from uploader.durable import disk_faults, fsync_folder, write_durably
 from uploader.errors import LedgerRefusal
 
 
@@ -28,12 +27,8 @@ class Marker:
             "ledger": str(ledger_folder.resolve()),
             "content_sha256": content_sha256,
         }
-        with disk_faults(self._path):
-            with self._path.open("w", encoding="utf-8") as file:
-                file.write(json.dumps(facts, indent=1) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            fsync_folder(folder)
+        # At no moment half written: what names no run would stop the very upload that it belongs to.
+        write_durably(self._path, (json.dumps(facts, indent=1) + "\n").encode(), is_private=False)
 
     def remove(self) -> None:
         """Take the mark away."""

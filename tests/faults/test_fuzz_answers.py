@@ -109,7 +109,7 @@ def test_no_bytes_on_the_wire_are_accepted_but_a_whole_json_object(extent: Exten
 def is_whole_json_object(data: bytes) -> bool:
     """Tell whether bytes are a 2xx answer with a JSON object that is whole by the framing that the answer states."""
     for _ in range(MOST_HEADS):
-        head, _, rest = data.partition(b"\r\n\r\n")
+        head, rest = [*re.split(rb"\n\r?\n", data, maxsplit=1), b""][:2]  # as libcurl, a bare LF ends a line too
         status = re.match(rb"HTTP/1\.[01] (\d{3})", head)
         if not status or not status[1].startswith(b"1"):
             break
