@@ -18,7 +18,7 @@ from uploader.settings import Settings
 
 SETTINGS = Settings(base_url="http://127.0.0.1:1/api/v1")
 EVENT = UsageEvent(tenant_id="acme", device_id="d1", meter_id="calls", total_usage=7)
-SOON = format_datetime(datetime.now(timezone.utc) + timedelta(hours=1), usegmt=True)
+SOON = format_datetime(datetime.now(timezone.utc) + timedelta(days=1), usegmt=True)
 RETRIED_4XX = (408, 421, 425, 429)
 STOPPING_3XX = (301, 302, 303, 307, 308)
 
@@ -269,9 +269,9 @@ NONSENSE = ("", "soon", "-1", "1.5", "1e3", "\u0663", "1 Jan 9999999999999999999
         (" 120 ", 120, 120),
         ("0", 0, 0),
         *((date, 0, 0) for date in PAST),
-        pytest.param(SOON, 3000, 3600, id="in an hour"),
-        pytest.param(SOON.replace("GMT", "-0000"), 3000, 3600, id="in an hour, -0000"),
-        pytest.param(SOON.replace(" GMT", ""), 3000, 3600, id="in an hour, no zone"),
+        pytest.param(SOON, 80_000, 86_400, id="in a day"),
+        pytest.param(SOON.replace("GMT", "-0000"), 80_000, 86_400, id="in a day, -0000"),
+        pytest.param(SOON.replace(" GMT", ""), 80_000, 86_400, id="in a day, no zone"),
     ],
 )
 @pytest.mark.parametrize("status", [429, 503])
