@@ -128,10 +128,7 @@ class ReplayLog:
         raw = self._own(row, "upload_raw")
         if number is None or not run_id:
             fault = "upload_row and upload_run do not say whose row this is; put them back as they were"
-            # Its cells stand in the results again, where a person may still need them.
-            return Entry(
-                row=Row(row.number, kept if any(kept) else (), self._as_text(kept) if any(kept) else raw, fault)
-            )
+            return Entry(row=Row(row.number, (), self._as_text(kept) if any(kept) else raw, fault))
         seen = Row(row.number, kept, "")
         if raw and not any(kept):
             seen = Row(row.number, (), raw, "its cells are still empty; write them in, from the text in upload_raw")

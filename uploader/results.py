@@ -488,7 +488,7 @@ class CsvTable:
         return not scan.fault(width=len(self._log.columns))
 
     def _record(self, row: Row) -> str:
-        if row.fault and not row.cells:
+        if row.fault:
             return self._nothing
         return self._log.record_text(row) if self._delimiter == self._log.delimiter else self._format(row.cells)
 
