@@ -1,8 +1,9 @@
 """A backend that slows down, then sheds its load, then recovers: doubt stays bounded, and everything is accounted for.
 
-The bound: a run goes on at full width until five outcomes in a row are in trouble, so that an outage leaves at most
-those five and the other requests in flight in doubt. Then one request at a time finds out whether it is over, and the
-third pause that it comes to ends the run.
+The bound: a run goes on at full width until five outcomes in a row are in trouble. Each right answer that was still on
+its way when the outage began may come between them, after up to four, and the count begins again; then the other
+requests in flight may be in doubt too. After that one request at a time finds out whether it is over, and the third
+pause that it comes to ends the run.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ CONCURRENCY = 8
 ROWS = 200
 IN_A_ROW = 5
 SINGLE_REQUESTS = 2
-MOST_IN_DOUBT = IN_A_ROW - 1 + CONCURRENCY + SINGLE_REQUESTS
+OTHERS_IN_FLIGHT = CONCURRENCY - 1
+MOST_IN_DOUBT = OTHERS_IN_FLIGHT * (IN_A_ROW - 1) + IN_A_ROW + OTHERS_IN_FLIGHT + SINGLE_REQUESTS
 SLOW = range(40, 60)
 SILENT = Answer(then=Then.HANG)
 
