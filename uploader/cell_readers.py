@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable
 from decimal import Decimal
@@ -13,7 +12,7 @@ from uploader.model import Cell
 _INTEGER = re.compile(r"([+-]?[0-9]{1,100})(?:\.0)?")
 _NUMBER = re.compile(r"-?[0-9]{1,100}(?:\.[0-9]{1,100})?(?:[eE][+-]?[0-9]{1,3})?")
 _BOOLEAN_BY_TEXT = {"true": True, "false": False}
-_MOST_DIGITS_REMEMBERED = 20
+_FEW_DIGITS = 18
 
 
 class _Absent:
@@ -48,7 +47,9 @@ def _read_text(cell: Cell) -> Any:
 
 def _read_integer(cell: Cell) -> Any:
     if isinstance(cell, str):
-        return _integer_of_short(cell) if len(cell) <= _MOST_DIGITS_REMEMBERED else _integer_of(cell)
+        if cell.isdecimal() and cell.isascii() and len(cell) <= _FEW_DIGITS:
+            return int(cell)  # as most cells are, and faster than the regular expression
+        return _integer_of(cell)
     if isinstance(cell, float) and cell.is_integer():
         return int(cell)
     if isinstance(cell, Decimal):
@@ -59,9 +60,6 @@ def _read_integer(cell: Cell) -> Any:
 def _integer_of(text: str) -> int | str:
     match = _INTEGER.fullmatch(text)
     return int(match[1]) if match else text
-
-
-_integer_of_short = functools.lru_cache(maxsize=10_000)(_integer_of)
 
 
 def _read_number(cell: Cell) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import operator
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,7 @@ from uploader.timings import Timings
 
 _MOST_ROWS_HELD = 10_000
 """Rows read ahead, most of them waiting for their tenant's look-up; some 5 MB."""
+_row_of = operator.attrgetter("row")
 _LONGEST_WAIT_SECONDS = 0.2
 """So that a signal is noticed soon."""
 
@@ -120,6 +122,7 @@ class Posting:
     _fault: UploaderError | None = None
     _is_all_read: bool = False
     _is_probing: bool = False
+    _is_ready_in_order: bool = True
     _gives_odd_slot_to_look_ups: bool = True
 
     def post_all(self, rows: Iterator[Due | RowState]) -> None:
@@ -197,6 +200,10 @@ class Posting:
         free = self.pacing.posts_allowed(now_seconds=now_seconds, in_flight=in_flight)
         look_ups = self._choose_look_ups(self._share_of_look_ups(free))
         rows = self.pacing.rows_allowed(min(free - len(look_ups), len(self._ready)), now_seconds=now_seconds)
+        if not self._is_ready_in_order:
+            # The first rows of the file go first: neighbours share the pages of the ledger that a commit writes.
+            self._ready = deque(sorted(self._ready, key=_row_of))
+            self._is_ready_in_order = True
         posts = [self._ready.popleft() for _ in range(rows)]
         self.pacing.note_rows_started(rows, now_seconds=now_seconds)
         return [*look_ups, *posts]
@@ -292,6 +299,7 @@ class Posting:
             self.customers.settle(call.tenant_id, verdict)
             for due in self._waiting_by_tenant.pop(call.tenant_id, ()):
                 self._route(due)
+            self._is_ready_in_order = False
 
     def _note_post(self, due: Due, verdict: api.Verdict, elapsed_seconds: float) -> None:
         now_seconds = time.monotonic()

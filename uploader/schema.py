@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import jsonschema_rs
 
-from uploader.api import NOT_FOR_A_HEADER, shown, wire_problems
+from uploader.api import NOT_FOR_A_HEADER, WIRE_PROBLEM_BY_COLUMN, shown, wire_problems
 from uploader.cell_readers import ABSENT, reader_of
 from uploader.errors import InputError, SchemaError, SettingsError
 from uploader.known_cells import Column, KnownCells
@@ -44,7 +43,6 @@ _JUDGES_CELLS_ALONE = frozenset(
     }
 )
 """With no other keywords a row is good if each required column is there and each cell is good (JSON Schema 10.3)."""
-_SOUND_EVENT = UsageEvent("t", "d", "m", 0)
 
 
 @row_record(frozen=True, slots=True)
@@ -131,14 +129,15 @@ class RowSchema:
         return [self._cell_alone(*reader_by_column[column]) for column in (*EVENT_COLUMNS, *others)]
 
     def _cell_alone(self, column: str, index: int, read: Callable[[Cell], Any]) -> Column:
+        wire_problem = WIRE_PROBLEM_BY_COLUMN.get(column)
+
         def judge(cell: Cell) -> Any:
             value = read(cell)
             if value is ABSENT:
                 if column in self._required:
                     raise ValueError
                 return value
-            is_sound = column not in EVENT_COLUMNS or not wire_problems(replace(_SOUND_EVENT, **{column: value}))
-            if not is_sound or not self._alone.is_valid({column: value}):
+            if (wire_problem and wire_problem(value)) or not self._alone.is_valid({column: value}):
                 raise ValueError
             return value
 
