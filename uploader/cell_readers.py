@@ -32,11 +32,25 @@ def reader_of(column: str, property_schema: object) -> Callable[[Cell], Any]:
     types = stated if isinstance(stated, list) else [stated]
     nothing = None if "null" in types else ABSENT
     read = next((_READ_BY_TYPE[name] for name in ("integer", "number", "boolean") if name in types), _read_text)
+    return _integer_reader(nothing) if read is _read_integer else _reader(read, nothing)
 
+
+def _reader(read: Callable[[Cell], Any], nothing: Any) -> Callable[[Cell], Any]:
     def read_cell(cell: Cell) -> Any:
         if cell is None or (cell == "" and read is not _read_text):
             return nothing
         return read(cell)
+
+    return read_cell
+
+
+def _integer_reader(nothing: Any) -> Callable[[Cell], Any]:
+    """Give what ``_reader`` would for integers, in half the time for plain digits: each row has some."""
+
+    def read_cell(cell: Cell) -> Any:
+        if type(cell) is str and cell.isdecimal() and len(cell) <= _FEW_DIGITS and cell.isascii():
+            return int(cell)
+        return nothing if cell is None or cell == "" else _read_integer(cell)
 
     return read_cell
 
@@ -47,8 +61,6 @@ def _read_text(cell: Cell) -> Any:
 
 def _read_integer(cell: Cell) -> Any:
     if isinstance(cell, str):
-        if cell.isdecimal() and cell.isascii() and len(cell) <= _FEW_DIGITS:
-            return int(cell)  # as most cells are, and faster than the regular expression
         return _integer_of(cell)
     if isinstance(cell, float) and cell.is_integer():
         return int(cell)

@@ -45,6 +45,10 @@ class Customers:
             self._to_ask.append(tenant_id)
         return None
 
+    def found_id(self, tenant_id: str) -> str:
+        """Give the customer id of a tenant that was found; KeyError for any other."""
+        return self._found[tenant_id]
+
     def next_to_ask(self) -> str:
         """Take a tenant from the queue, to be looked up now."""
         self.look_ups += 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import random
 from collections import Counter, deque
+from typing import Literal, TypeAlias
 
 from uploader.api import Verdict
 from uploader.bucket import TokenBucket
@@ -29,6 +30,7 @@ _LONGEST_BACKOFF_SECONDS = 30.0
 _RETRIES_AT_FIRST = 100.0
 _RETRIES_PER_ANSWER = 0.1
 _TROUBLE = frozenset({Reason.IN_DOUBT, Reason.UNAVAILABLE, Reason.LOOKUP_FAILED})
+_Kind: TypeAlias = Literal["post", "look-up"]
 _OVERLOAD = frozenset({408, 429, 502, 503, 504})
 
 
@@ -38,13 +40,6 @@ class Mode(enum.Enum):
     OPEN = "posts up to the limit"
     PROBING = "a look-up finds out whether the backend answers again"
     SINGLE = "one call at a time, until a post is accepted"
-
-
-class _Kind(enum.Enum):
-    """What was answered: a backend whose look-ups are fine may still leave every post in doubt."""
-
-    POST = enum.auto()
-    LOOK_UP = enum.auto()
 
 
 class Pacing:
@@ -76,6 +71,7 @@ class Pacing:
         self._paused_until_seconds = 0.0
         self._next_pause_seconds = _FIRST_PAUSE_SECONDS
         self._trips = 0
+        # Apart: a backend whose look-ups are fine may still leave every post in doubt.
         self._troubles_in_a_row = Counter[_Kind]()
         self._window: deque[bool] = deque(maxlen=_WINDOW_OUTCOMES)
         self._troubles_in_window = 0
@@ -137,20 +133,19 @@ class Pacing:
 
     def note_post(self, verdict: Verdict, *, now_seconds: float, elapsed_seconds: float) -> None:
         """Learn from what a post came to, and how long it took."""
+        if verdict.outcome.reason is None:
+            self._note_accepted(now_seconds=now_seconds, elapsed_seconds=elapsed_seconds)
+            return
         if not self._notes_overload(verdict, now_seconds=now_seconds, elapsed_seconds=elapsed_seconds):
             self._adaptive_limit.note_answer(now_seconds=now_seconds, elapsed_seconds=elapsed_seconds)
-        self._note(verdict, kind=_Kind.POST, now_seconds=now_seconds)
+        self._note(verdict, kind="post", now_seconds=now_seconds)
         self._note_rejection(verdict)
-        if verdict.outcome.reason is None:
-            self._trips = 0
-            if self.mode is Mode.SINGLE:
-                self.mode = Mode.OPEN
 
     def note_look_up(self, verdict: Verdict, *, now_seconds: float, elapsed_seconds: float) -> None:
         """Learn from what a look-up came to, and how long it took."""
         if not self._notes_overload(verdict, now_seconds=now_seconds, elapsed_seconds=elapsed_seconds):
             self._adaptive_limit.note_look_up(now_seconds=now_seconds, elapsed_seconds=elapsed_seconds)
-        self._note(verdict, kind=_Kind.LOOK_UP, now_seconds=now_seconds)
+        self._note(verdict, kind="look-up", now_seconds=now_seconds)
         if verdict.customer_id:
             self._has_known_a_tenant = True
         elif verdict.outcome.reason is Reason.CUSTOMER_NOT_FOUND:
@@ -166,6 +161,14 @@ class Pacing:
             self._pause_longer(now_seconds=now_seconds)  # no trip: a look-up leaves no row in doubt
         elif self.mode is Mode.PROBING:
             self.mode = Mode.SINGLE
+
+    def _note_accepted(self, *, now_seconds: float, elapsed_seconds: float) -> None:
+        self._adaptive_limit.note_answer(now_seconds=now_seconds, elapsed_seconds=elapsed_seconds)
+        self._note_calm("post")
+        self._first_answers = None
+        self._trips = 0
+        if self.mode is Mode.SINGLE:
+            self.mode = Mode.OPEN
 
     def _notes_overload(self, verdict: Verdict, *, now_seconds: float, elapsed_seconds: float) -> bool:
         """Have the limit fall when the answer, or the lack of one, tells of too much load; tell whether it did."""
@@ -184,6 +187,9 @@ class Pacing:
         if verdict.outcome.reason in _TROUBLE:
             self._note_trouble(kind, now_seconds=now_seconds)
             return
+        self._note_calm(kind)
+
+    def _note_calm(self, kind: _Kind) -> None:
         self._troubles_in_a_row[kind] = 0
         self._retries_left = min(_RETRIES_AT_FIRST, self._retries_left + _RETRIES_PER_ANSWER)
         self._remember(in_trouble=False)

@@ -239,7 +239,7 @@ class Posting:
             if isinstance(call, LookUp):
                 starting.append((call, api.look_up_request(self.settings, call.tenant_id)))
                 continue
-            customer_id = self._customer_id(call)
+            customer_id = self.customers.found_id(call.event.tenant_id)  # else the row would not be ready
             sending.append(Sending(call.row, call.attempts + 1, at_milliseconds, customer_id))
             request = api.post_request(self.settings, call.event, customer_id=customer_id, event_id=call.event_id)
             starting.append((call, request))
@@ -250,11 +250,6 @@ class Posting:
             self.sender.start(call, request)
         self.progress.posts += len(sending)
         self.progress.look_ups += len(calls) - len(sending)
-
-    def _customer_id(self, due: Due) -> str:
-        customer_id = self.customers.customer_id(due.event.tenant_id)
-        assert isinstance(customer_id, str), "a row is ready only when its customer is known"  # noqa: S101 -- an invariant
-        return customer_id
 
     def _wait_for_answers(self) -> None:
         now_seconds = time.monotonic()
@@ -305,7 +300,8 @@ class Posting:
         now_seconds = time.monotonic()
         self.pacing.note_post(verdict, now_seconds=now_seconds, elapsed_seconds=elapsed_seconds)
         outcome = _with_history(verdict.outcome, due)
-        state = RowState(due.row, outcome, due.attempts + 1, _now_milliseconds(), self._customer_id(due))
+        customer_id = self.customers.found_id(due.event.tenant_id)
+        state = RowState(due.row, outcome, due.attempts + 1, _now_milliseconds(), customer_id)
         delay_seconds = self.pacing.retry_delay_seconds(verdict, attempts=due.tries + 1)
         if delay_seconds is None:
             self._rows_held -= 1

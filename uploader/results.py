@@ -526,7 +526,9 @@ class CsvTable:
 
 
 def _quoted(cell: str | int | None, delimiter: str) -> str:
-    text = "" if cell is None else str(cell)
+    if cell is None or cell == "":
+        return ""
+    text = str(cell)
     if '"' in text or delimiter in text or "\n" in text or "\r" in text:
         return '"' + text.replace('"', '""') + '"'
     return text

@@ -183,10 +183,11 @@ class RowCheck:
         """Give the usage that the row states, valid or not; None where it cannot be read."""
         if row.fault:
             return None
-        usage = self._read_usage(row.cells[self._usage_at])
+        cells = row.cells
+        usage = self._read_usage(cells[self._usage_at])
         if type(usage) is not int:
             return None
-        tenant, meter = row.cells[self._tenant_at], row.cells[self._meter_at]
+        tenant, meter = cells[self._tenant_at], cells[self._meter_at]
         if self._constant_by_column:
             tenant = self._constant_by_column.get("tenant_id", tenant)
             meter = self._constant_by_column.get("meter_id", meter)

@@ -178,8 +178,8 @@ class Sender(Generic[Key]):
         ended: list[tuple[Key, Exchange]] = []
         while True:
             queued, succeeded, failed = self._multi.info_read()
-            ended.extend(self._take_back(curl, code=0, words="") for curl in succeeded)
-            ended.extend(self._take_back(curl, code=code, words=words) for curl, code, words in failed)
+            ended += [self._take_back(curl, code=0, words="") for curl in succeeded]
+            ended += [self._take_back(curl, code=code, words=words) for curl, code, words in failed]
             if not queued:
                 return ended
 
@@ -199,16 +199,10 @@ class Sender(Generic[Key]):
         if head is None:
             failure = self._failure(sent=sent, code=code or pycurl.E_GOT_NOTHING)
             return Exchange(sent=sent, failure=failure, error=_in_words(code, words), elapsed_seconds=elapsed_seconds)
-        return Exchange(
-            sent=sent,
-            failure=self._failure(sent=sent, code=code) if code else Failure.NONE,
-            http_status=head.status,
-            framed=head.framed,
-            retry_after=head.retry_after,
-            body=b"".join(slot.body),
-            error=_in_words(code, words) if code else "",
-            elapsed_seconds=elapsed_seconds,
-        )
+        failure = self._failure(sent=sent, code=code) if code else Failure.NONE
+        error = _in_words(code, words) if code else ""
+        status, framed, retry_after = head
+        return Exchange(sent, failure, status, framed, retry_after, b"".join(slot.body), error, elapsed_seconds)
 
     def _went_out_all_the_same(self, slot: _Slot[Key], *, code: int) -> bool:
         """Cross-check the count: when in doubt about it, the request counts as sent."""
@@ -261,7 +255,7 @@ def _prepare(slot: _Slot[Any], connection: Connection) -> None:
         (pycurl.CONNECTTIMEOUT_MS, milliseconds),
         (pycurl.MAXAGE_CONN, _MOST_IDLE_SECONDS),
         (pycurl.MAXFILESIZE, MOST_ANSWER_BYTES),
-        (pycurl.USERAGENT, f"meter-uploader/{version('meter-uploader')}"),
+        (pycurl.USERAGENT, _user_agent()),
         (pycurl.PROXY, connection.proxy),  # set even when empty: unset, libcurl reads the environment
         (pycurl.NOPROXY, ""),
         (pycurl.CAPATH if is_folder else pycurl.CAINFO, connection.ca_bundle),
@@ -271,6 +265,11 @@ def _prepare(slot: _Slot[Any], connection: Connection) -> None:
         (pycurl.PREREQFUNCTION, slot.about_to_send),
     ):
         slot.curl.setopt(option, value)
+
+
+@functools.cache  # some milliseconds
+def _user_agent() -> str:
+    return f"meter-uploader/{version('meter-uploader')}"
 
 
 def _demand_single_send() -> None:

@@ -197,10 +197,11 @@ class Naming:
         """Claim the events of rows that are due, where events have ids of their own."""
         return decisions if self.own_events is None else self.own_events.claimed(decisions)
 
-    def note_accepted(self, rows: Sequence[Row]) -> None:
-        """Note of rows that were accepted that their events were."""
+    def note_accepted(self, rows: Sequence[Row], states: Sequence[RowState]) -> None:
+        """Note of those rows that were accepted that their events were."""
         if self.own_events is not None:
-            self.own_events.note_accepted((row.number, self.event_id_of(row)) for row in rows)
+            accepted = (row for row, state in zip(rows, states, strict=True) if state.outcome.reason is None)
+            self.own_events.note_accepted((row.number, self.event_id_of(row)) for row in accepted)
 
 
 def read_through(log: UsageLog, check: RowCheck, own_ids: OwnIds | None, plan: Plan) -> tuple[Books, RowSketches]:
@@ -301,7 +302,7 @@ def due_rows(log: UsageLog, naming: Naming, ledger: Knowledge, progress: Progres
         known = ledger.known(numbers) if numbers[0] <= last_known_row else {}
         decisions: list[Due | RowState] = []
         for row in batch.rows:
-            before = known.get(row.number)
+            before = known.get(row.number) if known else None
             if before is not None and before.outcome.reason in (None, Reason.IN_DOUBT):
                 progress.settle(before)
                 continue
@@ -331,7 +332,5 @@ def _answered(
                 failed[row.number] = naming.stated(row)
         if failed:
             ledger.keep_originals(failed)
-        naming.note_accepted(
-            [row for row, state in zip(batch.rows, states, strict=True) if state.outcome.reason is None]
-        )
+        naming.note_accepted(batch.rows, states)
         yield batch, states
