@@ -101,6 +101,16 @@ class Books:
             tally.rows_in += 1
             tally.units_in += units.total_usage
 
+    def take_in_all(self, *, rows: int, stated: Iterable[tuple[tuple[str, str], int]]) -> None:
+        """Enter rows that were read: how many, and of those that state their units tenant and meter, and the units."""
+        self.rows_in += rows
+        for key, units in stated:
+            tally = self._tallies.get(key)
+            if tally is None:
+                tally = self._tallies[key] = _Tally()
+            tally.rows_in += 1
+            tally.units_in += units
+
     def give_out(self, units: Units | None, state: RowState) -> None:
         """Enter a row that was written to the results."""
         self.rows_out += 1

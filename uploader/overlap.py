@@ -38,6 +38,18 @@ class RowSketch:
             texts = _BETWEEN_CELLS.join(map(str, in_order))
         self._sketch.update(self._start + texts)
 
+    def add_all(self, rows: Sequence[Sequence[Cell]]) -> None:
+        """Take some rows into account."""
+        try:
+            texts = list(map(_BETWEEN_CELLS.join, map(self._in_order, rows)))
+        except TypeError:  # not all of a Parquet log's cells are text
+            for cells in rows:
+                self.add(cells)
+            return
+        start, update = self._start, self._sketch.update
+        for text in texts:
+            update(start + text)
+
     def to_bytes(self) -> bytes:
         """Give the sketch for keeping, at most some 64 KB."""
         self._sketch.trim()
@@ -65,6 +77,12 @@ class RowSketches:
         self._as_they_stand.add(cells)
         if self._as_seen is not None:
             self._as_seen.add(self._seen([*cells, *self._constants]))
+
+    def add_all(self, rows: Sequence[Sequence[Cell]]) -> None:
+        """Take some rows into account."""
+        self._as_they_stand.add_all(rows)
+        if self._as_seen is not None:
+            self._as_seen.add_all([self._seen([*cells, *self._constants]) for cells in rows])
 
     def each(self) -> list[bytes]:
         """Give the sketches, each to be compared with those of earlier runs."""

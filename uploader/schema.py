@@ -7,8 +7,9 @@ cells are read; a column that the schema does not name is carried through and ne
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from importlib.resources import files
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -193,6 +194,16 @@ class RowCheck:
             meter = self._constant_by_column.get("meter_id", meter)
         return Units("" if tenant is None else str(tenant), "" if meter is None else str(meter), usage)
 
+    def units_stated(self, rows: Sequence[Row]) -> Iterable[tuple[tuple[str, str], int]]:
+        """Give tenant and meter, and the usage, of those rows that state it; what ``units`` gives one by one."""
+        sound = [row.cells for row in rows if not row.fault]
+        keys = list(map(itemgetter(self._tenant_at, self._meter_at), sound))
+        if self._constant_by_column or not set(map(type, chain.from_iterable(keys))) <= {str}:
+            stated = filter(None, map(self.units, rows))
+            return (((units.tenant_id, units.meter_id), units.total_usage) for units in stated)
+        usages = map(self._read_usage, map(itemgetter(self._usage_at), sound))
+        return ((key, usage) for key, usage in zip(keys, usages, strict=True) if type(usage) is int)
+
     def stated(self, row: Row) -> dict[str, Any]:
         """Give the event's cells as they are read, by column, to be compared with an edited copy."""
         return {
@@ -250,7 +261,7 @@ def _refuse_to_fetch(uri: str) -> Any:
 
 
 def _shipped_schema() -> Path:
-    in_wheel = Path(str(files("uploader"))) / "schemas" / "usage.schema.json"
+    in_wheel = Path(__file__).parent / "schemas" / "usage.schema.json"
     in_checkout = Path(__file__).parents[1] / "schemas" / "usage.schema.json"
     return in_wheel if in_wheel.exists() else in_checkout
 

@@ -216,11 +216,10 @@ def read_through(log: UsageLog, check: RowCheck, own_ids: OwnIds | None, plan: P
     sketch = sketches_of(log, plan)
     bad = 0
     for batch in log.batches():
-        for row in batch.rows:
-            books.take_in(check.units(row))
-            if not row.fault:
-                sketch.add(row.cells)
-            if plan.max_failed is not None:
+        books.take_in_all(rows=len(batch.rows), stated=check.units_stated(batch.rows))
+        sketch.add_all([row.cells for row in batch.rows if not row.fault])
+        if plan.max_failed is not None:
+            for row in batch.rows:
                 event = check.event(row)
                 bad += isinstance(event if own_ids is None else own_ids.checked(row, event), Outcome)
     demand_within_budget(log, bad, plan.max_failed)
