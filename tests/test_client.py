@@ -245,7 +245,7 @@ def test_tls_with_the_environments_certificates_and_proxy(
 @pytest.mark.parametrize(
     ("environment", "base_url", "proxy_url"),
     [
-        ({}, "http://backend.example", ""),
+        ({"no_proxy": "*"}, "http://backend.example", ""),
         ({"http_proxy": "http://p:3128"}, "http://backend.example", "http://p:3128"),
         ({"HTTP_PROXY": "http://p:3128"}, "http://backend.example", "http://p:3128"),
         ({"http_proxy": "p:3128"}, "http://backend.example", "http://p:3128"),
@@ -302,7 +302,7 @@ def test_the_certificates_are_settled_from_the_environment(
     with pytest.raises(SettingsError, match=r"missing\.pem") as refusal:
         MeterClient(base_url="https://backend.example")
     assert "REQUESTS_CA_BUNDLE" in refusal.value.remedy
-    assert settle_route("http://backend.example").ca_bundle == str(missing)
+    assert settle_route("http://backend.example").proxy == ""
 
 
 def test_the_function_takes_backend_and_key_from_the_environment(

@@ -1,6 +1,7 @@
 """One call at a time, for programs that report usage as it happens; and what `requests` settles for every call.
 
-The only file that knows `requests`. It follows no redirect (a POST's 302 would be repeated as a GET and its 200 taken
+The only file that knows `requests`, which is imported when it is needed: it takes 0.1 s, and an upload over plain HTTP
+past no proxy has nothing to settle. It follows no redirect (a POST's 302 would be repeated as a GET and its 200 taken
 for an acceptance) and reads no .netrc (which would replace the Authorization header).
 """
 
@@ -8,18 +9,19 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-import requests
-import requests.utils
 
 from uploader import api
 from uploader.errors import SettingsError
 from uploader.model import UsageEvent
 from uploader.settings import DEFAULT_BASE_URL, Settings, key_of_environment, stays_inside
+
+if TYPE_CHECKING:
+    import requests
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,7 @@ class Route:
     """How calls leave this machine, settled from the environment as `requests` does.
 
     proxy:     its URL; empty for a direct connection.
-    ca_bundle: path of a file (or a folder) with the certificates to trust.
+    ca_bundle: path of a file (or a folder) with the certificates to trust; empty where nothing is spoken over TLS.
     """
 
     proxy: str
@@ -43,6 +45,10 @@ def settle_route(base_url: str, *, carries_key: bool = False) -> Route:
         SettingsError: the backend is reached over TLS, and the CA bundle is not there; or the API key would cross the
             network in plain text to a proxy.
     """
+    if _is_direct(base_url):
+        return Route(proxy="", ca_bundle="")
+    import requests.utils  # noqa: PLC0415 -- heavy, see the top
+
     with requests.Session() as session:
         chosen = session.merge_environment_settings(base_url, {}, None, None, None)
     proxy = requests.utils.select_proxy(base_url, chosen["proxies"]) or ""
@@ -63,10 +69,19 @@ def settle_route(base_url: str, *, carries_key: bool = False) -> Route:
     return Route(proxy=proxy, ca_bundle=ca_bundle)
 
 
+def _is_direct(base_url: str) -> bool:
+    """Tell whether calls can only go straight to the backend, in plain text, so that there is nothing to settle."""
+    # The settings of macOS may name proxies too.
+    may_name_a_proxy = sys.platform == "darwin" or any(name.lower().endswith("_proxy") for name in os.environ)
+    return base_url.startswith("http:") and not may_name_a_proxy
+
+
 def _session(base_url: str, route: Route) -> requests.Session:
+    import requests  # noqa: PLC0415 -- heavy, see the top
+
     session = requests.Session()
     session.trust_env = False
-    session.verify = route.ca_bundle
+    session.verify = route.ca_bundle or True
     if route.proxy:
         session.proxies = {urlsplit(base_url).scheme: route.proxy}
     return session
@@ -74,6 +89,8 @@ def _session(base_url: str, route: Route) -> requests.Session:
 
 def answer_date(settings: Settings, tenant_id: str) -> str | None:
     """Look a tenant up and give the answer's ``Date`` as it stands; None when it has none, or no answer came."""
+    import requests  # noqa: PLC0415 -- heavy, see the top
+
     request = api.look_up_request(settings, tenant_id)
     headers = dict(header.split(": ", 1) for header in request.headers)
     route = settle_route(settings.base_url, carries_key=settings.api_key is not None)
@@ -157,6 +174,8 @@ class MeterClient:
         return answer
 
     def _answer(self, method: str, request: api.Request, *shapes: type) -> Any:
+        import requests  # noqa: PLC0415 -- heavy, see the top
+
         headers = dict(header.split(": ", 1) for header in request.headers)
         try:
             response = self._session.request(
@@ -185,6 +204,8 @@ class MeterClient:
     @staticmethod
     def _body(response: requests.Response) -> bytes:
         """Read an answer of a bounded size: `requests` would read on for ever."""
+        import requests  # noqa: PLC0415 -- heavy, see the top
+
         body = b""
         for chunk in response.iter_content(8192):
             body += chunk
