@@ -45,7 +45,7 @@ class Database:
         try:
             self._make_tables(tables, version)
             if not is_shared:
-                self._connection.execute(_IN_USE)
+                self._connection.execute(_IN_USE)  # which a file of an earlier program may lack
                 self._demand_last_commits(has_log=has_log)
         except sqlite3.Error as error:
             self._connection.close()
@@ -129,6 +129,8 @@ class Database:
             if self._version() < version:  # a file that is shared may have been made meanwhile
                 for statement in filter(str.strip, tables.split(";")):
                     self._connection.execute(statement)
+                if not self._is_shared:  # in the same commit, and so in the same flush
+                    self._connection.execute(_IN_USE)
                 self._connection.execute(f"pragma user_version = {version}")
             self._connection.execute("commit")
 
