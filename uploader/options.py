@@ -1,26 +1,23 @@
-"""The options of the commands: their names, variables, types and help; and how a settings file joins them.
+"""The options of the commands: their names, variables, types and help.
 
-A value comes from the command line, else from its variable, else from the file, else it is the default: click's own
-order, with the file as its "default map". What can bill again has neither a variable nor a place in the file.
+What can bill again has neither a variable nor a place in the settings file.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
-from uploader.configuration import Configuration, Kind, find_configuration
-from uploader.errors import SettingsError
-from uploader.settings import DEFAULT_BASE_URL, normalised_base_url
+from uploader.configuration import Kind
+from uploader.effective import lay_file_under
+from uploader.settings import DEFAULT_BASE_URL
 
 _KIND_BY_KEY: dict[str, Kind] = {}
-_NOTED = "uploader.settings"
 
 FILE = click.Path(path_type=Path)
 """A file or folder, there already or not."""
@@ -61,98 +58,7 @@ def _kind(option: click.Option) -> Kind:
     return kind_by_type.get(type(option.type), Kind.SCALAR)
 
 
-def _note(context: click.Context, option: click.Parameter, value: Any) -> Any:
-    """Lay the file under the other options, once both the file and the destination are known, in whichever order."""
-    noted = context.meta.setdefault(_NOTED, {})
-    noted[option.name] = value
-    if "config" in noted and "found" not in noted:
-        noted["found"] = found = find_configuration(value, _KIND_BY_KEY)
-        context.default_map = {"destination": found.default_destination} if found.default_destination else {}
-    if len(noted) == 3:
-        context.default_map = noted["found"].chosen(noted["destination"])
-    return value
-
-
-def configuration() -> tuple[Configuration, str]:
-    """Give the settings file of the command that runs, and the name of the destination, empty for none."""
-    noted = click.get_current_context().meta[_NOTED]
-    return noted["found"], noted["destination"]
-
-
-def key_source() -> tuple[str, Path | None]:
-    """Say where the API key comes from, and which file holds it; an empty text for no key.
-
-    It is no option: a command line can be seen by every user of the machine.
-    """
-    found, destination = configuration()
-    if named := os.environ.get("UPLOADER_API_KEY_FILE"):
-        return "variable UPLOADER_API_KEY_FILE", Path(named)
-    if os.environ.get("UPLOADER_API_KEY"):
-        return "variable UPLOADER_API_KEY", None
-    if named := found.chosen(destination).get("api_key_file"):
-        return found.place("api_key_file", destination), Path(named)
-    return "", None
-
-
-def demand_whole_destination() -> None:
-    """Refuse another backend, or another key, beside a destination that has its own: which one is meant?
-
-    Raises:
-        SettingsError: a destination is chosen, and an option or a variable says otherwise.
-    """
-    found, destination = configuration()
-    own = found.values_by_destination.get(destination, {})
-    base_url = click.get_current_context().params["base_url"]
-    key_place, key_file = key_source()
-    if "base_url" in own and normalised_base_url(own["base_url"]) != normalised_base_url(base_url):
-        what, otherwise = f"is {own['base_url']}", f"{source('base_url')} says {base_url}"
-    elif "api_key_file" in own and key_place.startswith("variable") and key_file != Path(own["api_key_file"]):
-        what, otherwise = "has a key of its own", f"{key_place} gives another"
-    else:
-        return
-    raise SettingsError(
-        f"destination {destination!r} of {found.path} {what}, and {otherwise}",
-        remedy="leave one of them out; nothing was posted",
-    )
-
-
-def effective_settings(values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """List the settings of the command that runs: key, value, and where it came from; the API key is masked."""
-    found, _ = configuration()
-    settings = [(name, _shown(value), source(name)) for name, value in values.items()]
-    if found.path is not None and values["config"] is None:
-        settings[[*values].index("config")] = ("config", str(found.path), "found")
-    key_place, key_file = key_source()
-    place = f"{key_place} ({key_file})" if key_file else key_place
-    return [*settings, ("api_key", "********" if key_place else "", place or "default")]
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(map(str, value))
-    return "" if value is None else str(value)
-
-
-def source(name: str) -> str:
-    """Say where the value of an option of the command that runs came from."""
-    context = click.get_current_context()
-    [option] = [option for option in context.command.params if option.name == name]
-    origin = context.get_parameter_source(name)
-    if origin is ParameterSource.COMMANDLINE:
-        return f"option {option.opts[0]}"
-    if origin is ParameterSource.ENVIRONMENT:
-        return f"variable {option.envvar}"
-    if origin is ParameterSource.DEFAULT_MAP:
-        found, destination = configuration()
-        return found.place(name, destination)
-    return "default"
-
-
-def is_typed(name: str) -> bool:
-    """Tell whether an option was given by the command line or its variable, and not by the settings file."""
-    origin = click.get_current_context().get_parameter_source(name)
-    return origin in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
-
+_note = functools.partial(lay_file_under, kind_by_key=_KIND_BY_KEY)
 
 _file = _options(
     _with_variable(

@@ -1,0 +1,226 @@
+"""The commands that post: upload and replay.
+
+What a command needs is imported when it runs: ``uploader --help`` must not wait for libcurl, Arrow and the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import shlex
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from uploader.effective import is_typed, plan_of
+from uploader.ending import end, last_words, log_the_end, noted_signals
+from uploader.errors import SettingsError, UploaderError
+from uploader.options import FILE, of_replay, of_upload
+from uploader.settings import DEFAULT_BASE_URL, FailureBudget
+
+if TYPE_CHECKING:
+    from uploader.console import Display
+    from uploader.desk import FileReport, Plan, Watcher
+    from uploader.log_lines import LogLines
+    from uploader.notes import Note
+
+_STOPPED = 3
+
+
+@click.command(short_help="Post each row of usage logs once.")
+@click.argument("files", nargs=-1, required=True, type=FILE)
+@of_upload
+def upload(files: tuple[Path, ...], *, max_failed: str | None, sandbox: bool, dry_run: bool, **options: Any) -> None:
+    """Post each row of FILES (CSV or Parquet) once, and write what became of it.
+
+    For usage.csv: usage.results.csv holds every row, usage.failed.csv the failed ones. Run the same command again to
+    continue after a crash or a stop.
+
+    \b
+    Examples:
+      uploader upload usage.csv
+      uploader upload day1.csv day2.parquet --results-dir out/
+      uploader upload usage.csv --dry-run
+      uploader upload sample_data/usage.csv --sandbox
+
+    \b
+    Exit codes:
+      0  every row was accepted, now or before
+      1  finished; some rows failed: see the failed file
+      2  nothing was posted: wrong usage, input, schema or settings
+      3  stopped early: the same command continues
+      4  a fault of this program, or totals that do not balance
+      129, 130, 143  interrupted; the same command continues
+    """
+    if options["results"] is not None and len(files) > 1:
+        raise SettingsError(f"--results names one file, and there are {len(files)} inputs", remedy="use --results-dir")
+    options["max_failed"] = None if max_failed is None else FailureBudget.parse(max_failed)
+    with _sandboxed(options) if sandbox else contextlib.nullcontext() as and_say:
+        if dry_run:
+            _run_dry(files, options)
+        from uploader.upload_run import upload as run  # noqa: PLC0415 -- heavy, see the top
+
+        _run(options, lambda plan, watcher: run(files, plan=plan, watcher=watcher), and_say=and_say)
+
+
+def _sandboxed(options: dict[str, Any]) -> AbstractContextManager[Callable[[], str]]:
+    from uploader.trial import sandboxed  # noqa: PLC0415 -- an optional extra
+
+    return sandboxed(options)
+
+
+def _run_dry(files: tuple[Path, ...], options: dict[str, Any]) -> NoReturn:
+    from uploader.desk import Watcher  # noqa: PLC0415 -- heavy, see the top
+    from uploader.dry_run import dry_run, told  # noqa: PLC0415 -- likewise
+    from uploader.summary import exit_code_of  # noqa: PLC0415 -- likewise
+
+    display = _display(options["log_format"])
+    with noted_signals() as noted:
+        watcher = Watcher(begin=display.begin, watch=display.watch, say=display.say, should_stop=lambda: bool(noted))
+        try:
+            reports = dry_run(files, plan=plan_of(options), watcher=watcher)
+        finally:
+            display.end()
+    last_words("\n".join(map(told, reports)))
+    end(128 + noted[0] if noted else exit_code_of(reports))
+
+
+@click.command(short_help="Post the rows again that failed.")
+@click.argument("file", type=FILE)
+@of_replay
+def replay(file: Path, *, include_in_doubt: bool, accept_changes: bool, without_ledger: bool, **options: Any) -> None:
+    """Post the failed rows of FILE again: a results or failed file, as it is or corrected in a spreadsheet (.xlsx too).
+
+    Rows marked yes or fix in upload_replay are checked and posted, accepted ones never. For a row marked confirm write
+    resend (post it exactly as it was) or recorded (the backend has it) into upload_replay. It needs the --base-url,
+    --ledger, --schema and --delimiter of the upload, and ends with the exit codes of an upload.
+
+    \b
+    Examples:
+      uploader replay usage.failed.csv
+      uploader replay usage.failed.xlsx
+    """
+    from uploader.replay_run import Permissions  # noqa: PLC0415 -- heavy, see the top
+    from uploader.replay_run import replay as run  # noqa: PLC0415 -- likewise
+
+    if not without_ledger:  # the ledger knows how the upload saw the columns, and goes before the settings file
+        options.update({name: () for name in ("column", "constant") if not is_typed(name)})
+    permissions = Permissions(
+        include_in_doubt=include_in_doubt, accept_changes=accept_changes, without_ledger=without_ledger
+    )
+    _run(options, lambda plan, watcher: [run(file, plan=plan, watcher=watcher, permissions=permissions)])
+
+
+def _run(
+    sending: dict[str, Any],
+    command: Callable[[Plan, Watcher], list[FileReport]],
+    *,
+    and_say: Callable[[], str] | None = None,
+) -> None:
+    from uploader.console import next_steps, summary  # noqa: PLC0415 -- heavy, see the top
+    from uploader.desk import Watcher  # noqa: PLC0415 -- likewise
+    from uploader.log_lines import LogLines  # noqa: PLC0415 -- likewise
+    from uploader.summary import exit_code_of, exit_code_of_error  # noqa: PLC0415 -- likewise
+
+    begun_at = datetime.now(timezone.utc)
+    plan = plan_of(sending)
+    _demand_places(sending)
+    display = _display(sending["log_format"])
+    write = functools.partial(_write_documents, sending, begun_at=begun_at, say=display.say)
+    with noted_signals() as noted:
+        watcher = Watcher(begin=display.begin, watch=display.watch, say=display.say, should_stop=lambda: bool(noted))
+        try:
+            reports = command(plan, watcher)
+        except BaseException as error:
+            if isinstance(error, UploaderError):
+                write([], exit_code=exit_code_of_error(error), error=str(error))
+            display.end()
+            raise
+    replay_options = _replay_options(sending) if and_say is None else None
+    exit_code = 128 + noted[0] if noted else exit_code_of(reports)
+    exit_code = write(reports, exit_code=exit_code, replay_options=replay_options)
+    heard = "" if and_say is None else and_say()
+    if isinstance(display, LogLines):
+        steps = [step for report in reports for step in next_steps(report, replay_options=replay_options)]
+        log_the_end(display, exit_code, facts={"next": steps, **({"sandbox": heard} if heard else {})})
+    else:
+        display.end()
+    if sending["log_format"] != "json":
+        last_words("\n".join(filter(None, (summary(reports, replay_options=replay_options), heard))))
+    end(exit_code)
+
+
+def _demand_places(sending: dict[str, Any]) -> None:
+    from uploader import documents  # noqa: PLC0415 -- heavy, see the top
+
+    if sending["summary"]:
+        documents.demand_place(sending["summary"], documents.SUMMARY)
+    if sending["report"]:
+        documents.demand_place(sending["report"], documents.REPORT)
+
+
+def _write_documents(
+    sending: dict[str, Any],
+    reports: list[FileReport],
+    *,
+    begun_at: datetime,
+    exit_code: int,
+    say: Callable[[Note], None],
+    error: str = "",
+    replay_options: str | None = None,
+) -> int:
+    """Write summary and report, and give the exit code: to lack one is a stop, and the same command mends it."""
+    from uploader import documents  # noqa: PLC0415 -- heavy, see the top
+    from uploader.notes import Level, Note  # noqa: PLC0415 -- only a run has notes
+    from uploader.summary import summarize  # noqa: PLC0415 -- likewise
+
+    summary = summarize(
+        reports,
+        command=str(click.get_current_context().info_name),
+        base_url=sending["base_url"],
+        period=sending.get("period", ""),
+        begun_at=begun_at,
+        exit_code=exit_code,
+        error=error,
+    )
+    try:
+        if sending["summary"]:
+            documents.write_document(sending["summary"], summary.to_json(), documents.SUMMARY)
+        if sending["report"]:
+            from uploader.report import report_of_command  # noqa: PLC0415 -- heavy, and after the last POST
+
+            page = report_of_command(summary, replay_options=replay_options)
+            documents.write_document(sending["report"], page, documents.REPORT)
+    except UploaderError as fault:
+        say(Note(str(fault), "document_failed", level=Level.ERROR))
+        return _STOPPED if exit_code < 2 else exit_code
+    return exit_code
+
+
+def _display(log_format: str | None) -> Display | LogLines:
+    if log_format is None and sys.stderr is not None and sys.stderr.isatty():
+        from uploader.console import Display  # noqa: PLC0415 -- heavy, see the top
+
+        return Display()
+    from uploader.log_lines import LogLines  # noqa: PLC0415 -- likewise
+
+    return LogLines(log_format or "text")
+
+
+def _replay_options(sending: dict[str, Any]) -> str:
+    """Spell the options without which a replay would not find the same run and backend; the file is found again."""
+    values = {name: sending[name] for name in ("config", "destination", "base_url", "ledger", "schema", "delimiter")}
+    if values["base_url"] == DEFAULT_BASE_URL:
+        del values["base_url"]
+    if values["delimiter"] == "\t":
+        del values["delimiter"]  # the failed file of a log with tabs has commas
+    return "".join(
+        f" --{name.replace('_', '-')} {shlex.quote(str(value))}"
+        for name, value in values.items()
+        if value and is_typed(name)
+    )

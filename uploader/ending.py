@@ -1,0 +1,68 @@
+"""The end of a command: last words that may find no reader, an exit code that holds all the same, and signals."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn, TextIO
+
+import click
+
+if TYPE_CHECKING:
+    from uploader.log_lines import LogLines
+
+
+def last_words(text: str, *, err: bool = False) -> None:
+    """Print; whoever was to read it may have gone (``| head``, a closed terminal), and is owed the exit code still."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=err)
+
+
+def log_the_end(
+    log: LogLines, exit_code: int, *, text: str = "", facts: Mapping[str, str | int | list[str]] | None = None
+) -> None:
+    """Log that the command ended, as the log's last line; without a text that says its exit code alone."""
+    from uploader.notes import Level, Note  # noqa: PLC0415 -- only a run has notes
+
+    level = {0: Level.INFO, 1: Level.WARNING}.get(exit_code, Level.ERROR)
+    text = text or f"ended with exit code {exit_code}"
+    log.say(Note(text, "command_ended", level=level, facts={"exit_code": exit_code, **(facts or {})}))
+    log.end()
+
+
+def end(exit_code: int) -> NoReturn:
+    """End with this exit code; with words left that no one reads, Python would end with its own, 120."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None when the caller closed it (2>&-)
+        _empty(stream)
+    sys.exit(exit_code)
+
+
+def _empty(stream: TextIO) -> None:
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+@contextlib.contextmanager
+def noted_signals() -> Iterator[list[int]]:
+    """Note the first SIGINT, SIGTERM or SIGHUP; a second one ends the process at once, which the ledger survives."""
+    noted: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        if noted:
+            os._exit(128 + number)
+        noted.append(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # One that the caller has set aside stays so: nohup ignores SIGHUP.
+    before = {number: signal.signal(number, note) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

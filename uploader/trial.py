@@ -1,0 +1,30 @@
+"""A trial: an upload to a backend that is started for it, with a throw-away ledger (``upload --sandbox``)."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from uploader.sandbox import SandboxProcess, SandboxSettings
+
+
+@contextlib.contextmanager
+def sandboxed(sending: dict[str, Any]) -> Iterator[Callable[[], str]]:
+    """Point a run at a backend of its own, with a throw-away ledger and results in a fresh folder."""
+    with SandboxProcess(SandboxSettings()) as backend, tempfile.TemporaryDirectory(prefix="uploader-ledger-") as ledger:
+        sending["base_url"] = backend.base_url
+        sending["ledger"] = Path(ledger)
+        sending["results_dir"] = sending["results_dir"] or Path(tempfile.mkdtemp(prefix="uploader-sandbox-"))
+
+        def what_it_recorded() -> str:
+            recorded = backend.recorded()
+            repeats = sum(count - 1 for count in recorded.repeated_request_ids.values())
+            return (
+                f"The sandbox recorded {recorded.events:,} events with {recorded.units:,} units, "
+                f"{repeats:,} of them twice, and {recorded.look_ups:,} look-ups."
+            )
+
+        yield what_it_recorded
