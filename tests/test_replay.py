@@ -37,10 +37,11 @@ from tests.command import Home, ended
 from uploader.desk import FileReport, Plan, Watcher
 from uploader.errors import InputError, LedgerRefusal, RefusedError, UploaderError
 from uploader.identity import EventIds
+from uploader.judge import Permissions
 from uploader.ledger import known_run
 from uploader.posting import Progress
 from uploader.replay_log import damaged_columns, edited_columns
-from uploader.replay_run import Permissions, replay
+from uploader.replay_run import replay
 from uploader.results import OWN_COLUMNS
 from uploader.settings import Settings
 from uploader.upload_run import upload

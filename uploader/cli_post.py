@@ -105,7 +105,7 @@ def replay(file: Path, *, include_in_doubt: bool, accept_changes: bool, without_
       uploader replay usage.failed.csv
       uploader replay usage.failed.xlsx
     """
-    from uploader.replay_run import Permissions  # noqa: PLC0415 -- heavy, see the top
+    from uploader.judge import Permissions  # noqa: PLC0415 -- heavy, see the top
     from uploader.replay_run import replay as run  # noqa: PLC0415 -- likewise
 
     if not without_ledger:  # the ledger knows how the upload saw the columns, and goes before the settings file

@@ -18,9 +18,9 @@ from pathlib import Path
 from uploader.configuration import default_ledger_folder
 from uploader.desk import FileReport, Plan, Watcher
 from uploader.errors import SettingsError
+from uploader.judge import Permissions
 from uploader.mapping import ColumnMap
 from uploader.notes import Level
-from uploader.replay_run import Permissions
 from uploader.replay_run import replay as _replay
 from uploader.settings import DEFAULT_BASE_URL, FailureBudget, Settings
 from uploader.summary import Summary, exit_code_of, summarize

@@ -11,17 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from uploader.books import Books
-from uploader.desk import (
-    MOST_ACCOUNTS,
-    Desk,
-    FileReport,
-    Plan,
-    Watcher,
-    open_desk,
-    reserved,
-    results_note,
-    write_out,
-)
+from uploader.desk import Desk, FileReport, Plan, Watcher, open_desk, reserved, results_note, write_out
 from uploader.errors import InputError, LedgerFault, StoppedError, UploaderError
 from uploader.guards import InputFacts, choose_run, demand_known_results, demand_little_overlap
 from uploader.identity import EventIds, RunIdentity
@@ -35,6 +25,7 @@ from uploader.own_events import OwnEvents, OwnIds, demand_known_claims, own_even
 from uploader.posting import Due, Progress
 from uploader.readers import UsageLog, open_usage_log
 from uploader.results import NOT_SENT, Names, Reservation, choose_names
+from uploader.run_report import report_of_run
 from uploader.schema import RowCheck, RowSchema
 from uploader.seen import SeenRows
 from uploader.settings import FailureBudget
@@ -120,22 +111,17 @@ def _upload_file(path: Path, desk: Desk) -> FileReport:
             ledger.end(is_finished=not stop, totals=books.totals())
             marker.remove()
         imbalance = books.imbalance(accepted=history.accepted, may_leave_unsent=bool(stop))
-    return FileReport(
-        path=path,
-        run_id=identity.run_id,
-        names=reservation.names,
-        entry_by_reason=books.entry_by_reason(),
-        posts=progress.posts,
-        look_ups=progress.look_ups,
-        content_sha256=log.content_sha256,
-        ledger=ledger.path,
-        accounts=books.accounts(most=MOST_ACCOUNTS),
-        timings=progress.timings,
+    return report_of_run(
+        log,
+        ledger,
+        reservation,
+        books,
+        progress,
         begun_at=begun_at,
-        seconds=time.monotonic() - started_seconds,
+        started_seconds=started_seconds,
         mapping=desk.plan.mapping,
         stop=stop,
-        error=imbalance,
+        imbalance=imbalance,
     )
 
 

@@ -1,0 +1,249 @@
+"""The judge of a replay: for each row of the file whether it is posted, and what becomes of it if it is not.
+
+What became of a row belongs to the row of the original upload, in that run's ledger; the file is what a person says
+about it. Where they differ the ledger is right: a row that it has as accepted is not posted, whatever the file says.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from uploader.api import shown, wire_problems
+from uploader.errors import LedgerRefusal
+from uploader.ledger import Ledger
+from uploader.model import Outcome, Reason, Row, RowState, UsageEvent
+from uploader.own_events import OwnIds
+from uploader.posting import Due
+from uploader.replay_log import Entry, damaged_columns, edited_columns
+from uploader.results import NOT_SENT
+from uploader.schema import EVENT_COLUMNS, RowCheck
+
+_NOTHING = RowState(0, NOT_SENT)
+_OTHERS_HAVE_THE_EVENT = frozenset({Reason.DUPLICATE, Reason.CONFLICT})
+_WORDS_THAT_SEND = frozenset({"", "yes", "fix", "confirm", "resend"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permissions:
+    """What a person allows for the whole file.
+
+    include_in_doubt: post every row in doubt once more, as if each were marked ``resend``.
+    accept_changes:   take ids that a spreadsheet seems to have damaged as they are now.
+    without_ledger:   take the file's word for a run that this ledger does not know.
+    """
+
+    include_in_doubt: bool = False
+    accept_changes: bool = False
+    without_ledger: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A row that is not posted, in the state that it has."""
+
+    state: RowState
+
+
+class Judge:
+    """Decides of each row of the file whether it is posted, by what the ledger knows and a person wrote."""
+
+    def __init__(self, check: RowCheck, ledger: Ledger, permissions: Permissions, own_ids: OwnIds | None) -> None:
+        """Begin with the file's first row.
+
+        Raises:
+            LedgerRefusal: the ledger holds no more of the run than its name.
+        """
+        self._check = check
+        self._ledger = ledger
+        self._permissions = permissions
+        self._own_ids = own_ids
+        self._event_id_of = ledger.event_id_of
+        rows_of_the_run = ledger.recall("last_row") or ledger.recall("rows")
+        if rows_of_the_run is None:
+            raise LedgerRefusal(
+                f"{ledger.path} knows no row of run {ledger.identity.run_id}",
+                remedy="give --ledger the folder that the upload used",
+            )
+        self._is_seen = bytearray(rows_of_the_run + 1)
+        self._is_accepted_before = bytearray(rows_of_the_run + 1)
+        self._last_judged = 0
+        self._state_by_file_row: dict[int, RowState] = {}
+        self._posted_by_row: dict[int, dict[str, Any]] = {}
+
+    def decide(self, entries: Sequence[Entry]) -> list[Due | RowState | Kept]:
+        """Decide of the next rows; a state that is given as such is to be recorded."""
+        known = self._known(entries)
+        numbers = [entry.number for entry in entries]
+        originals = self._ledger.originals(numbers)
+        self._posted_by_row = self._ledger.posted(numbers)
+        decisions = []
+        posted: dict[int, dict[str, Any]] = {}
+        for entry in entries:
+            original = originals.get(entry.number, {})
+            found = self._identify(entry, known, original)
+            decision = found if isinstance(found, Kept) else self._decide(entry, found, original)
+            if isinstance(decision, Kept) and decision.state is not known.get(entry.number):
+                self._state_by_file_row[entry.row.number] = decision.state
+            if isinstance(decision, Due):
+                values = {**self._own_id_stated(entry), **asdict(decision.event)}
+                if values != self._last_posted(entry, original):
+                    posted[entry.number] = values
+            decisions.append(decision)
+            self._last_judged = entry.row.number
+        if posted:
+            self._ledger.keep_posted(posted)  # before the POST: should it end in doubt, these are the values to resend
+        return decisions
+
+    def states(self, entries: Sequence[Entry]) -> list[RowState]:
+        """Give what the results say of some rows, once posting has ended; it may have ended before their turn."""
+        known = self._known(entries)
+        numbers = [entry.number for entry in entries]
+        originals = self._ledger.originals(numbers)
+        self._posted_by_row = self._ledger.posted(numbers)
+        return [self._state_in_the_end(entry, known, originals.get(entry.number, {})) for entry in entries]
+
+    def event_id_of(self, entry_row: Row, state: RowState) -> str:
+        """Give the event id that a row has now."""
+        return self._event_id_of(state.row) if self._own_ids is None else self._own_ids.event_id(entry_row)
+
+    def _state_in_the_end(self, entry: Entry, known: Mapping[int, RowState], original: dict[str, Any]) -> RowState:
+        if entry.row.number <= self._last_judged:
+            state = self._state_by_file_row.get(entry.row.number) or _state(entry, known)
+        else:
+            found = self._identify(entry, known, original)
+            state = found.state if isinstance(found, Kept) else found
+        if state.outcome.reason is None and not state.outcome.detail and self._is_accepted_before[state.row]:
+            return _reworded(state, "accepted before this replay, which did not compare its cells")
+        return state
+
+    def _known(self, entries: Sequence[Entry]) -> dict[int, RowState]:
+        return self._ledger.known([entry.number for entry in entries])
+
+    def _identify(self, entry: Entry, known: Mapping[int, RowState], original: dict[str, Any]) -> RowState | Kept:
+        """Find the original row's state; a row that is of no run, or stands in the file twice, is kept."""
+        if entry.number == 0:
+            return Kept(RowState(0, Outcome(Reason.MALFORMED, entry.row.fault)))
+        if self._own_ids is None and not self._event_id_of(entry.number):
+            words = (
+                "not sent: the file that this run was adopted from does not have the row; ask whoever has its ledger"
+            )
+            return Kept(RowState(entry.number, Outcome(Reason.IN_DOUBT, words)))
+        if entry.number >= len(self._is_seen) or not self._has_its_event_id(entry, known, original):
+            words = "upload_row and upload_event_id are not those of a row of this run; put both back as they were"
+            return Kept(RowState(0, Outcome(Reason.MALFORMED, words)))
+        if self._is_seen[entry.number]:
+            words = f"row {entry.number} stands in the file twice; only the first was looked at"
+            return Kept(RowState(0, Outcome(Reason.DUPLICATE, words)))
+        self._is_seen[entry.number] = True
+        state = _state(entry, known)
+        self._is_accepted_before[entry.number] = state.outcome.reason is None
+        return state
+
+    def _has_its_event_id(self, entry: Entry, known: Mapping[int, RowState], original: dict[str, Any]) -> bool:
+        """Tell whether the file's event id is one that the row has had: a proof that its number was not displaced."""
+        if self._own_ids is None:
+            return entry.event_id == self._event_id_of(entry.number)
+        posted = self._posted_by_row.get(entry.number)
+        if not original and not posted and known.get(entry.number, _NOTHING).outcome.reason is None:
+            return entry.seems_recorded and entry.event_id == self._own_ids.event_id(entry.row)
+        column = self._own_ids.column
+        own_ids = [str(cells.get(column) or "") for cells in (original, posted) if cells is not None]
+        return entry.event_id in map(self._own_ids.event_id_of, own_ids)
+
+    def _own_id_stated(self, entry: Entry) -> dict[str, str]:
+        return {} if self._own_ids is None else self._own_ids.stated(entry.row)
+
+    def _decide(self, entry: Entry, state: RowState, original: dict[str, Any]) -> Due | RowState | Kept:
+        reason = state.outcome.reason
+        if reason is None:
+            return Kept(state)
+        if reason is Reason.IN_DOUBT:
+            return self._decide_doubt(entry, state, original)
+        if reason in _OTHERS_HAVE_THE_EVENT and self._ledger.identity.adopted_run_id:
+            words = "not sent: the lost ledger knew which row has this event; give it an id of its own in a usage log"
+            return Kept(_reworded(state, words))
+        if entry.word not in _WORDS_THAT_SEND:
+            words = f"not sent: upload_replay says {entry.word!r}; it was certainly not recorded: write yes to send it"
+            return Kept(_reworded(state, words))
+        return self._post_as_it_is_now(entry, state, original)
+
+    def _decide_doubt(self, entry: Entry, state: RowState, original: dict[str, Any]) -> Due | RowState | Kept:
+        doubt = state.outcome.detail
+        if entry.word == "recorded":
+            outcome = Outcome(None, "recorded, by a person's word", state.outcome.http_status, state.outcome.response)
+            return replace(state, outcome=outcome, at_milliseconds=_now_milliseconds())
+        if entry.word not in _WORDS_THAT_SEND:
+            return Kept(_reworded(state, f"{doubt}; upload_replay says {entry.word!r}: write resend or recorded"))
+        if entry.word != "resend" and not self._permissions.include_in_doubt:
+            return Kept(state)
+        posted = self._last_posted(entry, original)
+        if words := self._why_not_again(entry, state, posted):
+            return Kept(_reworded(state, f"{doubt}; not sent again: {words}"))
+        event = UsageEvent(**{column: posted[column] for column in EVENT_COLUMNS})
+        event_id = self.event_id_of(entry.row, state)
+        return Due(entry.number, event, event_id, attempts=state.attempts, doubt=doubt)
+
+    def _why_not_again(self, entry: Entry, state: RowState, posted: dict[str, Any]) -> str:
+        """Say what forbids another attempt at a row in doubt that a person allowed; empty for nothing."""
+        if state.attempts == 0 or not _can_be_posted(posted):
+            return "the ledger does not hold what was posted"
+        if entry.row.fault or self._edited_columns(entry, posted):
+            return "`resend` posts a row exactly as it was, and its cells were edited; put them back"
+        if entry.attempts != state.attempts and not self._permissions.include_in_doubt:
+            return "it was posted once more since `resend` was written; write it into the newest failed file"
+        return ""
+
+    def _edited_columns(self, entry: Entry, posted: dict[str, Any]) -> list[str]:
+        own_id = [column for column, text in self._own_id_stated(entry).items() if posted.get(column) != text]
+        return [*own_id, *edited_columns(posted, self._check.stated(entry.row))]
+
+    def _last_posted(self, entry: Entry, original: dict[str, Any]) -> dict[str, Any]:
+        return self._posted_by_row.get(entry.number, original)
+
+    def _post_as_it_is_now(self, entry: Entry, state: RowState, original: dict[str, Any]) -> Due | RowState | Kept:
+        if entry.row.fault:
+            return Kept(replace(state, outcome=Outcome(Reason.MALFORMED, entry.row.fault)))
+        stated = {**self._own_id_stated(entry), **self._check.stated(entry.row)}
+        damaged = damaged_columns(original, stated)
+        if damaged and not self._permissions.accept_changes:
+            words = "; ".join(
+                f"{column}: {shown(original[column])} has become {shown(stated[column])}, as spreadsheets do"
+                for column in damaged
+            )
+            outcome = Outcome(Reason.CHANGED, f"{words}; put it back, or use --accept-changes")
+            return replace(state, outcome=outcome, at_milliseconds=_now_milliseconds())
+        event = self._check.event(entry.row)
+        if self._own_ids is not None:
+            event = self._own_ids.checked(entry.row, event)
+        if isinstance(event, Outcome):
+            return replace(state, outcome=event, at_milliseconds=_now_milliseconds())
+        values = {**self._own_id_stated(entry), **asdict(event)}
+        edits = [column for column, value in values.items() if original.get(column) != value]
+        note = f"accepted as edited for the replay ({', '.join(edits)})" if edits else ""
+        return Due(entry.number, event, self.event_id_of(entry.row, state), attempts=state.attempts, note=note)
+
+
+def _state(entry: Entry, known: Mapping[int, RowState]) -> RowState:
+    """Believe the ledger; but where it has a row as not recorded and the file has it as more, nobody knows."""
+    state = known.get(entry.number) or RowState(entry.number, NOT_SENT)
+    if not entry.seems_recorded or state.outcome.reason in (None, Reason.IN_DOUBT):
+        return state
+    words = "may have been recorded: the file says so, and the ledger does not know of it; is it the upload's ledger?"
+    return replace(state, outcome=Outcome(Reason.IN_DOUBT, words))
+
+
+def _can_be_posted(cells: Mapping[str, Any]) -> bool:
+    if not set(cells) >= set(EVENT_COLUMNS):
+        return False
+    return not wire_problems(UsageEvent(**{column: cells[column] for column in EVENT_COLUMNS}))
+
+
+def _reworded(state: RowState, words: str) -> RowState:
+    return replace(state, outcome=replace(state.outcome, detail=words))
+
+
+def _now_milliseconds() -> int:
+    return time.time_ns() // 1_000_000
