@@ -36,6 +36,7 @@ ROWS = [
     },
     {"adopted", "run_totals"},
     {"bucket", "csv_log", "database", "durable", "limit", "local_disk", "lock", "parquet_log", "schema", "xlsx_log"},
+    {"open_log"},
     {"api", "ceiling", "cell_readers", "content", "csv_scan", "identity", "known_cells", "measured"},
     {"configuration", "mapping", "model", "notes", "settings"},
     {"errors", "records"},

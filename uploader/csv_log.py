@@ -15,13 +15,13 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Final, final
 
 from .content import Compression, Content
 from .csv_scan import CELL_LIMIT_CHARACTERS, ESCAPED_BYTE, Scan
 from .errors import InputError
 from .model import Batch, Row
+from .open_log import OpenLog
 
 _BATCH_ROWS = 1000
 _CHUNK_CHARACTERS = 64 * 1024
@@ -40,7 +40,7 @@ _FOREIGN_STARTS = (
 
 
 @final
-class CsvLog:
+class CsvLog(OpenLog):
     """A CSV usage log, open; ``readers.UsageLog`` says what each attribute is.
 
     Raises ``InputError`` when the file or its header cannot be taken.
@@ -49,10 +49,8 @@ class CsvLog:
     kind: Final = "csv"
 
     def __init__(self, path: Path, *, delimiter: str, compression: Compression | None) -> None:
-        self.path: Final = path
+        super().__init__(Content(path, compression=compression))
         self.delimiter: Final = delimiter
-        self._row_count: int | None = None
-        self._content = Content(path, compression=compression)
         try:
             with self._open_text() as text:
                 header = _Records(text, path=path, delimiter=delimiter).header
@@ -63,18 +61,6 @@ class CsvLog:
         self.header_text: Final = header.text
         self.line_end: Final = header.line_end
         self.has_bom: Final = header.has_bom
-
-    @property
-    def content_sha256(self) -> str:
-        """Hex digest of the decompressed content; ``RuntimeError`` before the first complete pass."""
-        return self._content.sha256
-
-    @property
-    def row_count(self) -> int:
-        """Rows, malformed ones included; ``RuntimeError`` before the first complete pass."""
-        if self._row_count is None:
-            raise RuntimeError(f"{self.path}: the number of rows is known after the first complete pass")
-        return self._row_count
 
     def batches(self) -> Iterator[Batch]:
         """One pass over all rows.
@@ -94,21 +80,6 @@ class CsvLog:
     def record_text(self, row: Row) -> str:
         """Give the row's record as it stood, without its line end."""
         return row.text
-
-    def close(self) -> None:
-        """Close the file."""
-        self._content.close()
-
-    def __enter__(self) -> CsvLog:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _open_text(self) -> io.TextIOWrapper:
         stream = self._content.open_lines()

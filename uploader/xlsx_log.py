@@ -26,7 +26,6 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from datetime import time as time_of_day
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, final
 from xml.etree import ElementTree as ET
 
@@ -37,6 +36,7 @@ from openpyxl.utils import get_column_letter
 from .content import Content
 from .errors import InputError, UploaderError
 from .model import Batch, Cell, Row
+from .open_log import OpenLog
 
 _BATCH_ROWS = 1000
 _KEPT_BLOCKS = 16
@@ -68,7 +68,7 @@ class NoText:
 
 
 @final
-class XlsxLog:
+class XlsxLog(OpenLog):
     """The sheet with our columns of a workbook, open; ``readers.UsageLog`` says what each attribute is.
 
     Its results are CSV, so that is its ``kind``.
@@ -82,9 +82,7 @@ class XlsxLog:
     has_bom: Final = False
 
     def __init__(self, path: Path) -> None:
-        self.path: Final = path
-        self._row_count: int | None = None
-        self._content = Content(path)
+        super().__init__(Content(path))
         self._bytes = self._content.open_seekable(kept_blocks=_KEPT_BLOCKS)
         try:
             with self._book() as book:
@@ -93,18 +91,6 @@ class XlsxLog:
             self._content.close()
             raise
         self.header_text: Final = _csv_record(self.columns)
-
-    @property
-    def content_sha256(self) -> str:
-        """Hex digest of the file; ``RuntimeError`` before the first complete pass."""
-        return self._content.sha256
-
-    @property
-    def row_count(self) -> int:
-        """Rows, malformed ones included; ``RuntimeError`` before the first complete pass."""
-        if self._row_count is None:
-            raise RuntimeError(f"{self.path}: the number of rows is known after the first complete pass")
-        return self._row_count
 
     def batches(self) -> Iterator[Batch]:
         """One pass over all rows that are not empty, hidden ones too.
@@ -131,21 +117,6 @@ class XlsxLog:
     def record_text(self, row: Row) -> str:
         """Give the row as a CSV record."""
         return row.text or _csv_record(row.cells)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._content.close()
-
-    def __enter__(self) -> XlsxLog:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @contextlib.contextmanager
     def _book(self) -> Iterator[Any]:

@@ -1,0 +1,46 @@
+"""What an open usage log has whatever its format: bytes that are the same in every pass, and a count of its rows."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Final, TypeVar
+
+from .content import Content
+
+_Log = TypeVar("_Log", bound="OpenLog")
+
+
+class OpenLog:
+    """The file of a usage log, open; a pass that has come to its end sets ``_row_count``."""
+
+    def __init__(self, content: Content) -> None:
+        self.path: Final = content.path
+        self._content = content
+        self._row_count: int | None = None
+
+    @property
+    def content_sha256(self) -> str:
+        """Hex digest of the decompressed content; ``RuntimeError`` before the first complete pass."""
+        return self._content.sha256
+
+    @property
+    def row_count(self) -> int:
+        """Rows, malformed ones included; ``RuntimeError`` before the first complete pass."""
+        if self._row_count is None:
+            raise RuntimeError(f"{self.path}: the number of rows is known after the first complete pass")
+        return self._row_count
+
+    def close(self) -> None:
+        """Close the file."""
+        self._content.close()
+
+    def __enter__(self: _Log) -> _Log:  # noqa: PYI019 -- typing.Self is Python 3.11's
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
