@@ -19,7 +19,8 @@ import pytest
 
 from tests.billing_contract import Received
 from tests.billing_server import BillingServer
-from uploader.sandbox import SandboxProcess, SandboxSettings
+from uploader.sandbox import SandboxProcess
+from uploader.sandbox_backend import SandboxSettings
 
 Event = tuple[str, str, str, int]
 """tenant_id, device_id, meter_id, total_usage"""

@@ -22,7 +22,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from uploader.errors import BackendError, SettingsError
-from uploader.sandbox import Recorded, SandboxProcess, SandboxSettings
+from uploader.sandbox import SandboxProcess
+from uploader.sandbox_backend import Recorded, SandboxSettings
 
 ROOT = Path(__file__).parent.parent
 HEADERS = {"x-tenant-id": "acme", "x-device-id": "dev-1", "Content-Type": "application/json"}
@@ -461,7 +462,8 @@ def test_the_process_ends_with_its_block() -> None:
 PARENT = f"""
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
-from uploader.sandbox import SandboxProcess, SandboxSettings
+from uploader.sandbox import SandboxProcess
+from uploader.sandbox_backend import SandboxSettings
 with SandboxProcess(SandboxSettings(latency_milliseconds=float(sys.argv[1]))) as sandbox:
     print(sandbox.base_url, flush=True)
     try:

@@ -229,7 +229,8 @@ def sandbox(**settings: Any) -> None:
     Example:
       uploader sandbox --port 8000 --drop 0.01
     """
-    from uploader.sandbox import SandboxSettings, serve  # noqa: PLC0415 -- an optional extra
+    from uploader.sandbox import serve  # noqa: PLC0415 -- an optional extra
+    from uploader.sandbox_backend import SandboxSettings  # noqa: PLC0415 -- likewise
 
     serve(
         SandboxSettings(**settings),

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from uploader.sandbox import SandboxProcess, SandboxSettings
+from uploader.sandbox import SandboxProcess
+from uploader.sandbox_backend import SandboxSettings
 
 
 @contextlib.contextmanager
