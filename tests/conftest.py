@@ -12,6 +12,9 @@ import trustme
 from tests.billing_server import BillingServer
 from tests.command import Home
 
+# What they assert fails with the values, as in a test file.
+pytest.register_assert_rewrite("tests.replay.scene", "tests.results.written", "tests.sender.calls")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option of the fault suite; pytest knows options of this file alone, whichever tests are named."""
