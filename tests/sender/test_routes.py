@@ -1,0 +1,231 @@
+"""The way to the backend: TLS and proxies."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.billing_answers import Answer, Then, reply
+from tests.billing_contract import forwarding
+from tests.billing_server import BillingServer
+from tests.dead_ports import refusing_port
+from tests.sender.calls import EVT, IMPATIENT_SECONDS, assert_never_sent, ended, judged, post_one, post_to, sending
+from uploader.api import Request
+from uploader.client import settle_route
+from uploader.model import Reason
+
+pytestmark = pytest.mark.usefixtures("plain_environment")
+
+
+# TLS
+
+
+def test_tls_is_checked_against_the_bundle_given(authority: trustme.CA, authority_file: Path) -> None:
+    """With the right authority and name, rows are accepted over TLS."""
+    with BillingServer(authority=authority) as server, sending(ca_bundle=authority_file) as sender:
+        assert post_one(sender, server).reason is None
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl names the files of such a folder")
+def test_a_folder_of_certificates_is_trusted(authority: trustme.CA, authority_file: Path, tmp_path: Path) -> None:
+    """``REQUESTS_CA_BUNDLE`` may name a folder, with a file for each authority by the hash of its name."""
+    command = ["openssl", "x509", "-noout", "-subject_hash", "-in", str(authority_file)]
+    name = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    (tmp_path / f"{name}.0").write_bytes(authority_file.read_bytes())
+    with BillingServer(authority=authority) as server, sending(ca_bundle=tmp_path) as sender:
+        assert post_one(sender, server).reason is None
+
+
+def test_no_http_2_is_offered(authority: trustme.CA, authority_file: Path) -> None:
+    """HTTP/2 has its own ways to send a request again; the TLS handshake offers HTTP/1.1 alone (RFC 7301)."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+
+    def chosen_protocol(listener: socket.socket) -> str | None:
+        with context.wrap_socket(listener.accept()[0], server_side=True) as tls:
+            return tls.selected_alpn_protocol()
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        ThreadPoolExecutor(1) as executor,
+        sending(ca_bundle=authority_file) as sender,
+    ):
+        chosen = executor.submit(chosen_protocol, listener)
+        sender.start("d1", post_to(f"https://127.0.0.1:{listener.getsockname()[1]}", "d1"))
+        ended(sender)
+        assert chosen.result() == "http/1.1"
+
+
+@pytest.mark.parametrize("trouble", ["another authority", "another name", "no such file", "rubbish file"])
+def test_a_tls_error_stops_the_run_before_anything_is_sent(
+    authority: trustme.CA, authority_file: Path, tmp_path: Path, trouble: str
+) -> None:
+    """A certificate of another authority or name, and a CA bundle that cannot be used, are set-up faults."""
+    other_file = tmp_path / "other.pem"
+    if trouble == "another authority":
+        trustme.CA().cert_pem.write_to_path(str(other_file))
+    elif trouble == "rubbish file":
+        other_file.write_text("rubbish")
+    names = ("other.example",) if trouble == "another name" else ("127.0.0.1",)
+    ca_bundle = authority_file if trouble == "another name" else other_file
+    with BillingServer(authority=authority, names=names) as server, sending(ca_bundle=ca_bundle) as sender:
+        told = post_one(sender, server)
+    assert_never_sent(told, stops=True)
+    assert "REQUESTS_CA_BUNDLE" in told.verdict.stop
+
+
+def test_tls_to_a_port_that_speaks_none(authority: trustme.CA, authority_file: Path) -> None:
+    """At the start that is a wrong base URL and stops the run; once answers came over TLS, it passes like a refusal."""
+    with BillingServer() as plain, BillingServer(authority=authority) as server:
+        https_to_plain = plain.base_url.replace("http:", "https:")
+        with sending(ca_bundle=authority_file) as sender:
+            assert_never_sent(post_one(sender, plain, "d1", base_url=https_to_plain), stops=True)
+            assert post_one(sender, server, "d2").reason is None
+            assert_never_sent(post_one(sender, plain, "d3", base_url=https_to_plain))
+
+
+def test_no_tls_to_a_port_that_speaks_it(authority: trustme.CA) -> None:
+    """The request has left in plain text, so it counts as sent."""
+    with BillingServer(authority=authority) as server, sending() as sender:
+        told = post_one(sender, server, base_url=server.base_url.replace("https:", "http:"))
+    assert told.reason is Reason.IN_DOUBT
+    assert server.received == []
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "foo://127.0.0.1", "file:///etc/passwd"])
+def test_a_url_that_cannot_be_used_stops_the_run(billing_server: BillingServer, url: str) -> None:
+    """A bad port and a scheme other than http and https are set-up faults."""
+    with sending() as sender:
+        sender.start("d1", Request(url=url, headers=(), body=b"{}"))
+        told = judged(billing_server, ended(sender))["d1"]
+    assert_never_sent(told, stops=True)
+
+
+# Proxies
+
+
+@pytest.fixture
+def proxy() -> Iterator[BillingServer]:
+    """Start a proxy that forwards."""
+    with BillingServer(forwarding) as server:
+        yield server
+
+
+def url_of(proxy: BillingServer) -> str:
+    """Give the proxy's URL."""
+    return proxy.base_url.removesuffix("/api/v1")
+
+
+def test_a_plain_call_goes_through_the_proxy_given(billing_server: BillingServer, proxy: BillingServer) -> None:
+    """The proxy passes the row on, and its backend's answer back."""
+    with sending(proxy=url_of(proxy)) as sender:
+        assert post_one(sender, billing_server).reason is None
+    assert [request.path for request in proxy.received] == [f"{billing_server.base_url}/events"]
+
+
+def test_a_tls_call_goes_through_a_tunnel_that_is_told_nothing(
+    authority: trustme.CA, authority_file: Path, proxy: BillingServer
+) -> None:
+    """CONNECT carries no header of ours: neither the key nor an id is for the proxy to see."""
+    with BillingServer(authority=authority) as server:
+        with sending(proxy=url_of(proxy), ca_bundle=authority_file) as sender:
+            sender.start("d1", post_to(server.base_url, "d1", api_key="secret"))
+            assert judged(server, ended(sender))["d1"].reason is None
+        assert server.posts[0].headers["authorization"] == "Bearer secret"
+    assert [request.method for request in proxy.received] == ["CONNECT"]
+    assert set(proxy.received[0].headers) == {"host", "user-agent", "proxy-connection"}
+
+
+def test_a_proxy_reached_over_tls_is_checked_against_the_bundle_given(
+    billing_server: BillingServer, authority: trustme.CA, authority_file: Path, tmp_path: Path
+) -> None:
+    """The one CA bundle serves for a proxy too, as it does in `requests`."""
+    other_file = tmp_path / "other.pem"
+    trustme.CA().cert_pem.write_to_path(str(other_file))
+    with BillingServer(forwarding, authority=authority) as proxy:
+        with sending(proxy=url_of(proxy), ca_bundle=authority_file) as sender:
+            assert post_one(sender, billing_server).reason is None
+        with sending(proxy=url_of(proxy), ca_bundle=other_file) as sender:
+            assert_never_sent(post_one(sender, billing_server, "d2"), stops=True)
+
+
+CONNECT_REFUSED_BY_NAME = {
+    "403": reply(403),
+    "407": reply(407, b"", {"Proxy-Authenticate": 'Basic realm="x"'}),
+    "502": reply(502, EVT),
+    "503 with Retry-After": reply(503, EVT, {"Retry-After": "9"}),
+    "redirect": reply(302, b"", {"Location": "https://127.0.0.1:1/"}),
+    "end": Answer(then=Then.FIN),
+    "reset": Answer(then=Then.RST),
+    "hang": Answer(then=Then.HANG),
+    "rubbish": Answer(b"rubbish\r\n\r\n", then=Then.FIN),
+    "tunnel into silence": Answer(b"HTTP/1.1 200 OK\r\nRetry-After: 9\r\n\r\n", then=Then.HANG),
+}
+
+
+@pytest.mark.parametrize("answer", CONNECT_REFUSED_BY_NAME.values(), ids=CONNECT_REFUSED_BY_NAME.keys())
+def test_a_tunnel_that_is_refused_sends_nothing(authority: trustme.CA, authority_file: Path, answer: Answer) -> None:
+    """Whatever the proxy answers to CONNECT, the row never left, and its answer is not taken for the backend's."""
+    is_slow = answer.then is Then.HANG
+    with BillingServer(lambda _: answer) as proxy, BillingServer(authority=authority) as server:
+        with sending(
+            proxy=url_of(proxy),
+            ca_bundle=authority_file,
+            timeout_seconds=IMPATIENT_SECONDS if is_slow else 10,
+        ) as sender:
+            told = post_one(sender, server)
+        assert_never_sent(told)
+        assert server.connections == 0
+        assert {request.method for request in proxy.received} == {"CONNECT"}
+
+
+def test_a_proxy_that_is_not_there_sends_nothing(billing_server: BillingServer) -> None:
+    """Nothing goes past a proxy that refuses connections or has no name."""
+    with refusing_port() as port:
+        for number, proxy_url in enumerate((f"http://127.0.0.1:{port}", "http://proxy.invalid:3128")):
+            with sending(proxy=proxy_url, timeout_seconds=1) as sender:
+                assert_never_sent(post_one(sender, billing_server, f"d{number}"))
+    assert billing_server.connections == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [(407, Reason.REJECTED), (403, Reason.REJECTED), (502, Reason.IN_DOUBT), (504, Reason.IN_DOUBT)],
+)
+def test_a_plain_proxys_own_answer_is_judged_like_any(
+    billing_server: BillingServer, status: int, reason: Reason
+) -> None:
+    """Over plain HTTP nothing tells the proxy's answer from the backend's: a 5xx leaves the row in doubt."""
+    with BillingServer(lambda _: reply(status)) as proxy, sending(proxy=url_of(proxy)) as sender:
+        assert post_one(sender, billing_server).reason is reason
+    assert billing_server.connections == 0
+
+
+def test_proxies_of_the_environment_are_settled_once(
+    billing_server: BillingServer, proxy: BillingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The route settled at the start holds: what the environment says of proxies later, libcurl never asks."""
+    with refusing_port() as port:
+        direct = settle_route(billing_server.base_url)
+        with monkeypatch.context() as environment:
+            for name in ("http_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
+                environment.setenv(name, f"http://127.0.0.1:{port}")
+            with sending(proxy=direct.proxy, ca_bundle=direct.ca_bundle) as sender:
+                assert post_one(sender, billing_server, "direct").reason is None
+    assert proxy.received == []
+    monkeypatch.setenv("http_proxy", url_of(proxy))
+    proxied = settle_route(billing_server.base_url)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "*")
+    with sending(proxy=proxied.proxy, ca_bundle=proxied.ca_bundle) as sender:
+        assert post_one(sender, billing_server, "proxied").reason is None
+    assert len(proxy.received) == 1

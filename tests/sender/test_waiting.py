@@ -1,0 +1,116 @@
+"""Time, slots and connections."""
+
+from __future__ import annotations
+
+import threading
+
+import pycurl
+import pytest
+
+from tests.billing_answers import Answer, Then, drip, reply
+from tests.billing_contract import contract, scripted
+from tests.billing_server import BillingServer
+from tests.sender.calls import IMPATIENT_SECONDS, RIGHT, ended, judged, post_all, post_one, post_to, sending
+from uploader import api
+from uploader.errors import SettingsError
+from uploader.model import Reason
+from uploader.settings import Settings
+
+pytestmark = pytest.mark.usefixtures("plain_environment")
+
+
+# Time
+
+
+def test_the_timeout_is_of_the_whole_exchange_however_it_drips(billing_server: BillingServer) -> None:
+    """Calls end in failure while the server still drips their answers, look-ups too; each byte is no new lease."""
+    # Some four seconds: with a longer timeout these would be right answers.
+    slow = drip(reply(200, {"id": "cus_acme", "status": "recorded"}), pause_seconds=0.05)
+    billing_server.respond = scripted(posts=[slow], look_ups=[slow])
+    settings = Settings(base_url=billing_server.base_url)
+    with sending(timeout_seconds=IMPATIENT_SECONDS) as sender:
+        sender.start("post", post_to(billing_server.base_url, "d1"))
+        sender.start("look-up", api.look_up_request(settings, "acme"))
+        exchanges = ended(sender)
+    assert judged(billing_server, {"d1": exchanges["post"]})["d1"].reason is Reason.IN_DOUBT
+    assert api.judge_look_up(exchanges["look-up"]).outcome.reason is Reason.LOOKUP_FAILED
+    assert all(exchange.elapsed_seconds >= IMPATIENT_SECONDS for exchange in exchanges.values())
+
+
+def test_waiting_ends_when_the_time_is_over(billing_server: BillingServer) -> None:
+    """``wait`` gives nothing while nothing has ended, and the call goes on."""
+    gate = threading.Event()
+    billing_server.respond = lambda received: Answer(data=contract(received).data, gate=gate)
+    with sending() as sender:
+        sender.start("d1", post_to(billing_server.base_url, "d1"))
+        assert sender.wait(timeout_seconds=0) == []
+        assert sender.in_flight == 1
+        gate.set()
+        assert judged(billing_server, ended(sender))["d1"].reason is None
+        assert sender.in_flight == 0
+
+
+def test_a_connection_idle_for_long_is_not_used_again(billing_server: BillingServer) -> None:
+    """The backend may be closing it, and that race would cost a doubt."""
+    billing_server.respond = scripted(posts=[RIGHT, Answer(then=Then.HANG)])
+    with sending(timeout_seconds=3.1) as sender:
+        sender.start("idle", post_to(billing_server.base_url, "idle"))
+        sender.start("clock", post_to(billing_server.base_url, "clock"))
+        ended(sender)
+        assert post_one(sender, billing_server, "late").reason is None
+    posts = {post.headers["x-device-id"]: post for post in billing_server.posts}
+    assert posts["late"].connection == 2
+
+
+# Slots and connections
+
+
+def test_no_more_calls_than_slots(billing_server: BillingServer) -> None:
+    """A call beyond the limit is refused, not queued; each one that ends makes room."""
+    gate = threading.Event()
+    billing_server.respond = lambda received: Answer(data=contract(received).data, gate=gate)
+    with sending(most_in_flight=3) as sender:
+        for device_id in ("d1", "d2", "d3"):
+            sender.start(device_id, post_to(billing_server.base_url, device_id))
+        with pytest.raises(RuntimeError):
+            sender.start("d4", post_to(billing_server.base_url, "d4"))
+        assert sender.in_flight == 3
+        while billing_server.peak_in_flight < 3:
+            sender.wait(timeout_seconds=0.01)
+        gate.set()
+        assert set(judged(billing_server, ended(sender))) == {"d1", "d2", "d3"}
+        assert post_one(sender, billing_server, "d5").reason is None
+    assert billing_server.peak_in_flight == 3
+    assert "d4" not in billing_server.billed_by("x-device-id")
+
+
+def test_connections_are_used_again(billing_server: BillingServer) -> None:
+    """Many rows go over as many connections as there are slots, in any mix of look-ups and posts."""
+    settings = Settings(base_url=billing_server.base_url)
+    with sending() as sender:
+        told_by_device = post_all(sender, billing_server, (f"d{number}" for number in range(400)))
+        for number in range(8):
+            sender.start(f"t{number}", api.look_up_request(settings, f"t{number}"))
+        found = {key: api.judge_look_up(exchange).customer_id for key, exchange in ended(sender).items()}
+        post_one(sender, billing_server, "last")
+    assert {told.reason for told in told_by_device.values()} == {None}
+    assert found == {f"t{number}": f"cus_t{number}" for number in range(8)}
+    assert billing_server.connections <= 8
+
+
+def test_closing_drops_what_is_in_flight(billing_server: BillingServer) -> None:
+    """A sender can be closed while an answer is awaited."""
+    billing_server.respond = scripted(posts=[Answer(then=Then.HANG)])
+    with sending() as sender:
+        sender.start("d1", post_to(billing_server.base_url, "d1"))
+        while not billing_server.posts:
+            sender.wait(timeout_seconds=0.01)
+    assert sender.in_flight == 0
+
+
+def test_without_the_guard_it_refuses_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pycurl that lacks PREREQFUNCTION is refused before anything is sent, with a way out."""
+    monkeypatch.delattr(pycurl, "PREREQFUNCTION")
+    with pytest.raises(SettingsError, match="sent twice") as refusal, sending():
+        pass
+    assert "pip install" in refusal.value.remedy
