@@ -44,6 +44,23 @@ class Accounts:
     others_count: int
 
 
+class ByReason:
+    """Rows and units, by why they failed; None stands for accepted."""
+
+    def __init__(self) -> None:
+        self.rows: Counter[Reason | None] = Counter()
+        self.units: Counter[Reason | None] = Counter()
+
+    def add(self, reason: Reason | None, *, rows: int, units: int) -> None:
+        """Enter rows, and what they state in all."""
+        self.rows[reason] += rows
+        self.units[reason] += units
+
+    def entries(self) -> dict[Reason | None, Entry]:
+        """Give those there are, accepted (None) first, then in the order of the contract."""
+        return {reason: Entry(self.rows[reason], self.units[reason]) for reason in (None, *Reason) if self.rows[reason]}
+
+
 @dataclass(slots=True)
 class _Tally:
     """Rows and units of one tenant's meter so far, or of several."""
@@ -90,8 +107,7 @@ class Books:
     rows_in: int = 0
     rows_out: int = 0
     _tallies: dict[tuple[str, str], _Tally] = field(default_factory=dict)
-    _rows_by_reason: Counter[Reason | None] = field(default_factory=Counter)
-    _units_by_reason: Counter[Reason | None] = field(default_factory=Counter)
+    _by_reason: ByReason = field(default_factory=ByReason)
 
     def take_in(self, units: Units | None) -> None:
         """Enter a row that was read."""
@@ -114,9 +130,8 @@ class Books:
     def give_out(self, units: Units | None, state: RowState) -> None:
         """Enter a row that was written to the results."""
         self.rows_out += 1
-        self._rows_by_reason[state.outcome.reason] += 1
+        self._by_reason.add(state.outcome.reason, rows=1, units=0 if units is None else units.total_usage)
         if units is not None:
-            self._units_by_reason[state.outcome.reason] += units.total_usage
             tally = self._tally(units)
             tally.rows_out += 1
             tally.units_out += units.total_usage
@@ -145,10 +160,10 @@ class Books:
         faults = []
         if self.rows_in != self.rows_out:
             faults.append(f"{self.rows_in:,} rows were read and {self.rows_out:,} written")
-        if accepted is not None and self._rows_by_reason[None] != accepted:
-            faults.append(f"{accepted:,} rows were accepted and {self._rows_by_reason[None]:,} are written as accepted")
-        if not may_leave_unsent and self._rows_by_reason[Reason.NOT_SENT]:
-            faults.append(f"{self._rows_by_reason[Reason.NOT_SENT]:,} rows were passed over")
+        if accepted is not None and self._by_reason.rows[None] != accepted:
+            faults.append(f"{accepted:,} rows were accepted and {self._by_reason.rows[None]:,} are written as accepted")
+        if not may_leave_unsent and self._by_reason.rows[Reason.NOT_SENT]:
+            faults.append(f"{self._by_reason.rows[Reason.NOT_SENT]:,} rows were passed over")
         faults.extend(
             f"tenant {tenant!r}, meter {meter!r}: {tally.units_in - tally.units_out:+,} units between what was read "
             "and what was written"
@@ -169,8 +184,8 @@ class Books:
         everything = _sum(self._tallies.values())
         others = _sum(tally for key, tally in self._tallies.items() if key not in named)
         everything.rows_in, everything.rows_out = self.rows_in, self.rows_out
-        everything.rows_accepted = self._rows_by_reason[None]
-        everything.rows_doubted = self._rows_by_reason[Reason.IN_DOUBT]
+        everything.rows_accepted = self._by_reason.rows[None]
+        everything.rows_doubted = self._by_reason.rows[Reason.IN_DOUBT]
         return Accounts(
             total=everything.account(),
             by_tenant_and_meter={key: tally.account() for key, tally in largest},
@@ -180,11 +195,7 @@ class Books:
 
     def entry_by_reason(self) -> dict[Reason | None, Entry]:
         """Give rows and units by reason, accepted (None) first, then in the order of the contract."""
-        return {
-            reason: Entry(self._rows_by_reason[reason], self._units_by_reason[reason])
-            for reason in (None, *Reason)
-            if self._rows_by_reason[reason]
-        }
+        return self._by_reason.entries()
 
     def totals(self) -> dict[str, list[int]]:
         """Give rows and units by reason, ``accepted`` for the accepted ones, as the ledger keeps them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from decimal import Decimal
@@ -13,6 +14,9 @@ _INTEGER = re.compile(r"([+-]?[0-9]{1,100})(?:\.0)?")
 _NUMBER = re.compile(r"-?[0-9]{1,100}(?:\.[0-9]{1,100})?(?:[eE][+-]?[0-9]{1,3})?")
 _BOOLEAN_BY_TEXT = {"true": True, "false": False}
 _FEW_DIGITS = 18
+_LEAST, _MOST = -(2**63), 2**63 - 1
+_BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
+_TYPES_AND_BOUNDS = frozenset({"type", *_BOUNDS, "title", "description", "examples", "$comment"})
 
 
 class _Absent:
@@ -53,6 +57,25 @@ def _integer_reader(nothing: Any) -> Callable[[Cell], Any]:
         return nothing if cell is None or cell == "" else _read_integer(cell)
 
     return read_cell
+
+
+def stated_range(property_schema: object, read: Callable[[Cell], Any]) -> tuple[int, int] | None:
+    """Give the 64-bit integers that a schema's rules for a column seem to let through, as their least and most.
+
+    Those rules are no more than types and bounds, so that when the two are good all between them are; and ``read``
+    takes an integer for itself in whatever form a cell has it. None where that is not so.
+    """
+    rules = property_schema if isinstance(property_schema, dict) else {}
+    if property_schema is False or not rules.keys() <= _TYPES_AND_BOUNDS:
+        return None
+    if any(type(read(form)) is not int or read(form) != 7 for form in (7, "7", "07", 7.0, Decimal(7), Decimal("7.0"))):
+        return None
+    try:
+        least = max(math.ceil(rules.get("minimum", _LEAST)), math.floor(rules.get("exclusiveMinimum", _LEAST - 1)) + 1)
+        most = min(math.floor(rules.get("maximum", _MOST)), math.ceil(rules.get("exclusiveMaximum", _MOST + 1)) - 1)
+    except (OverflowError, ValueError):  # Python's JSON has 1e400 and NaN
+        return None
+    return max(least, _LEAST), min(most, _MOST)
 
 
 def _read_text(cell: Cell) -> Any:

@@ -221,6 +221,11 @@ class Findings:
 class CheckFindings(Findings):
     """What a check of a usage log found, before anything is posted: "accepted" are the rows that would be posted."""
 
+    def take_good(self, *, rows: int, units: int) -> None:
+        """Enter good rows of the log, and what they state in all."""
+        self.accepted.rows += rows
+        self.accepted.units += units
+
     def take_verdict(
         self, row: Row, event_cells: EventCells, verdict: UsageEvent | Outcome, units: Units | None
     ) -> None:

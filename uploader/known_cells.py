@@ -19,12 +19,17 @@ _UNKNOWN = object()
 class Column(NamedTuple):
     """A column that the schema names.
 
-    place: from 0, in a row.
-    judge: gives the value that a cell is read as, or raises ValueError when the row may be bad because of it.
+    place:         from 0, in a row.
+    judge:         gives the value that a cell is read as, or raises ValueError when the row may be bad because of it.
+    is_constant:   whether every cell is judged alike, whatever stands at that place.
+    whole_between: the least and the most of integers that are all good, in whatever form a cell has them, and are read
+                   as themselves; None when no such range is certain.
     """
 
     place: int
     judge: Callable[[Cell], Any]
+    is_constant: bool = False
+    whole_between: tuple[int, int] | None = None
 
 
 class KnownCells:
@@ -32,6 +37,7 @@ class KnownCells:
 
     def __init__(self, columns: Sequence[Column]) -> None:
         """Begin with nothing known; the first four columns are those of a usage event, in its order."""
+        self.columns = columns
         self._columns: list[tuple[int, dict[Hashable, Any], Callable[[Cell], Any]]] = [
             (column.place, {}, column.judge) for column in columns
         ]

@@ -54,6 +54,20 @@ class UsageEvent:
     total_usage: int
 
 
+@dataclass(frozen=True, slots=True)
+class Sifted:
+    """Some consecutive rows of which those that are certainly good were only counted.
+
+    rows:       the others, in their order.
+    good_rows:  how many are certainly good.
+    good_units: what those state as ``total_usage``, in all.
+    """
+
+    rows: Sequence[Row]
+    good_rows: int = 0
+    good_units: int = 0
+
+
 class Status(str, enum.Enum):
     """What a row came to, for whoever bills from it."""
 

@@ -18,6 +18,7 @@ from uploader.api import shown
 from uploader.claims import Claim, Claims, claims_path
 from uploader.errors import InputError, LedgerRefusal
 from uploader.identity import OwnEventIds, RunIdentity
+from uploader.known_cells import Column
 from uploader.ledger import Ledger, known_run, ledger_path
 from uploader.model import Cell, Outcome, Reason, Row, RowState, UsageEvent
 from uploader.posting import Due
@@ -42,6 +43,11 @@ class OwnIds:
         self.column = column
         self._at = columns.index(column)
         self._of = OwnEventIds(base_url).of
+
+    @property
+    def column_alone(self) -> Column:
+        """The column, with a judge of its cells."""
+        return Column(self._at, _demanded_text)
 
     def own_id(self, row: Row) -> str:
         """Give the id that the log has for a row; empty when it has none that can be used."""
@@ -75,6 +81,12 @@ class _Owner(Protocol):
 
 def _text(cell: Cell) -> str:
     return str(cell) if isinstance(cell, str) or type(cell) is int else ""
+
+
+def _demanded_text(cell: Cell) -> str:
+    if text := _text(cell):
+        return text
+    raise ValueError
 
 
 class OwnEvents:

@@ -1,19 +1,4 @@
-"""A usage log in Parquet, whoever wrote it; the only file that knows pyarrow.
-
-A cell becomes the Python value that says exactly what the file says:
-
-  string, large string, string view, UUID       ``str``
-  dictionary                                    what its values become
-  integer of any width                          ``int``
-  decimal                                       ``Decimal``
-  floating point                                ``float``
-  boolean, null                                 ``bool``, ``None``
-  date, time, timestamp                         ``str``, ISO 8601; with a Z when the timestamps have a zone
-  duration                                      ``str``, its count and unit
-  anything else                                 as pyarrow gives it: ``bytes``, ``list``, ``dict``
-
-Dates and times are text because Python's own end at year 9999 and at microseconds, and Parquet's do not.
-"""
+"""A usage log in Parquet, whoever wrote it; ``arrow_cells`` says what a cell becomes."""
 
 from __future__ import annotations
 
@@ -25,14 +10,16 @@ from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Literal, final
-from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .arrow_cells import NotUtf8, cell_alone, cells
 from .content import Content
 from .errors import InputError
-from .model import Batch, Cell, Row
+from .known_cells import Column
+from .model import Batch, Cell, Row, Sifted
+from .parquet_sieve import Group, Sieve, gathered
 
 _BATCH_ROWS = 1000
 # Without it, pyarrow holds each column of a row group in memory, and a row group may be the whole file.
@@ -93,13 +80,43 @@ class ParquetLog:
         Raises ``InputError`` for a file that is damaged or holds what pyarrow cannot read,
         ``InputChangedError`` for content that is no longer the first pass's.
         """
+        for first_number, source in self._sources():
+            yield Batch(self._rows(source, range(first_number, first_number + source.num_rows)), source)
+
+    def sifted(self, columns: Sequence[Column]) -> Iterator[Sifted]:
+        """One pass over all rows, those that are certainly good only counted; ``readers.sifted`` says of what columns.
+
+        Raises what ``batches`` does, where it does.
+        """
+        sieve = Sieve(columns)
+        for group in gathered(self._sources()):
+            yield from self._sifted(group, sieve)
+
+    def _sifted(self, group: Group, sieve: Sieve) -> Iterator[Sifted]:
+        rows = group.in_one()
+        certain = None if rows is None else sieve.certain(rows)
+        first_number, source = group.sources[0]
+        if certain is not None:
+            yield Sifted((), certain.rows, certain.units)
+            for start in range(0, len(certain.doubtful), _BATCH_ROWS):
+                doubtful = certain.doubtful[start : start + _BATCH_ROWS]
+                numbers = [first_number + at for at in doubtful.to_pylist()]
+                yield Sifted(self._rows(rows.take(doubtful), numbers))
+        elif len(group.sources) > 1:
+            for part in group.parts():
+                yield from self._sifted(part, sieve)
+        else:
+            yield Sifted(self._rows(source, range(first_number, first_number + source.num_rows)))
+
+    def _sources(self) -> Iterator[tuple[int, Any]]:
+        """Give the file's record batches of at most 1000 rows, and the number of the first row of each."""
         if not self._content.is_complete():
             # Hashed before any row of it is read, the file's very first rows are of the hashed content too.
             self._content.hash_file()
         self._bytes.forget_blocks()
         count = 0
         for source in self._record_batches():
-            yield Batch(self._rows(source, first_number=count + 1), source)
+            yield count + 1, source
             count += source.num_rows
         announced = self._file.metadata.num_rows
         if count != announced:
@@ -164,21 +181,21 @@ class ParquetLog:
                 return
             yield batch
 
-    def _rows(self, source: Any, *, first_number: int) -> list[Row]:
+    def _rows(self, source: Any, numbers: Sequence[int]) -> list[Row]:
         with self._reading():
             try:
-                columns = [_cells(column) for column in source.columns]
+                columns = [cells(column) for column in source.columns]
             except UnicodeDecodeError:
                 alone = (source.slice(index, 1) for index in range(source.num_rows))
-                return [self._row_alone(row, number) for number, row in enumerate(alone, first_number)]
+                return [self._row_alone(row, number) for number, row in zip(numbers, alone, strict=True)]
         records = zip(*columns, strict=True)
-        return [Row(number, cells, "") for number, cells in enumerate(records, first_number)]
+        return [Row(number, cells, "") for number, cells in zip(numbers, records, strict=True)]
 
     def _row_alone(self, source: Any, number: int) -> Row:
         """Read one row of a batch in which some text is not UTF-8."""
-        cells = [_cell_alone(column) for column in source.columns]
+        cells = [cell_alone(column) for column in source.columns]
         pairs = zip(self.columns, cells, strict=True)
-        faults = [f"column {name!r} is not UTF-8" for name, cell in pairs if isinstance(cell, _NotUtf8)]
+        faults = [f"column {name!r} is not UTF-8" for name, cell in pairs if isinstance(cell, NotUtf8)]
         if not faults:
             return Row(number, cells, "")
         text = _csv_record([_cell_text(cell) for cell in cells])
@@ -240,46 +257,6 @@ def _remedy(error: Exception) -> str:
 class _Writer(pq.ParquetWriter):  # type: ignore[misc] # pyarrow ships no types
     def __del__(self) -> None:
         """Do nothing: pyarrow's own would end an abandoned file with a footer, even one closed by now."""
-
-
-class _NotUtf8(str):
-    """A text that is not UTF-8, its bytes surrogate-escaped."""
-
-    __slots__ = ()
-
-
-def _cell_alone(column: Any) -> Cell:
-    try:
-        return _cells(column)[0]
-    except UnicodeDecodeError as error:
-        return _NotUtf8(error.object, "utf-8", "surrogateescape")
-
-
-def _cells(column: Any) -> list[Cell]:
-    """Give an array's values as the module's table says; ``UnicodeDecodeError`` for text not in UTF-8."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        # Some thirty times as fast as to_pylist() of the dictionary array itself.
-        return _cells(column.dictionary_decode())
-    if pa.types.is_temporal(kind):
-        return _times_as_text(column)
-    if isinstance(kind, pa.BaseExtensionType) and kind.extension_name == "arrow.uuid":
-        return [None if raw is None else str(UUID(bytes=raw)) for raw in column.storage.to_pylist()]
-    if pa.types.is_float16(kind):
-        # pyarrow 18 gives numpy.float16, which is no float.
-        return _cells(column.cast(pa.float32()))
-    return list(column.to_pylist())
-
-
-def _times_as_text(column: Any) -> list[Cell]:
-    kind = column.type
-    if pa.types.is_timestamp(kind):
-        # Viewed without its zone, a timestamp is in UTC; so no time zone database is needed.
-        zone = "Z" if kind.tz else ""
-        texts = column.view(pa.timestamp(kind.unit)).cast(pa.string()).to_pylist()
-        return [None if text is None else text.replace(" ", "T") + zone for text in texts]
-    unit = f" {kind.unit}" if pa.types.is_duration(kind) else ""
-    return [None if text is None else text + unit for text in column.cast(pa.string()).to_pylist()]
 
 
 def _cell_text(cell: Cell) -> str:

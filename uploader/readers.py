@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol
@@ -11,7 +11,8 @@ from typing import Literal, Protocol
 from .content import Compression
 from .csv_log import CsvLog
 from .errors import InputError
-from .model import Batch, Row
+from .known_cells import Column
+from .model import Batch, Row, Sifted
 
 _DELIMITER_BY_EXTENSION = {".csv": ",", ".tsv": "\t"}
 _COMPRESSION_BY_EXTENSION: dict[str, Compression] = {".gz": "gz", ".bz2": "bz2", ".zst": "zst"}
@@ -99,6 +100,22 @@ def open_workbook(path: Path) -> UsageLog:
     from .xlsx_log import XlsxLog  # noqa: PLC0415 -- see the line above
 
     return _with_sound_columns(XlsxLog(path))
+
+
+def sifted(log: UsageLog, columns: Sequence[Column] | None) -> Iterator[Sifted]:
+    """Read the whole file from its start, as ``UsageLog.batches`` does, but only count the rows that are surely good.
+
+    columns: each judges its cells by itself, and a row is good when all its cells are; the fourth is the usage. None
+             when nothing can be said of cells alone.
+    """
+    if columns is not None and log.kind == "parquet":
+        from .parquet_log import ParquetLog  # noqa: PLC0415 -- pyarrow, as above
+
+        if isinstance(log, ParquetLog):
+            yield from log.sifted(columns)
+            return
+    for batch in log.batches():
+        yield Sifted(batch.rows)
 
 
 def _with_sound_columns(log: UsageLog) -> UsageLog:

@@ -7,7 +7,7 @@ cells are read; a column that the schema does not name is carried through and ne
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import jsonschema_rs
 
 from uploader.api import NOT_FOR_A_HEADER, WIRE_PROBLEM_BY_COLUMN, shown, wire_problems
-from uploader.cell_readers import ABSENT, reader_of
+from uploader.cell_readers import ABSENT, reader_of, stated_range
 from uploader.errors import InputError, SchemaError, SettingsError
 from uploader.known_cells import Column, KnownCells
 from uploader.mapping import AS_IT_STANDS, ColumnMap
@@ -112,7 +112,7 @@ class RowSchema:
                     readers.append((column, 0, _always(read(constant_by_column[column]))))
                 else:
                     readers.append((column, place, read))
-        known_cells = KnownCells(self._cells_alone(readers)) if self._alone else None
+        known_cells = KnownCells(self._cells_alone(readers, constant_by_column)) if self._alone else None
         return RowCheck(self._validator, readers, known_cells, constant_by_column)
 
     def _demand_known(self, mapping: ColumnMap) -> None:
@@ -123,13 +123,16 @@ class RowSchema:
                 remedy=f"it has {', '.join(known)}",
             )
 
-    def _cells_alone(self, readers: Sequence[_ColumnReader]) -> list[Column]:
+    def _cells_alone(self, readers: Sequence[_ColumnReader], constants: Container[str]) -> list[Column]:
         """Give the columns, those of a usage event first."""
         reader_by_column = {reader[0]: reader for reader in readers}
         others = (column for column in reader_by_column if column not in EVENT_COLUMNS)
-        return [self._cell_alone(*reader_by_column[column]) for column in (*EVENT_COLUMNS, *others)]
+        return [
+            self._cell_alone(*reader_by_column[column], is_constant=column in constants)
+            for column in (*EVENT_COLUMNS, *others)
+        ]
 
-    def _cell_alone(self, column: str, index: int, read: Callable[[Cell], Any]) -> Column:
+    def _cell_alone(self, column: str, index: int, read: Callable[[Cell], Any], *, is_constant: bool) -> Column:
         wire_problem = WIRE_PROBLEM_BY_COLUMN.get(column)
 
         def judge(cell: Cell) -> Any:
@@ -142,7 +145,10 @@ class RowSchema:
                 raise ValueError
             return value
 
-        return Column(index, judge)
+        whole_between = stated_range(self._properties.get(column), read)
+        if whole_between is not None and not all(_is_good(judge, bound) for bound in whole_between):
+            whole_between = None
+        return Column(index, judge, is_constant, whole_between)
 
 
 class RowCheck:
@@ -179,6 +185,11 @@ class RowCheck:
             return Outcome(Reason.INVALID, self._all_problems(values, event))
         except ValueError:
             return Outcome(Reason.INVALID, _not_of_json(values))
+
+    @property
+    def columns_alone(self) -> Sequence[Column] | None:
+        """The columns of which each judges its cells by itself, the usage event's first; None when rows are judged."""
+        return None if self._known_cells is None else self._known_cells.columns
 
     def units(self, row: Row) -> Units | None:
         """Give the usage that the row states, valid or not; None where it cannot be read."""
@@ -225,6 +236,14 @@ class RowCheck:
             for column, all_words in problems_by_column.items()
             for words in dict.fromkeys(all_words)
         )
+
+
+def _is_good(judge: Callable[[Cell], Any], cell: Cell) -> bool:
+    try:
+        judge(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _not_of_json(values: dict[str, Any]) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from uploader.books import Books
+from uploader.books import ByReason
 from uploader.desk import FileReport
 from uploader.findings import CheckFindings, EventCells
 from uploader.mapping import ColumnMap
-from uploader.model import Outcome, RowState
+from uploader.model import Outcome
 from uploader.own_events import OwnIds
-from uploader.readers import open_usage_log
+from uploader.readers import open_usage_log, sifted
 from uploader.schema import RowSchema
 from uploader.settings import FailureBudget
 from uploader.upload_run import demand_within_budget, fitted_check
@@ -40,23 +40,28 @@ def validate(
         InputError: the file cannot be taken as a whole.
         SchemaError: the schema file is not a schema.
     """
-    books = Books()
+    by_reason = ByReason()
     with open_usage_log(path, delimiter=delimiter) as log:
         check = fitted_check(log, RowSchema.load(schema_path), mapping)
         event_cells = EventCells(log.columns, mapping=mapping, path=path)
         own_ids = None if event_id is None else OwnIds(event_id, log.columns, base_url="", path=path)
-        for batch in log.batches():
-            for row in batch.rows:
+        columns = check.columns_alone
+        if columns is not None and own_ids is not None:
+            columns = [*columns, own_ids.column_alone]
+        for part in sifted(log, columns):
+            by_reason.add(None, rows=part.good_rows, units=part.good_units)
+            if findings is not None:
+                findings.take_good(rows=part.good_rows, units=part.good_units)
+            for row in part.rows:
                 event, units = check.event(row), check.units(row)
                 if own_ids is not None:
                     event = own_ids.checked(row, event)
                 if findings is not None:
                     findings.take_verdict(row, event_cells, event, units)
                 outcome = event if isinstance(event, Outcome) else _WOULD_BE_POSTED
-                books.take_in(units)
-                books.give_out(units, RowState(row.number, outcome))
+                by_reason.add(outcome.reason, rows=1, units=0 if units is None else units.total_usage)
                 if outcome.reason is not None:
                     tell(row.number, outcome)
-        report = FileReport(path=path, entry_by_reason=books.entry_by_reason())
+        report = FileReport(path=path, entry_by_reason=by_reason.entries())
         demand_within_budget(log, report.failed_rows, max_failed)
     return report
