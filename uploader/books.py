@@ -44,12 +44,12 @@ class Accounts:
     others_count: int
 
 
+@dataclass(slots=True)
 class ByReason:
     """Rows and units, by why they failed; None stands for accepted."""
 
-    def __init__(self) -> None:
-        self.rows: Counter[Reason | None] = Counter()
-        self.units: Counter[Reason | None] = Counter()
+    rows: Counter[Reason | None] = field(default_factory=Counter)
+    units: Counter[Reason | None] = field(default_factory=Counter)
 
     def add(self, reason: Reason | None, *, rows: int, units: int) -> None:
         """Enter rows, and what they state in all."""
