@@ -48,8 +48,6 @@ class Kind:
 
     def array(self, values: Sequence[Any]) -> Any:
         """Make a column."""
-        if pa.types.is_float16(self.type):
-            return pa.array(values, pa.float32()).cast(self.type)  # pyarrow 18 makes one of numpy's own type alone
         if pa.types.is_temporal(self.type):
             return pa.array(values, pa.int32() if self.type.bit_width == 32 else pa.int64()).view(self.type)
         return pa.array(values, self.type)

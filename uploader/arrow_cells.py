@@ -49,9 +49,6 @@ def cells(column: Any) -> list[Cell]:
         return _times_as_text(column)
     if isinstance(kind, pa.BaseExtensionType) and kind.extension_name == "arrow.uuid":
         return [None if raw is None else str(UUID(bytes=raw)) for raw in column.storage.to_pylist()]
-    if pa.types.is_float16(kind):
-        # pyarrow 18 gives numpy.float16, which is no float.
-        return cells(column.cast(pa.float32()))
     return list(column.to_pylist())
 
 
