@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Final, Literal, final
 
 import pyarrow as pa
@@ -19,6 +18,7 @@ from .content import Content
 from .errors import InputError
 from .known_cells import Column
 from .model import Batch, Cell, Row, Sifted
+from .open_log import OpenLog
 from .parquet_sieve import Group, Sieve, gathered
 
 _BATCH_ROWS = 1000
@@ -34,7 +34,7 @@ _SPECIAL = re.compile('[",\r\n]')
 
 
 @final
-class ParquetLog:
+class ParquetLog(OpenLog):
     """A Parquet usage log, open; ``readers.UsageLog`` says what each attribute is.
 
     schema: the Arrow schema of the file, its metadata included.
@@ -48,9 +48,7 @@ class ParquetLog:
     has_bom: Final = False
 
     def __init__(self, path: Path) -> None:
-        self.path: Final = path
-        self._row_count: int | None = None
-        self._content = Content(path)
+        super().__init__(Content(path))
         self._bytes = self._content.open_seekable(kept_blocks=_KEPT_BLOCKS)
         try:
             with self._reading():
@@ -61,18 +59,6 @@ class ParquetLog:
             self._content.close()
             raise
         self.header_text: Final = _csv_record(self.columns)
-
-    @property
-    def content_sha256(self) -> str:
-        """Hex digest of the file; ``RuntimeError`` before the first complete pass."""
-        return self._content.sha256
-
-    @property
-    def row_count(self) -> int:
-        """Rows, malformed ones included; ``RuntimeError`` before the first complete pass."""
-        if self._row_count is None:
-            raise RuntimeError(f"{self.path}: the number of rows is known after the first complete pass")
-        return self._row_count
 
     def batches(self) -> Iterator[Batch]:
         """One pass over all rows; a batch's ``source`` is the ``pyarrow.RecordBatch`` of exactly its rows.
@@ -133,21 +119,6 @@ class ParquetLog:
         hexadecimal digits, lists and structs as JSON. Bytes that are not UTF-8 are surrogate-escaped.
         """
         return row.text or _csv_record([_cell_text(cell) for cell in row.cells])
-
-    def close(self) -> None:
-        """Close the file."""
-        self._content.close()
-
-    def __enter__(self) -> ParquetLog:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _open(self) -> Any:
         start = self._bytes.read(4)
