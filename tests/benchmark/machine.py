@@ -9,6 +9,7 @@ import re
 import shutil
 import sqlite3
 import subprocess
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -29,7 +30,7 @@ def describe(folder: Path) -> dict[str, str]:
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:,.1f} GB",
         "kernel": f"{platform.system()} {platform.release()}",
         "a 4 KiB write and its flush": f"{_flush_milliseconds(folder):.2f} ms",
-        "Python": platform.python_version(),
+        "Python": sys.version,
         "libcurl": pycurl.version,
         "SQLite": sqlite3.sqlite_version,
         "pyarrow, pandas": f"{version('pyarrow')}, {version('pandas')}",
