@@ -252,6 +252,12 @@ def test_other_writers_files_are_understood(tmp_path: Path, write: Callable[[Pat
     assert _demand_the_same(tmp_path / "usage.parquet", check) == 5
 
 
+def test_an_integer_that_cannot_be_posted_is_looked_at(tmp_path: Path) -> None:
+    """A schema may let a device be a number; a header cannot."""
+    pq.write_table(pa.table({**_USAGE, "device_id": pa.array([1, 2, 3])}), tmp_path / "usage.parquet")
+    assert _demand_the_same(tmp_path / "usage.parquet", _check({"properties": {"device_id": {"type": "integer"}}})) == 0
+
+
 def test_an_empty_cell_among_good_integers_is_looked_at(tmp_path: Path) -> None:
     """A column that must be there is good nowhere that it is empty."""
     cells = {column: pa.array([array[0].as_py()] * 20) for column, array in _USAGE.items()}
