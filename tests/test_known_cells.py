@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uploader.model import Row
+from uploader.model import Row, UsageEvent
 from uploader.schema import RowCheck, RowSchema
 
 COLUMNS = ("tenant_id", "device_id", "meter_id", "total_usage", "region", "note")
@@ -97,3 +97,12 @@ def test_a_required_column_needs_no_rule_of_its_own() -> None:
     assert check.event(Row(1, ["t", "d", "m", "1", "eu", ""], "")) == _check({}).event(
         Row(1, ["t", "d", "m", "1"] * 2, "")
     )
+
+
+@pytest.mark.parametrize("rules", [{"minimum": 5}, {"maximum": 99}, {"minimum": 5, "maximum": 99}])
+def test_plain_digits_are_held_against_the_bounds(rules: dict[str, int]) -> None:
+    """Usage in plain digits, which differs from row to row, is good within the schema's bounds and nowhere else."""
+    check = _check({"properties": {"total_usage": {"type": "integer", **rules}}})
+    for usage in (*range(110), 10**17, 10**18):
+        event = check.event(Row(1, ["t", "d", "m", str(usage), "", ""], ""))
+        assert isinstance(event, UsageEvent) == (rules.get("minimum", 0) <= usage <= rules.get("maximum", usage))

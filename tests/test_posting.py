@@ -512,18 +512,51 @@ def test_no_more_rows_are_read_ahead_than_memory_is_meant_for(
 ) -> None:
     """While a tenant's look-up is under way ten thousand of its rows are held, and no more are read."""
     scene = make_scene()
-    scene.should_stop = lambda: bool(billing_server.look_ups)
+    is_over = threading.Event()
     read = 0
 
-    def reading() -> Iterator[Due]:
+    def should_stop() -> bool:
+        if read >= MOST_ROWS_HELD:
+            is_over.set()
+        return is_over.is_set()
+
+    def respond(request: Received) -> Answer:
+        assert is_over.wait(10)
+        return contract(request)
+
+    def reading() -> Iterator[Due | RowState]:
         nonlocal read
-        for due in scene.due(usage_rows(MOST_ROWS_HELD + 500, tenants=["acme"])):
+        yield RowState(1, Outcome(Reason.INVALID, "device_id: is empty"))
+        for due in itertools.islice(scene.due(usage_rows(MOST_ROWS_HELD + 500, tenants=["acme"])), 1, None):
             read += 1
             yield due
 
+    scene.should_stop = should_stop
+    billing_server.respond = respond
     scene.post(reading())
     assert read == MOST_ROWS_HELD
     assert not billing_server.posts
+
+
+def test_the_first_tenants_are_asked_for_before_the_log_is_read_far(
+    make_scene: MakeScene, billing_server: BillingServer
+) -> None:
+    """A look-up is on its way when a thousand rows are read, and those after them are read meanwhile."""
+    scene = make_scene()
+    is_asked = threading.Event()
+
+    def respond(request: Received) -> Answer:
+        is_asked.set()
+        return contract(request)
+
+    def reading() -> Iterator[Due]:
+        for due in scene.due(usage_rows(1_200, tenants=["acme"])):
+            assert due.row <= 1_000 or is_asked.wait(10)
+            yield due
+
+    billing_server.respond = respond
+    scene.post(reading())
+    assert len(billing_server.posts) == 1_200
 
 
 @pytest.mark.timeout(30)

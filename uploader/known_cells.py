@@ -13,6 +13,7 @@ from uploader.model import Cell, UsageEvent
 _MOST_KNOWN_CELLS = 20_000
 """Of each column; some 2 MB. More are forgotten all at once, which costs nothing where the log is sorted."""
 _LONGEST_CHARACTERS = 256
+_FEW_DIGITS = 18
 _UNKNOWN = object()
 
 
@@ -38,17 +39,23 @@ class KnownCells:
     def __init__(self, columns: Sequence[Column]) -> None:
         """Begin with nothing known; the first four columns are those of a usage event, in its order."""
         self.columns = columns
-        self._columns: list[tuple[int, dict[Hashable, Any], Callable[[Cell], Any]]] = [
-            (column.place, {}, column.judge) for column in columns
+        self._columns: list[tuple[int, dict[Hashable, Any], Callable[[Cell], Any], tuple[int, int] | None]] = [
+            (column.place, {}, column.judge, column.whole_between) for column in columns
         ]
 
     def event(self, cells: Sequence[Cell]) -> UsageEvent | None:
         """Give the usage event of a row whose cells are all good; None when that is not certain."""
-        values = []
-        for place, known, judge in self._columns:
+        values: list[Any] = []
+        for place, known, judge, whole_between in self._columns:
             cell = cells[place]
             kind = type(cell)
             if kind is str:
+                # Usage differs from row to row, and so is hardly ever known.
+                if whole_between is not None and len(cell) <= _FEW_DIGITS and cell.isdecimal() and cell.isascii():
+                    value = int(cell)
+                    if whole_between[0] <= value <= whole_between[1]:
+                        values.append(value)
+                        continue
                 value = known.get(cell, _UNKNOWN)
             elif kind is int:
                 value = known.get((kind, cell), _UNKNOWN)  # True and 1.0 equal 1

@@ -28,6 +28,8 @@ from uploader.timings import Timings
 
 _MOST_ROWS_HELD = 10_000
 """Rows read ahead, most of them waiting for their tenant's look-up; some 5 MB."""
+_MOST_ROWS_A_TURN = 1_000
+"""So that the first tenants are asked for, and answers are read, while the rows after them are still being read."""
 _row_of = operator.attrgetter("row")
 _LONGEST_WAIT_SECONDS = 0.2
 """So that a signal is noticed soon."""
@@ -154,8 +156,10 @@ class Posting:
         return self._is_stopping() or (self._is_all_read and not self._rows_held)
 
     def _take_in(self, rows: Iterator[Due | RowState]) -> None:
-        enough_ready = 2 * self.pacing.limit
-        while not self._is_full() and len(self._ready) < enough_ready:
+        enough_ready = self._enough_ready()
+        for _ in range(_MOST_ROWS_A_TURN):
+            if self._is_full() or len(self._ready) >= enough_ready:
+                return
             row = self._next(rows)
             if row is None:
                 self._is_all_read = True
@@ -166,6 +170,9 @@ class Posting:
                 self._route(row)
             if len(self._settled) >= enough_ready:
                 return  # rows that need no post, such as all of an unknown tenant's, must not be gathered in memory
+
+    def _enough_ready(self) -> int:
+        return 2 * self.pacing.limit
 
     def _is_full(self) -> bool:
         return self._is_all_read or self._rows_held >= _MOST_ROWS_HELD
@@ -266,6 +273,8 @@ class Posting:
             if pause_seconds or self._is_full():
                 time.sleep(wait_seconds)
             return
+        if not self._is_stopping() and not self._is_full() and len(self._ready) < self._enough_ready():
+            wait_seconds = 0.0  # there are rows to be read meanwhile
         ended = self.sender.wait(timeout_seconds=wait_seconds)
         timings = self.progress.timings
         timings.tick(now_seconds=time.monotonic())
