@@ -34,7 +34,7 @@ ROWS = [
         "sender",
         "timings",
     },
-    {"adopted", "run_totals"},
+    {"adopted", "reservation", "run_totals"},
     {"bucket", "csv_log", "database", "durable", "limit", "local_disk", "lock", "parquet_log", "schema", "xlsx_log"},
     {"open_log", "parquet_sieve"},
     {"api", "arrow_cells", "ceiling", "cell_readers", "content", "csv_scan", "identity", "known_cells", "measured"},

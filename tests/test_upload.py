@@ -285,7 +285,7 @@ def failing_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FailingRun
     write_csv(folder / "usage.csv", [[line] for line in lines])
     with BillingServer(respond) as server:
         home = Home(folder=folder, base_url=server.base_url)
-        options = ("--concurrency", "1", "--retries", "0", "--timeout", "0.6")
+        options = ("--concurrency", "1", "--retries", "0", "--timeout", "2")
         yield FailingRun(folder, server, home.run("upload", "usage.csv", *options), lines)
 
 

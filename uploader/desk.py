@@ -23,17 +23,8 @@ from uploader.pacing import Pacing
 from uploader.pacing_notes import PacingNotes
 from uploader.posting import Call, Posting, Progress
 from uploader.readers import open_usage_log
-from uploader.results import (
-    OWN_COLUMNS,
-    Log,
-    Names,
-    OwnCells,
-    Reservation,
-    TableWriter,
-    earlier_cells,
-    room_needed_bytes,
-    write_results,
-)
+from uploader.reservation import Names, Reservation, room_needed_bytes
+from uploader.results import OWN_COLUMNS, Log, OwnCells, TableWriter, earlier_cells, write_results
 from uploader.schema import RowSchema
 from uploader.sender import Connection, Sender
 from uploader.settings import FailureBudget, Settings

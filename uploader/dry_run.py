@@ -27,7 +27,8 @@ from uploader.model import REPLAY_BY_REASON, Outcome, Reason, RowState
 from uploader.overlap import RowSketches
 from uploader.posting import Due, Posting, Progress
 from uploader.readers import UsageLog, open_usage_log
-from uploader.results import NOT_SENT, Reservation, room_needed_bytes
+from uploader.reservation import Reservation, room_needed_bytes
+from uploader.results import NOT_SENT
 from uploader.schema import RowCheck
 from uploader.seen import SeenRows
 from uploader.upload_run import Naming, admitted_run, due_rows, fitted_check, names_for, own_ids_of, read_through

@@ -21,7 +21,7 @@ from uploader.overlap import RowSketches, merged
 from uploader.own_events import OwnEvents, OwnIds, own_events_of
 from uploader.posting import Due, Progress
 from uploader.replay_log import ReplayLog, open_own_file
-from uploader.results import choose_replay_names
+from uploader.reservation import choose_replay_names
 from uploader.run_report import report_of_run
 from uploader.schema import RowCheck
 from uploader.seen import SeenRows

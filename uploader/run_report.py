@@ -12,7 +12,7 @@ from uploader.ledger import Ledger
 from uploader.mapping import ColumnMap
 from uploader.posting import Progress
 from uploader.readers import UsageLog
-from uploader.results import Reservation
+from uploader.reservation import Reservation
 
 
 def report_of_run(

@@ -24,7 +24,8 @@ from uploader.overlap import RowSketches
 from uploader.own_events import OwnEvents, OwnIds, demand_known_claims, own_events_of
 from uploader.posting import Due, Progress
 from uploader.readers import UsageLog, open_usage_log
-from uploader.results import NOT_SENT, Names, Reservation, choose_names
+from uploader.reservation import Names, Reservation, choose_names
+from uploader.results import NOT_SENT
 from uploader.run_report import report_of_run
 from uploader.schema import RowCheck, RowSchema
 from uploader.seen import SeenRows

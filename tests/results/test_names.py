@@ -22,7 +22,7 @@ from tests.results.written import (
     write_with_ledger,
 )
 from uploader.errors import LedgerFault, SettingsError
-from uploader.results import Names
+from uploader.reservation import Names
 
 
 @pytest.mark.parametrize(

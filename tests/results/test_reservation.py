@@ -17,7 +17,7 @@ from tests.full_disk import no_file_may_grow
 from tests.results.written import HEADER, Run, accepted, column, rejected, tree, write_with_ledger
 from uploader.errors import LedgerFault, RefusedError
 from uploader.readers import open_usage_log
-from uploader.results import Reservation, choose_names
+from uploader.reservation import Reservation, choose_names
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -126,7 +126,7 @@ from uploader.identity import RunIdentity
 from uploader.ledger import Ledger
 from uploader.model import Outcome, Reason, RowState
 from uploader.readers import open_usage_log
-from uploader.results import choose_names
+from uploader.reservation import choose_names
 
 usage, ledgers, at = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 

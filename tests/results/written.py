@@ -20,7 +20,8 @@ from uploader.ledger import Ledger
 from uploader.model import Batch, Outcome, Reason, Row, RowState
 from uploader.parquet_log import AnnotatedParquetWriter, ParquetLog
 from uploader.readers import UsageLog, open_usage_log
-from uploader.results import OWN_COLUMNS, Names, Reservation, choose_names, write_results
+from uploader.reservation import Names, Reservation, choose_names
+from uploader.results import OWN_COLUMNS, write_results
 
 HEADER = "tenant_id,device_id,meter_id,total_usage"
 INPUT = f"{HEADER}\nacme,d1,api,1\nglobex,d2,api,2\ninitech,d3,api,3\n"
