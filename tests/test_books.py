@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import re
+import tracemalloc
+from collections import Counter
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import pytest
@@ -13,6 +17,8 @@ from uploader.schema import Units
 
 ACME_5 = Units("acme", "api.calls", 5)
 ACME_7 = Units("acme", "api.calls", 7)
+ACME_0 = Units("acme", "api.calls", 0)
+GLOBEX_0 = Units("globex", "api.calls", 0)
 GLOBEX_5 = Units("globex", "api.calls", 5)
 STORAGE_5 = Units("acme", "storage", 5)
 
@@ -65,8 +71,24 @@ def test_books_that_balance_say_rows_and_units_by_reason() -> None:
         ([ACME_5], [Line(STORAGE_5)], r"tenant 'acme', meter 'storage': -5 units"),
         ([ACME_5], [Line(None)], r"tenant 'acme', meter 'api\.calls': \+5 units"),
         ([ACME_5, ACME_7], [Line(ACME_7), Line(ACME_7)], r"tenant 'acme', meter 'api\.calls': -2 units"),
+        ([ACME_0, GLOBEX_5], [Line(GLOBEX_0), Line(GLOBEX_5)], r"'acme', meter 'api\.calls': \+0 units in \+1 rows"),
+        ([Units("a", "m", 2**63), Units("a", "m", 2**63)], [Line(Units("a", "m", 2**64)), Line(None)], r"in \+1 rows"),
+        ([Units("a", "m", 2**90)], [Line(Units("a", "m", 2**90 - 1))], r"meter 'm': \+1 units in \+0 rows"),
+        ([Units("a", "m", -3)], [Line(Units("a", "m", 3))], r"meter 'm': -6 units in \+0 rows"),
     ],
-    ids=["row lost", "row made up", "units", "tenant", "meter", "units lost", "row twice for another"],
+    ids=[
+        "row lost",
+        "row made up",
+        "units",
+        "tenant",
+        "meter",
+        "units lost",
+        "row twice for another",
+        "row without use for another tenant",
+        "units joined in a row",
+        "large units",
+        "units below zero",
+    ],
 )
 def test_rows_or_units_that_went_astray_are_a_fault(read: list[Units | None], written: list[Line], words: str) -> None:
     """Each way in which what is written can differ from what was read is found, and named."""
@@ -109,3 +131,59 @@ def test_accounts_name_the_largest_and_sum_up_the_others() -> None:
     }
     assert accounts.others == Account(Entry(2, 10), Entry(1, 5), Entry(1, 5), Entry(0, 0))
     assert accounts.others_count == 2
+
+
+def test_accounts_are_the_sums_of_their_rows() -> None:
+    """Whatever became of which row, below zero and beyond 64 bits too, an account has its rows and units, no others."""
+    chance = random.Random(7)  # noqa: S311 -- the same rows each time, no secret
+    reasons = (None, None, Reason.IN_DOUBT, Reason.REJECTED, Reason.INVALID)
+    sizes = (0, 1, 2**20, 2**63 - 1, 2**70, -4)
+    lines = [
+        Line(
+            Units(f"tenant-{chance.randrange(40)}", chance.choice("abc"), chance.choice(sizes) + number),
+            chance.choice(reasons),
+        )
+        for number in range(2_000)
+    ]
+    books = books_of([line.units for line in lines], lines)
+    rows: Counter[tuple[str, tuple[str, str]]] = Counter()
+    units: Counter[tuple[str, tuple[str, str]]] = Counter()
+    for line in lines:
+        assert line.units is not None
+        entered = ["came_in", "accepted" if line.reason is None else "failed"]
+        for where in [*entered, "in_doubt"] if line.reason is Reason.IN_DOUBT else entered:
+            rows[where, (line.units.tenant_id, line.units.meter_id)] += 1
+            units[where, (line.units.tenant_id, line.units.meter_id)] += line.units.total_usage
+    keys = {key for _, key in rows}
+    expected = {
+        key: Account(*(Entry(rows[where, key], units[where, key]) for where in Account._fields)) for key in keys
+    }
+    accounts = books.accounts(most=50)
+    assert books.imbalance(accepted=None, may_leave_unsent=False) is None
+    assert list(accounts.by_tenant_and_meter) == sorted(keys, key=lambda key: expected[key].came_in.units)[:-51:-1]
+    assert accounts.by_tenant_and_meter == {key: expected[key] for key in accounts.by_tenant_and_meter}
+    assert accounts.total == _sum(expected.values())
+    assert accounts.others == _sum(expected[key] for key in keys - accounts.by_tenant_and_meter.keys())
+    assert accounts.others_count == len(keys) - 50
+
+
+def _sum(accounts: Iterable[Account]) -> Account:
+    columns = zip(*accounts, strict=True)
+    return Account(*(Entry(sum(one.rows for one in column), sum(one.units for one in column)) for column in columns))
+
+
+def test_a_tenant_costs_little_memory() -> None:
+    """A million tenants, each with a row or more, must fit: an integer and a place for each, beside the tenant's id."""
+    tenants = 10_000
+    tracemalloc.start()
+    books = Books()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(tenants):
+            books.take_in(Units(f"tenant-{number:07}", "api.calls", 1_000 * number))
+        for number in range(tenants):
+            books.give_out(Units(f"tenant-{number:07}", "api.calls", 1_000 * number), RowState(1, Outcome(None)))
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert grown / tenants < 170

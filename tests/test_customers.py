@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from uploader.api import Verdict
@@ -60,3 +62,51 @@ def test_the_first_tenant_asked_for_is_the_probe(customers: Customers) -> None:
     assert customers.first_tenant == "b"
     customers.settle(customers.next_to_ask(), FOUND)
     assert customers.first_tenant == "b"
+
+
+def found(customer_id: str) -> Verdict:
+    """Make the verdict of a look-up that found a customer."""
+    return Verdict(outcome=Outcome(None, http_status=200), customer_id=customer_id)
+
+
+def test_each_of_many_tenants_keeps_its_own_customer() -> None:
+    """More than are remembered at hand: each is found again, long after its look-up, and asked for once."""
+    customers = Customers(most_recent=50, pages=16)
+    ids = {f"{number}": f"cus_{number * 7}" for number in range(2_000)}
+    for tenant_id, customer_id in ids.items():
+        assert customers.customer_id(tenant_id) is None
+        customers.settle(customers.next_to_ask(), found(customer_id))
+    assert {tenant_id: customers.found_id(tenant_id) for tenant_id in ids} == ids
+    assert {tenant_id: customers.customer_id(tenant_id) for tenant_id in ids} == ids
+    assert not customers.has_some_to_ask
+
+
+MARKED = ["a", "b\tc", "b", "c", "a\tx\nb", "x\ny\tz", "é", "\ud800", " ", "y", "\n", "\t", "a\t", "\na", "z"]
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "\ty\n", "\nz\tcus_1"], ids=repr)
+def test_no_id_is_taken_for_another_tenants(ending: str) -> None:
+    """Whatever characters ids have, and whichever tenants' ids are kept together."""
+    customers = Customers(most_recent=1, pages=1)
+    for tenant_id in MARKED:
+        assert customers.customer_id(tenant_id) is None
+        with pytest.raises(KeyError):
+            customers.found_id(tenant_id)
+        customers.settle(customers.next_to_ask(), found(f"of {tenant_id}{ending}"))
+    assert [customers.found_id(tenant_id) for tenant_id in MARKED] == [f"of {name}{ending}" for name in MARKED]
+
+
+def test_a_tenant_costs_little_memory() -> None:
+    """A million tenants, each with a customer of its own, must fit."""
+    tenants = 16_000
+    tracemalloc.start()
+    try:
+        customers = Customers(most_recent=100, pages=1_000)
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(tenants):
+            assert customers.customer_id(f"tenant-{number:07}") is None
+            customers.settle(customers.next_to_ask(), found(f"cus_{number:07}"))
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert grown / tenants < 60

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import heapq
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from operator import itemgetter, sub
 from typing import NamedTuple
 
 from uploader.errors import ImbalanceError
 from uploader.model import Reason, RowState
 from uploader.schema import Units
+
+_Key = tuple[str, str]
+"""Tenant and meter."""
+_MOST_FAULTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +46,7 @@ class Accounts:
     """
 
     total: Account
-    by_tenant_and_meter: dict[tuple[str, str], Account]
+    by_tenant_and_meter: dict[_Key, Account]
     others: Account
     others_count: int
 
@@ -61,93 +68,117 @@ class ByReason:
         return {reason: Entry(self.rows[reason], self.units[reason]) for reason in (None, *Reason) if self.rows[reason]}
 
 
+_A_UNIT = 1 << 36
+"""An amount is rows + ``_A_UNIT`` * units in one integer: Python's have no limit, and up to 2**24 units take 32 bytes.
+
+A file has fewer than 2**35 rows, so that both can be told from an amount, and from the difference of two.
+"""
+
+
+def _entry(amount: int) -> Entry:
+    """Tell rows and units of an amount, or of a difference, apart."""
+    rows = (amount + _A_UNIT // 2) % _A_UNIT - _A_UNIT // 2
+    return Entry(rows, (amount - rows) // _A_UNIT)
+
+
 @dataclass(slots=True)
-class _Tally:
-    """Rows and units of one tenant's meter so far, or of several."""
+class _Failures:
+    """How much was given out as failed, and as in doubt, which is a part of it: in all, and by tenant and meter."""
 
-    rows_in: int = 0
-    units_in: int = 0
-    rows_out: int = 0
-    units_out: int = 0
-    rows_accepted: int = 0
-    units_accepted: int = 0
-    rows_doubted: int = 0
-    units_doubted: int = 0
+    in_all: int = 0
+    in_doubt_in_all: int = 0
+    by_key: Counter[_Key] = field(default_factory=Counter)
+    in_doubt_by_key: Counter[_Key] = field(default_factory=Counter)
 
-    def add(self, other: _Tally) -> None:
-        self.rows_in += other.rows_in
-        self.units_in += other.units_in
-        self.rows_out += other.rows_out
-        self.units_out += other.units_out
-        self.rows_accepted += other.rows_accepted
-        self.units_accepted += other.units_accepted
-        self.rows_doubted += other.rows_doubted
-        self.units_doubted += other.units_doubted
-
-    def account(self) -> Account:
-        return Account(
-            came_in=Entry(self.rows_in, self.units_in),
-            accepted=Entry(self.rows_accepted, self.units_accepted),
-            failed=Entry(self.rows_out - self.rows_accepted, self.units_out - self.units_accepted),
-            in_doubt=Entry(self.rows_doubted, self.units_doubted),
-        )
+    def note(self, key: _Key, amount: int, *, is_in_doubt: bool, is_named: bool) -> None:
+        self.in_all += amount
+        if is_named:
+            self.by_key[key] += amount
+        if is_in_doubt:
+            self.in_doubt_in_all += amount
+            if is_named:
+                self.in_doubt_by_key[key] += amount
 
 
-def _sum(tallies: Iterable[_Tally]) -> _Tally:
-    everything = _Tally()
-    for tally in tallies:
-        everything.add(tally)
-    return everything
+def _account(came_in: int, went_out: int, failed: int, in_doubt: int) -> Account:
+    return Account(_entry(came_in), _entry(went_out - failed), _entry(failed), _entry(in_doubt))
+
+
+def _nothing_open() -> defaultdict[str, defaultdict[str, int]]:
+    return defaultdict(partial(defaultdict, int))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _CameIn:
+    """What came in, once nothing more does: of how many tenants' meters, in all, and of the largest."""
+
+    keys: int
+    amount: int
+    amount_by_largest: dict[_Key, int]
 
 
 @dataclass(slots=True)
 class Books:
-    """What the first pass read, and what the results say of it, by tenant and meter."""
+    """What the first pass read, and what the results say of it, by tenant and meter.
+
+    For most of a million tenants one number is kept: what came in and has not gone out yet. More is kept of the
+    ``most_named`` largest accounts; which they are is settled when the first row is given out.
+    """
 
     rows_in: int = 0
     rows_out: int = 0
-    _tallies: dict[tuple[str, str], _Tally] = field(default_factory=dict)
+    most_named: int = 1000
+    _open_by_tenant_by_meter: defaultdict[str, defaultdict[str, int]] = field(default_factory=_nothing_open)
     _by_reason: ByReason = field(default_factory=ByReason)
+    _failures: _Failures = field(default_factory=_Failures)
+    _came_in: _CameIn | None = None
 
     def take_in(self, units: Units | None) -> None:
         """Enter a row that was read."""
-        self.rows_in += 1
-        if units is not None:
-            tally = self._tally(units)
-            tally.rows_in += 1
-            tally.units_in += units.total_usage
+        stated = () if units is None else (((units.tenant_id, units.meter_id), units.total_usage),)
+        self.take_in_all(rows=1, stated=stated)
 
-    def take_in_all(self, *, rows: int, stated: Iterable[tuple[tuple[str, str], int]]) -> None:
+    def take_in_all(self, *, rows: int, stated: Iterable[tuple[_Key, int]]) -> None:
         """Enter rows that were read: how many, and of those that state their units tenant and meter, and the units."""
+        assert self._came_in is None, "all rows are taken in before one is given out"  # noqa: S101 -- an invariant
         self.rows_in += rows
-        for key, units in stated:
-            tally = self._tallies.get(key)
-            if tally is None:
-                tally = self._tallies[key] = _Tally()
-            tally.rows_in += 1
-            tally.units_in += units
+        by_meter = self._open_by_tenant_by_meter
+        for (tenant_id, meter_id), units in stated:
+            by_meter[meter_id][tenant_id] += units * _A_UNIT + 1
 
     def give_out(self, units: Units | None, state: RowState) -> None:
         """Enter a row that was written to the results."""
+        came_in = self._came_in or self._end_intake()
         self.rows_out += 1
-        self._by_reason.add(state.outcome.reason, rows=1, units=0 if units is None else units.total_usage)
-        if units is not None:
-            tally = self._tally(units)
-            tally.rows_out += 1
-            tally.units_out += units.total_usage
-            if state.outcome.reason is None:
-                tally.rows_accepted += 1
-                tally.units_accepted += units.total_usage
-            elif state.outcome.reason is Reason.IN_DOUBT:
-                tally.rows_doubted += 1
-                tally.units_doubted += units.total_usage
+        reason = state.outcome.reason
+        if units is None:
+            self._by_reason.add(reason, rows=1, units=0)
+            return
+        self._by_reason.add(reason, rows=1, units=units.total_usage)
+        amount = units.total_usage * _A_UNIT + 1
+        self._open_by_tenant_by_meter[units.meter_id][units.tenant_id] -= amount
+        if reason is not None:
+            key = (units.tenant_id, units.meter_id)
+            self._failures.note(
+                key, amount, is_in_doubt=reason is Reason.IN_DOUBT, is_named=key in came_in.amount_by_largest
+            )
 
-    def _tally(self, units: Units) -> _Tally:
-        key = (units.tenant_id, units.meter_id)
-        tally = self._tallies.get(key)
-        if tally is None:
-            tally = self._tallies[key] = _Tally()
-        return tally
+    def _end_intake(self) -> _CameIn:
+        self._came_in = _CameIn(
+            keys=sum(map(len, self._open_by_tenant_by_meter.values())),
+            amount=self._still_open(),
+            amount_by_largest=dict(heapq.nlargest(self.most_named, self._open(), key=itemgetter(1))),
+        )
+        return self._came_in
+
+    def _open(self) -> Iterator[tuple[_Key, int]]:
+        """Go through tenants and meters: what came in and has not gone out, 0 where all of it has."""
+        for meter_id, open_by_tenant in self._open_by_tenant_by_meter.items():
+            for tenant_id, amount in open_by_tenant.items():
+                yield (tenant_id, meter_id), amount
+
+    def _still_open(self) -> int:
+        return sum(sum(open_by_tenant.values()) for open_by_tenant in self._open_by_tenant_by_meter.values())
 
     def imbalance(self, *, accepted: int | None, may_leave_unsent: bool) -> ImbalanceError | None:
         """Check that rows in = accepted + failed, units alike per tenant and meter, and the ledger counts the same.
@@ -164,33 +195,46 @@ class Books:
             faults.append(f"{accepted:,} rows were accepted and {self._by_reason.rows[None]:,} are written as accepted")
         if not may_leave_unsent and self._by_reason.rows[Reason.NOT_SENT]:
             faults.append(f"{self._by_reason.rows[Reason.NOT_SENT]:,} rows were passed over")
+        astray = ((key, _entry(amount)) for key, amount in self._open() if amount)
         faults.extend(
-            f"tenant {tenant!r}, meter {meter!r}: {tally.units_in - tally.units_out:+,} units between what was read "
+            f"tenant {tenant!r}, meter {meter!r}: {entry.units:+,} units in {entry.rows:+,} rows between what was read "
             "and what was written"
-            for (tenant, meter), tally in self._tallies.items()
-            if tally.units_in != tally.units_out
+            for (tenant, meter), entry in islice(astray, _MOST_FAULTS)
         )
         if not faults:
             return None
         return ImbalanceError(
-            "the totals do not balance: " + "; ".join(faults[:5]),
+            "the totals do not balance: " + "; ".join(faults[:_MOST_FAULTS]),
             remedy="keep the results and the ledger, bill nothing from them, and report this",
         )
 
     def accounts(self, *, most: int) -> Accounts:
-        """Give the largest accounts, at most so many, and the sum of the others."""
-        largest = heapq.nlargest(most, self._tallies.items(), key=lambda item: (item[1].units_in, item[1].rows_in))
-        named = dict(largest)
-        everything = _sum(self._tallies.values())
-        others = _sum(tally for key, tally in self._tallies.items() if key not in named)
-        everything.rows_in, everything.rows_out = self.rows_in, self.rows_out
-        everything.rows_accepted = self._by_reason.rows[None]
-        everything.rows_doubted = self._by_reason.rows[Reason.IN_DOUBT]
+        """Give the largest accounts, at most so many and at most ``most_named``, and the sum of the others."""
+        came_in, failures = self._came_in or self._end_intake(), self._failures
+        went_out = came_in.amount - self._still_open()
+        others = (came_in.amount, went_out, failures.in_all, failures.in_doubt_in_all)
+        named: dict[_Key, Account] = {}
+        for key, amount in islice(came_in.amount_by_largest.items(), most):
+            tenant_id, meter_id = key
+            went_out = amount - self._open_by_tenant_by_meter[meter_id][tenant_id]
+            amounts = (amount, went_out, failures.by_key[key], failures.in_doubt_by_key[key])
+            others = tuple(map(sub, others, amounts))
+            named[key] = _account(*amounts)
         return Accounts(
-            total=everything.account(),
-            by_tenant_and_meter={key: tally.account() for key, tally in largest},
-            others=others.account(),
-            others_count=len(self._tallies) - len(named),
+            total=self._total(came_in.amount),
+            by_tenant_and_meter=named,
+            others=_account(*others),
+            others_count=came_in.keys - len(named),
+        )
+
+    def _total(self, came_in: int) -> Account:
+        """Sum up all rows, those that state no units too."""
+        rows, units = self._by_reason.rows, self._by_reason.units
+        return Account(
+            came_in=Entry(self.rows_in, _entry(came_in).units),
+            accepted=Entry(rows[None], units[None]),
+            failed=Entry(self.rows_out - rows[None], sum(units.values()) - units[None]),
+            in_doubt=Entry(rows[Reason.IN_DOUBT], units[Reason.IN_DOUBT]),
         )
 
     def entry_by_reason(self) -> dict[Reason | None, Entry]:

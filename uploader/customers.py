@@ -7,6 +7,11 @@ from collections import deque
 from uploader.api import Verdict
 from uploader.model import Outcome
 
+_MOST_RECENT = 50_000
+"""Tenants whose customer is found at once; some 8 MB. More are forgotten all at once, and found on the pages again."""
+_PAGES = 1 << 16
+"""With some 16 tenants on each for a million; half a MB however few there are."""
+
 
 class Customers:
     """What is known of the tenants so far, and which are still to be asked for.
@@ -17,8 +22,10 @@ class Customers:
     first_tenant: the one that serves as a probe: the first that was asked for, answered or not; None before.
     """
 
-    def __init__(self) -> None:
-        self._found: dict[str, str] = {}
+    def __init__(self, *, most_recent: int = _MOST_RECENT, pages: int = _PAGES) -> None:
+        self._most_recent = most_recent
+        self._recent: dict[str, str] = {}
+        self._found = _Pages(pages)
         self._failed: dict[str, Outcome] = {}
         self._waiting: set[str] = set()
         self._to_ask: deque[str] = deque()
@@ -35,19 +42,28 @@ class Customers:
 
         A tenant that was never asked for is put in the queue.
         """
-        known = self._found.get(tenant_id)
+        known = self._recent.get(tenant_id)
         if known is not None:
             return known
         if tenant_id in self._failed:
             return self._failed[tenant_id]
-        if tenant_id not in self._waiting:
+        if tenant_id in self._waiting:
+            return None
+        found = self._found_before(tenant_id)
+        if found is None:
             self._waiting.add(tenant_id)
             self._to_ask.append(tenant_id)
-        return None
+        return found
 
     def found_id(self, tenant_id: str) -> str:
         """Give the customer id of a tenant that was found; KeyError for any other."""
-        return self._found[tenant_id]
+        try:
+            return self._recent[tenant_id]
+        except KeyError:
+            found = self._found_before(tenant_id)
+        if found is None:
+            raise KeyError(tenant_id)
+        return found
 
     def next_to_ask(self) -> str:
         """Take a tenant from the queue, to be looked up now."""
@@ -60,6 +76,51 @@ class Customers:
         """Keep a look-up's last answer."""
         self._waiting.discard(tenant_id)
         if verdict.customer_id:
-            self._found[tenant_id] = verdict.customer_id
+            self._found.keep(tenant_id, verdict.customer_id)
+            self._remember(tenant_id, verdict.customer_id)
         else:
             self._failed[tenant_id] = verdict.outcome
+
+    def _found_before(self, tenant_id: str) -> str | None:
+        found = self._found.customer_id(tenant_id)
+        if found is not None:
+            self._remember(tenant_id, found)
+        return found
+
+    def _remember(self, tenant_id: str, customer_id: str) -> None:
+        if len(self._recent) >= self._most_recent:
+            self._recent.clear()
+        self._recent[tenant_id] = customer_id
+
+
+class _Pages:
+    r"""The customer of every tenant that was found, as ``\nTENANT\tCUSTOMER\n`` on one of many pages.
+
+    A third of a dictionary's memory, which takes some 50 bytes for each string alone. Ids with one of the two marks in
+    them stand in a dictionary all the same, so that none can look like another tenant's entry.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._pages = ["\n"] * count
+        self._odd: dict[str, str] = {}
+
+    def keep(self, tenant_id: str, customer_id: str) -> None:
+        """Keep a customer id, which is not empty, of a tenant without one so far."""
+        if _is_odd(tenant_id) or _is_odd(customer_id):
+            self._odd[tenant_id] = customer_id
+        else:
+            self._pages[hash(tenant_id) % len(self._pages)] += f"{tenant_id}\t{customer_id}\n"
+
+    def customer_id(self, tenant_id: str) -> str | None:
+        if tenant_id in self._odd or _is_odd(tenant_id):
+            return self._odd.get(tenant_id)
+        page, mark = self._pages[hash(tenant_id) % len(self._pages)], f"\n{tenant_id}\t"
+        at = page.find(mark)
+        if at < 0:
+            return None
+        start = at + len(mark)
+        return page[start : page.index("\n", start)]
+
+
+def _is_odd(text: str) -> bool:
+    return "\n" in text or "\t" in text
