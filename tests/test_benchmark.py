@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from dataclasses import replace
@@ -14,6 +16,7 @@ import pytest
 
 from tests.benchmark.backend import Behaviour, backend
 from tests.benchmark.bench import AT_WIDTH, Bench
+from tests.benchmark.distant import distant_backend
 from tests.benchmark.parts import start
 from tests.benchmark.scale import QUICK
 from tests.benchmark.table import UnmeasuredError, markdown, write_into
@@ -90,6 +93,27 @@ def test_a_backend_sheds_what_is_above_its_limit() -> None:
             urllib.request.urlopen(url, timeout=0.1)
         with pytest.raises(urllib.error.HTTPError, match="503"):
             urllib.request.urlopen(url)
+
+
+def test_a_distant_backend_answers_each_call_and_none_too_soon(tmp_path: Path) -> None:
+    """Calls that come in pieces or together are told apart, and answered after the latency; all are counted."""
+    call = b"POST /api/v1/events HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
+    small = bench(tmp_path)
+    with distant_backend(0.1) as server:
+        port = int(server.root_url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as connection, connection.makefile("rb") as answers:
+            for pieces in ([call], [call[:30], call[30:-1], call[-1:]], [call + call]):
+                began_seconds = time.monotonic()
+                for piece in pieces:
+                    connection.sendall(piece)
+                for _ in range(b"".join(pieces).count(b"POST")):
+                    head = [answers.readline() for _ in range(4)]
+                    assert head[0] == b"HTTP/1.1 201 Created\r\n"
+                    assert answers.read(int(head[2].split()[1])).startswith(b'{"id"')
+                assert time.monotonic() - began_seconds >= 0.1
+        assert server.seen().posts == server.seen().recorded == 4
+        with small.upload(small.log(rows=30, tenants=2), server.base_url, *AT_WIDTH):
+            assert (server.seen().recorded, server.seen().look_ups) == (34, 2)
 
 
 def test_tables_are_put_between_their_marks(tmp_path: Path) -> None:

@@ -15,15 +15,16 @@ import time
 import urllib.request
 from collections import deque
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[2]
 _ACCOUNT = b'[{"id":"cust_0001"}]'
 _EVENT = b'{"id":"evt_0001","status":"recorded"}'
-_JSON = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
-_FOUND = _JSON % (b"200 OK", len(_ACCOUNT), _ACCOUNT)
-_RECORDED = _JSON % (b"201 Created", len(_EVENT), _EVENT)
+JSON = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+FOUND = JSON % (b"200 OK", len(_ACCOUNT), _ACCOUNT)
+RECORDED = JSON % (b"201 Created", len(_EVENT), _EVENT)
 _SHED = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 _REFUSED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"
 _LENGTH = b"content-length:"
@@ -64,6 +65,16 @@ class Seen:
     last_post_seconds: float = 0.0
     last_answer_seconds: float = 0.0
     longest_post_gap_seconds: float = 0.0
+
+    def note_post(self, now_seconds: float) -> None:
+        """Count a POST."""
+        if self.posts == 0:
+            self.first_post_seconds = now_seconds
+        else:
+            gap_seconds = now_seconds - self.last_post_seconds
+            self.longest_post_gap_seconds = max(self.longest_post_gap_seconds, gap_seconds)
+        self.posts += 1
+        self.last_post_seconds = now_seconds
 
     @property
     def posts_per_second(self) -> float:
@@ -107,20 +118,16 @@ class _Server:
 
     def _note_look_up(self) -> bytes:
         self.seen.look_ups += 1
-        return _FOUND
+        return FOUND
 
     def _note_post(self) -> bytes:
-        seen, now_seconds = self.seen, time.monotonic()
+        seen = self.seen
         if seen.posts == 0:
-            seen.first_post_seconds = now_seconds
             for at_seconds, workers in self.behaviour.workers_at_seconds:
                 self._loop.call_later(at_seconds, self._have_workers, workers)
-        else:
-            seen.longest_post_gap_seconds = max(seen.longest_post_gap_seconds, now_seconds - seen.last_post_seconds)
-        seen.posts += 1
-        seen.last_post_seconds = now_seconds
+        seen.note_post(time.monotonic())
         refuses = self.refuses_after_posts is not None and seen.posts > self.refuses_after_posts
-        return _REFUSED if refuses else _RECORDED
+        return _REFUSED if refuses else RECORDED
 
     def _have_workers(self, workers: int) -> None:
         self._workers = workers
@@ -150,7 +157,7 @@ class _Server:
         if transport.is_closing():  # the client has given the answer up
             return
         transport.write(answer)
-        if answer is _RECORDED:
+        if answer is RECORDED:
             self.seen.recorded += 1
         self.seen.last_answer_seconds = time.monotonic()
 
@@ -171,7 +178,7 @@ class _Connection(asyncio.Protocol):
         self._held += data
         while (end := self._held.find(b"\r\n\r\n")) >= 0:
             head = self._held[:end]
-            whole = end + 4 + _body_length(head)
+            whole = end + 4 + body_length(head)
             if len(self._held) < whole:
                 return
             self._held = self._held[whole:]
@@ -190,10 +197,11 @@ class _Connection(asyncio.Protocol):
         elif words[0] == b"mend":
             server.refuses_after_posts = None
         told = json.dumps(asdict(server.seen)).encode()
-        self._transport.write(_JSON % (b"200 OK", len(told), told))
+        self._transport.write(JSON % (b"200 OK", len(told), told))
 
 
-def _body_length(head: bytes) -> int:
+def body_length(head: bytes) -> int:
+    """Read the length of a call's body from its head, 0 where that states none."""
     lower = head.lower()
     at = lower.find(_LENGTH)
     return int(lower[at + len(_LENGTH) :].partition(b"\r\n")[0]) if at >= 0 else 0
@@ -227,10 +235,15 @@ class Backend:
             return Seen(**json.load(answer))
 
 
-@contextlib.contextmanager
-def backend(behaviour: Behaviour) -> Iterator[Backend]:
+def backend(behaviour: Behaviour) -> AbstractContextManager[Backend]:
     """Run a backend in a process of its own until the end of the block."""
-    command = [sys.executable, "-m", "tests.benchmark.backend", json.dumps(asdict(behaviour))]
+    return served("tests.benchmark.backend", json.dumps(asdict(behaviour)))
+
+
+@contextlib.contextmanager
+def served(module: str, argument: str) -> Iterator[Backend]:
+    """Run a module that serves a backend, and says its port, until the end of the block."""
+    command = [sys.executable, "-m", module, argument]
     with subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

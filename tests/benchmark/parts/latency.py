@@ -1,13 +1,14 @@
-"""Behind a backend that takes 50 ms for each answer."""
+"""Behind a backend that takes 50 ms for each answer, and hardly more: see how much of it wrk gets."""
 
 from __future__ import annotations
 
 from statistics import median
 
-from tests.benchmark.backend import Behaviour, Seen, backend
+from tests.benchmark.backend import Seen
 from tests.benchmark.bench import Bench
 from tests.benchmark.contenders import wrk_rate
-from tests.benchmark.table import Row, Section, UnmeasuredError, at_least, per_second, unmeasured
+from tests.benchmark.distant import distant_backend
+from tests.benchmark.table import Row, Section, UnmeasuredError, at_least, median_ratio, per_second, unmeasured
 
 NAME = "latency"
 TITLE = "Behind 50 ms of latency"
@@ -37,7 +38,7 @@ def measure(bench: Bench) -> Section:
         whole.append(scale.latency_rows / seconds)
     bench.say("many tenants")
     _, many = _upload(bench, tenants=scale.many_tenants)
-    what_wrk = f"wrk, {_IN_FLIGHT} in flight: what the server itself gives"
+    what_wrk = f"wrk, {_IN_FLIGHT} in flight, from the first POST to the last: share of it"
     rows = [
         Row(what=f"{_IN_FLIGHT} in flight / 50 ms", value=f"{_IDEAL:,.0f} rows/s"),
         unmeasured(what_wrk, why_no_wrk) if why_no_wrk else _share(what_wrk, wrk),
@@ -46,7 +47,7 @@ def measure(bench: Bench) -> Section:
             median(posting) / _IDEAL,
             0.95,
             digits=3,
-            note=f"{per_second(posting)} of {scale.latency_rows:,} rows, by the server's count",
+            note=f"{per_second(posting)} of {scale.latency_rows:,} rows; {_beside(posting, wrk)}",
         ),
         *_ceiling_rows(bench),
         _share(f"uploader, whole process, {scale.latency_rows:,} rows: share of it", whole),
@@ -60,8 +61,16 @@ def measure(bench: Bench) -> Section:
 
 
 def _wrk_rate(bench: Bench, *, in_flight: int = _IN_FLIGHT) -> float:
-    with backend(Behaviour(latency_seconds=_LATENCY_SECONDS)) as server:
-        return wrk_rate(bench.folder, server.root_url, connections=in_flight, seconds=2 * bench.scale.wrk_seconds)
+    """Give wrk's POSTs a second, from the first to the last, by the server's count as the uploader's are."""
+    with distant_backend(_LATENCY_SECONDS) as server:
+        wrk_rate(bench.folder, server.root_url, connections=in_flight, seconds=2 * bench.scale.wrk_seconds)
+        return server.seen().posts_per_second
+
+
+def _beside(posting: list[float], wrk: list[float]) -> str:
+    if len(wrk) < len(posting):
+        return "no wrk to compare with"
+    return f"wrk {median(wrk) / _IDEAL:,.3f} in the same rounds, {median_ratio(posting, wrk):,.3f} of which this is"
 
 
 def _ceiling_rows(bench: Bench) -> list[Row]:
@@ -77,7 +86,7 @@ def _ceiling_rows(bench: Bench) -> list[Row]:
 def _upload(bench: Bench, *, tenants: int) -> tuple[float, Seen]:
     log = bench.log(rows=bench.scale.latency_rows, tenants=tenants)
     with (
-        backend(Behaviour(latency_seconds=_LATENCY_SECONDS)) as server,
+        distant_backend(_LATENCY_SECONDS) as server,
         bench.upload(log, server.base_url, *_OPTIONS) as done,
     ):
         return done.cost.seconds, server.seen()
