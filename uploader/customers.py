@@ -27,6 +27,7 @@ class Customers:
         self._recent: dict[str, str] = {}
         self._found = _Pages(pages)
         self._failed: dict[str, Outcome] = {}
+        self._last_failure: Outcome | None = None
         self._waiting: set[str] = set()
         self._to_ask: deque[str] = deque()
         self.first_tenant: str | None = None
@@ -79,7 +80,9 @@ class Customers:
             self._found.keep(tenant_id, verdict.customer_id)
             self._remember(tenant_id, verdict.customer_id)
         else:
-            self._failed[tenant_id] = verdict.outcome
+            if verdict.outcome != self._last_failure:
+                self._last_failure = verdict.outcome
+            self._failed[tenant_id] = self._last_failure  # most fail alike: one outcome serves them all
 
     def _found_before(self, tenant_id: str) -> str | None:
         found = self._found.customer_id(tenant_id)
