@@ -45,6 +45,18 @@ def test_a_failed_look_up_is_the_outcome_of_all_the_tenants_rows(customers: Cust
     assert customers.look_ups == 1
 
 
+def test_tenants_that_fail_alike_share_an_outcome(customers: Customers) -> None:
+    """Thousands of unknown tenants do not keep as many copies of one answer; another answer is kept as it is."""
+    outcomes = [Outcome(Reason.CUSTOMER_NOT_FOUND, "unknown", 404, body) for body in ("{}", "{}", "[]", "[]")]
+    for number, outcome in enumerate(outcomes):
+        assert customers.customer_id(f"{number}") is None
+        customers.settle(customers.next_to_ask(), Verdict(outcome=outcome))
+    known = [customers.customer_id(f"{number}") for number in range(4)]
+    assert known == outcomes
+    assert known[0] is known[1]
+    assert known[2] is known[3]
+
+
 def test_tenants_are_told_apart_by_every_character(customers: Customers) -> None:
     """Ids that differ in case or in leading zeros are different tenants."""
     for tenant_id in ("acme", "Acme", "0042", "42"):
