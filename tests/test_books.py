@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import random
 import re
 import tracemalloc
@@ -171,24 +170,6 @@ def test_accounts_are_the_sums_of_their_rows() -> None:
 def _sum(accounts: Iterable[Account]) -> Account:
     columns = zip(*accounts, strict=True)
     return Account(*(Entry(sum(one.rows for one in column), sum(one.units for one in column)) for column in columns))
-
-
-def test_books_of_parts_of_the_results_are_merged() -> None:
-    """Whoever gave which rows out, where they came in there is one account, and one balance."""
-    read = [ACME_5, GLOBEX_5, None, ACME_7, STORAGE_5, ACME_0]
-    parts = [
-        [Line(ACME_5), Line(GLOBEX_5, Reason.IN_DOUBT), Line(None, Reason.MALFORMED)],
-        [Line(ACME_7, Reason.IN_DOUBT), Line(STORAGE_5, Reason.REJECTED), Line(ACME_0)],
-    ]
-    whole = books_of(read, [*parts[0], *parts[1]])
-    merged = books_of(read, [])
-    for part in parts:
-        assert merged.imbalance(accepted=None, may_leave_unsent=False) is not None
-        merged.merge(pickle.loads(pickle.dumps(books_of([], part))))  # noqa: S301 -- our own
-    assert merged.imbalance(accepted=2, may_leave_unsent=False) is None
-    assert merged.entry_by_reason() == whole.entry_by_reason()
-    for most in (0, 1, 9):
-        assert merged.accounts(most=most) == whole.accounts(most=most)
 
 
 def test_a_tenant_costs_little_memory() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -99,12 +99,6 @@ class _Failures:
             if is_named:
                 self.in_doubt_by_key[key] += amount
 
-    def merge(self, other: _Failures, *, is_named: Callable[[_Key], bool]) -> None:
-        self.in_all += other.in_all
-        self.in_doubt_in_all += other.in_doubt_in_all
-        for own, others in ((self.by_key, other.by_key), (self.in_doubt_by_key, other.in_doubt_by_key)):
-            own.update({key: amount for key, amount in others.items() if is_named(key)})
-
 
 def _account(came_in: int, went_out: int, failed: int, in_doubt: int) -> Account:
     return Account(_entry(came_in), _entry(went_out - failed), _entry(failed), _entry(in_doubt))
@@ -166,23 +160,8 @@ class Books:
         if reason is not None:
             key = (units.tenant_id, units.meter_id)
             self._failures.note(
-                key, amount, is_in_doubt=reason is Reason.IN_DOUBT, is_named=self._is_named(key, came_in)
+                key, amount, is_in_doubt=reason is Reason.IN_DOUBT, is_named=key in came_in.amount_by_largest
             )
-
-    def merge(self, given_out: Books) -> None:
-        """Enter the rows that other books have as written to the results, where none was taken in."""
-        assert not given_out.rows_in, "rows are taken in here alone"  # noqa: S101 -- an invariant
-        came_in = self._came_in or self._end_intake()
-        self.rows_out += given_out.rows_out
-        self._by_reason.rows.update(given_out._by_reason.rows)
-        self._by_reason.units.update(given_out._by_reason.units)
-        for (tenant_id, meter_id), amount in given_out._open():
-            self._open_by_tenant_by_meter[meter_id][tenant_id] += amount
-        self._failures.merge(given_out._failures, is_named=partial(self._is_named, came_in=came_in))
-
-    def _is_named(self, key: _Key, came_in: _CameIn) -> bool:
-        """Tell whether more is to be kept of a key; of every one where nothing came in, for books to be merged into."""
-        return not self.rows_in or key in came_in.amount_by_largest
 
     def _end_intake(self) -> _CameIn:
         self._came_in = _CameIn(
