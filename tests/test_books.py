@@ -187,3 +187,18 @@ def test_a_tenant_costs_little_memory() -> None:
     finally:
         tracemalloc.stop()
     assert grown / tenants < 170
+
+
+@pytest.mark.parametrize("written", [[ACME_5, GLOBEX_5, None], [ACME_5, GLOBEX_0, None], [ACME_5, None]])
+def test_accepted_rows_are_entered_at_once_as_one_by_one(written: list[Units | None]) -> None:
+    """Rows that were all accepted come to the same entries, accounts and faults however they are entered."""
+    read = [ACME_5, GLOBEX_5, None]
+    at_once = books_of(read, [])
+    stated = [((units.tenant_id, units.meter_id), units.total_usage) for units in written if units is not None]
+    at_once.give_out_accepted(rows=len(written), stated=stated)
+    one_by_one = books_of(read, [Line(units) for units in written])
+    assert at_once.entry_by_reason() == one_by_one.entry_by_reason()
+    assert at_once.accounts(most=9) == one_by_one.accounts(most=9)
+    faults = [str(books.imbalance(accepted=3, may_leave_unsent=False)) for books in (at_once, one_by_one)]
+    assert faults[0] == faults[1]
+    assert (faults[0] == "None") == (written == read)

@@ -504,6 +504,28 @@ def test_a_retry_after_beyond_the_patience_ends_the_run_at_once(
     assert len(billing_server.posts) == 1
 
 
+@pytest.mark.parametrize("slow", [None, 1, 2, 3], ids=["quick", "slow 1", "slow 2", "slow 3"])
+def test_look_ups_and_posts_take_turns_however_long_an_answer_takes(
+    make_scene: MakeScene, billing_server: BillingServer, slow: int | None
+) -> None:
+    """One slot goes to a look-up and to a post in turn; turns of the loop in which none was free do not count."""
+    scene = make_scene(concurrency=1)
+    has_turned = threading.Event()
+    scene.watch = lambda _: has_turned.set()
+
+    def respond(request: Received) -> Answer:
+        if request.number == slow:
+            has_turned.clear()
+            assert has_turned.wait(10)
+        return contract(request)
+
+    billing_server.respond = respond
+    scene.post(scene.due(usage_rows(6, tenants=["acme"] * 3 + ["b", "c", "d"])))
+    assert [request.method for request in billing_server.received] == ["GET", "POST", "GET"] + ["POST", "GET"] * 2 + [
+        "POST"
+    ] * 3
+
+
 # --- size -------------------------------------------------------------------------------------------------------------
 
 

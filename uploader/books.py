@@ -163,6 +163,18 @@ class Books:
                 key, amount, is_in_doubt=reason is Reason.IN_DOUBT, is_named=key in came_in.amount_by_largest
             )
 
+    def give_out_accepted(self, *, rows: int, stated: Iterable[tuple[_Key, int]]) -> None:
+        """Enter rows that were written as accepted: how many, and of those that state their units what these are."""
+        if self._came_in is None:
+            self._end_intake()
+        self.rows_out += rows
+        by_meter = self._open_by_tenant_by_meter
+        units_in_all = 0
+        for (tenant_id, meter_id), units in stated:
+            units_in_all += units
+            by_meter[meter_id][tenant_id] -= units * _A_UNIT + 1
+        self._by_reason.add(None, rows=rows, units=units_in_all)
+
     def _end_intake(self) -> _CameIn:
         self._came_in = _CameIn(
             keys=sum(map(len, self._open_by_tenant_by_meter.values())),

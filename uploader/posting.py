@@ -227,7 +227,8 @@ class Posting:
         """Let look-ups and posts share the free slots, so that neither starves the other."""
         if not self._ready:
             return free
-        self._gives_odd_slot_to_look_ups = not self._gives_odd_slot_to_look_ups
+        if free % 2:
+            self._gives_odd_slot_to_look_ups = not self._gives_odd_slot_to_look_ups
         return (free + self._gives_odd_slot_to_look_ups) // 2
 
     def _choose_look_ups(self, most: int) -> list[LookUp]:

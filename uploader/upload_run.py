@@ -18,7 +18,7 @@ from uploader.identity import EventIds, RunIdentity
 from uploader.ledger import History, Ledger, is_known
 from uploader.mapping import AS_IT_STANDS, ColumnMap
 from uploader.marker import Marker, demand_known_marks
-from uploader.model import Batch, Outcome, Reason, Row, RowState, UsageEvent
+from uploader.model import Batch, Cell, Outcome, Reason, Row, RowState, UsageEvent
 from uploader.notes import Note
 from uploader.overlap import RowSketches
 from uploader.own_events import OwnEvents, OwnIds, demand_known_claims, own_events_of
@@ -307,16 +307,31 @@ def _answered(
     for batch in log.batches():
         known = ledger.known([row.number for row in batch.rows])
         states = [known.get(row.number) or RowState(row.number, NOT_SENT) for row in batch.rows]
-        failed = {}
-        for row, state in zip(batch.rows, states, strict=True):
-            books.give_out(naming.check.units(row), state)
-            if row.fault:
-                continue
-            if posted is not None and state.outcome.reason in (None, Reason.IN_DOUBT):
-                posted.add(row.cells)
-            if state.outcome.reason is not None:
-                failed[row.number] = naming.stated(row)
-        if failed:
-            ledger.keep_originals(failed)
+        if all(state.outcome.reason is None for state in states):  # as most are, and at once it takes half the time
+            books.give_out_accepted(rows=len(states), stated=naming.check.units_stated(batch.rows))
+        else:
+            for row, state in zip(batch.rows, states, strict=True):
+                books.give_out(naming.check.units(row), state)
+            _keep_originals(batch.rows, states, naming, ledger)
+        if posted is not None:
+            posted.add_all(_cells_posted(batch.rows, states))
         naming.note_accepted(batch.rows, states)
         yield batch, states
+
+
+def _keep_originals(rows: Sequence[Row], states: Sequence[RowState], naming: Naming, ledger: Ledger) -> None:
+    failed = {
+        row.number: naming.stated(row)
+        for row, state in zip(rows, states, strict=True)
+        if state.outcome.reason is not None and not row.fault
+    }
+    if failed:
+        ledger.keep_originals(failed)
+
+
+def _cells_posted(rows: Sequence[Row], states: Sequence[RowState]) -> list[Sequence[Cell]]:
+    return [
+        row.cells
+        for row, state in zip(rows, states, strict=True)
+        if state.outcome.reason in (None, Reason.IN_DOUBT) and not row.fault
+    ]
