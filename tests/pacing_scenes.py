@@ -20,6 +20,7 @@ class Scene:
     most_in_doubt: int = 0
     row_seconds: float = 20e-6
     commit_seconds: float = 300e-6
+    stall_seconds: float = 0.0
 
     def run(self, concurrency: int | None) -> Story:
         """Post to a fresh copy of the backend; None for the adaptive limit."""
@@ -29,6 +30,7 @@ class Scene:
             concurrency=concurrency,
             row_seconds=self.row_seconds,
             commit_seconds=self.commit_seconds,
+            stall_seconds=self.stall_seconds,
         )
 
     def rate(self, story: Story) -> float:
@@ -98,6 +100,31 @@ SCENES = {
             timeout_seconds=2,
         ),
         most_in_doubt=60,
+    ),
+    "shedding soon": Scene(
+        title="more than 48 at once are answered 503, the others after 20 ms, for 8 s",
+        backend=lambda: Backend(workers=always(1000), service_seconds=always(0.02), noise=0, most_held=always(48)),
+        seconds=8,
+        most_in_doubt=3,
+        row_seconds=75e-6,
+        commit_seconds=500e-6,
+        stall_seconds=10e-3,
+    ),
+    "falling": Scene(
+        title="32 workers, 2 of them from 2 s to 4 s, for 8 s",
+        backend=lambda: Backend(
+            workers=stepwise((0, 32), (2, 2), (4, 32)), service_seconds=always(0.01), noise=0, timeout_seconds=1
+        ),
+        seconds=8,
+        row_seconds=75e-6,
+        commit_seconds=500e-6,
+    ),
+    "bursts": Scene(
+        title="50 ms away, never busy, and this process takes its time with each answer",
+        backend=lambda: Backend(workers=always(1000), service_seconds=always(0.001), noise=0, journey_seconds=0.05),
+        seconds=8,
+        row_seconds=75e-6,
+        commit_seconds=500e-6,
     ),
     "shedding earlier": Scene(
         title="503 above 80 at once, above 20 from 10 s to 25 s",

@@ -167,12 +167,14 @@ def simulate(
     concurrency: int | None = None,
     row_seconds: float = 20e-6,
     commit_seconds: float = 300e-6,
+    stall_seconds: float = 0.0,
     max_rate_per_second: float | None = None,
 ) -> Story:
     """Post for so many seconds, or until the run stops.
 
     row_seconds:    what a row costs this process, its one thread.
     commit_seconds: what each turn of its loop costs beside that: a commit to the disk.
+    stall_seconds:  what one commit in eight takes longer: the disk is busy, and answers lie unread.
     """
     pacing = Pacing(
         concurrency=concurrency,
@@ -183,6 +185,7 @@ def simulate(
     )
     story = Story()
     serial = itertools.count()
+    commits = itertools.count()
     in_flight: list[tuple[float, int, float, Answered | None]] = []
     now = waited = 0.0
     is_probing = False
@@ -195,7 +198,7 @@ def simulate(
         count = pacing.rows_allowed(free, now_seconds=now)
         pacing.note_rows_started(count, now_seconds=now)
         if count:
-            now += commit_seconds + row_seconds * count
+            now += commit_seconds + row_seconds * count + (stall_seconds if next(commits) % 8 == 7 else 0.0)
         for _ in range(count):
             answered, elapsed = backend.take(now)
             heapq.heappush(in_flight, (now + elapsed, next(serial), now, answered))

@@ -36,9 +36,9 @@ ROWS = [
     },
     {"adopted", "reservation", "run_totals"},
     {"bucket", "csv_log", "database", "durable", "limit", "local_disk", "lock", "parquet_log", "schema", "xlsx_log"},
-    {"open_log", "parquet_sieve"},
+    {"open_log", "parquet_sieve", "refusals", "trials"},
     {"api", "arrow_cells", "ceiling", "cell_readers", "content", "csv_scan", "identity", "known_cells", "measured"},
-    {"configuration", "mapping", "model", "notes", "settings"},
+    {"climb", "configuration", "mapping", "model", "notes", "settings"},
     {"errors", "records"},
 ]
 """From the top; the parts of one row do not know each other."""

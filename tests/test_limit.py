@@ -7,7 +7,7 @@ import functools
 import pytest
 
 from tests.pacing_scenes import FIXED, SCENES
-from tests.simulated_backend import Answered, Backend, Story, always, simulate
+from tests.simulated_backend import Answered, Backend, Story, always, simulate, stepwise
 from uploader.limit import FIRST_LIMIT, AdaptiveLimit
 from uploader.settings import MOST_IN_FLIGHT
 
@@ -33,6 +33,11 @@ def test_throughput_is_that_of_the_best_fixed_limit(scene: str) -> None:
     best = max(SCENES[scene].rate(story(scene, concurrency)) for concurrency in FIXED)
     assert SCENES[scene].rate(story(scene)) >= TAKEN[scene] * best
     assert not story(scene).stop
+
+
+def test_bursts_are_no_reason_to_post_less() -> None:
+    """While a burst of answers is worked off slots are empty; that is not taken for calls that hang."""
+    assert SCENES["bursts"].rate(story("bursts")) >= 0.95 * SCENES["bursts"].rate(story("bursts", 256))
 
 
 @pytest.mark.parametrize("scene", SCENES)
@@ -69,6 +74,24 @@ def test_a_lost_capacity_is_given_up_and_taken_again() -> None:
     assert mean_limit("changing", 30, 40) > 55
 
 
+@pytest.mark.parametrize("workers", [1, 2, 4], ids="{} left".format)
+def test_a_capacity_that_comes_back_is_taken_soon(workers: int) -> None:
+    """A second after calls are answered quickly again, as many are in flight as before."""
+    by_time = stepwise((0, 32), (2, workers), (4, 32))
+    backend = Backend(workers=by_time, service_seconds=always(0.01), noise=0, timeout_seconds=1)
+    back = simulate(backend, seconds=8)
+    assert back.accepted_per_second(5, 8) > 0.95 * 3200 / 1.1
+    assert back.in_doubt == 0
+
+
+def test_a_queue_is_not_taken_for_our_own_slowness() -> None:
+    """However busy this process is: when few of the calls are answered in each turn, the others wait there."""
+    backend = Backend(workers=always(32), service_seconds=always(0.01), noise=0)
+    busy = simulate(backend, seconds=20, row_seconds=270e-6, commit_seconds=300e-6)
+    assert busy.accepted_per_second(5, 20) > 0.9 * 3200 / 1.1
+    assert busy.most_in_flight <= 128
+
+
 def test_calls_that_take_longer_are_no_reason_to_post_less() -> None:
     """When each call takes three times as long, whatever the load, fewer in flight would only cost throughput."""
     assert mean_limit("slower", 17, 25) > 50
@@ -80,6 +103,15 @@ def test_a_refusal_is_heeded_within_a_round_trip() -> None:
     first = next(moment for moment in moments if moment.answered is Answered.SHED)
     assert first.limit <= 21
     assert sum(moment.answered is Answered.SHED for moment in story("shedding").between(0, 5)) <= 4
+
+
+@pytest.mark.parametrize("most_held", [20, 33, 48, 70, 100, 200])
+@pytest.mark.parametrize("stall_seconds", [0.0, 0.01, 0.02])
+def test_a_limit_is_overrun_by_little(most_held: int, stall_seconds: float) -> None:
+    """Wherever 503 begins, few rows are in doubt; even when answers lie unread for as long as a call takes."""
+    backend = Backend(workers=always(1000), service_seconds=always(0.02), noise=0, most_held=always(most_held))
+    run = simulate(backend, seconds=8, row_seconds=75e-6, commit_seconds=500e-6, stall_seconds=stall_seconds)
+    assert run.in_doubt <= max(3, most_held / 16) + 1
 
 
 def test_refusals_become_rarer() -> None:
@@ -96,7 +128,7 @@ def test_a_capped_rate_keeps_the_limit_small() -> None:
     """While the cap, not the backend, holds the run back, nothing speaks for more calls in flight."""
     backend = Backend(workers=always(1000), service_seconds=always(0.1))
     capped = simulate(backend, seconds=20, max_rate_per_second=100)
-    assert 95 <= capped.accepted_per_second(5, 20) <= 100
+    assert 95 <= capped.accepted_per_second(5, 20) <= 101
     assert capped.most_in_flight <= 20
 
 
@@ -155,8 +187,9 @@ def test_troubles_of_one_round_trip_count_once() -> None:
     halved = rounds.limit.current
     assert halved == before // 2
     rounds.answer(2)
-    rounds.lose(1, elapsed_seconds=0.01)
-    assert rounds.limit.current <= (halved + halved // 3) // 2
+    regained = rounds.limit.current
+    rounds.lose(1, elapsed_seconds=0.0)
+    assert rounds.limit.current == regained // 2
 
 
 def test_a_lost_answer_can_lead_down_to_one_call() -> None:

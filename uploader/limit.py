@@ -6,47 +6,45 @@ The manner is that of TCP, of Vector's adaptive request concurrency and of Netfl
 that pays, then take small steps, and back off at once when the backend says so. Latency alone cannot be the judge,
 since it also rises when this process is the slow one; so a step is judged by the throughput that it brought, and
 latency calls for a trial.
+
+Whoever looks for a limit that he is not told of must go past it once; what is left to choose is by how much, and how
+often. By how much is the business of ``climb.py``: gently beyond what the backend is known to have held. How often: not
+for ten seconds after a row was left in doubt. A backend that becomes quicker is another thing, and leaves nothing in
+doubt: when calls are answered in much less time, or throughput rises though fewer are in flight, doubling begins again
+at once, for what was found out before it no longer holds.
 """
 
 from __future__ import annotations
 
 import enum
 import math
-from collections import deque
+from dataclasses import replace
 
-from uploader.ceiling import Ceiling
+from uploader.climb import UNQUESTIONED, Climb
 from uploader.measured import Level, Window
+from uploader.refusals import Refusals
+from uploader.trials import is_enough, is_enough_to_seek, step_of
 
 FIRST_LIMIT = 4
 """The first calls are the canary; latency alone never leads below it."""
 
-_STEP_SHARE = 0.25
-_LEAST_STEP = 4
-_A_STEP_DOWN_EVERY = 4
-_COARSE_STEP = 16
-_COARSE_STEP_SHARE = 0.5
-_UNQUESTIONED = 16
-_PAYS_A_DOUBLING = 0.4
-_PAYS_A_STEP = 0.15
-_PAYS_OURSELVES = 0.11
-_STARVES = 0.7
-_MOST_LATENCY_GROWTH = 6.0
-_LATENCY_ALARM = 1.5
-_HEADROOM = 1.1
-_ENOUGH_FOR_OURS = 64
-_MOST_FOR_OURS = 256
-_AFTER_SHED = 0.7
-_AFTER_LOSS = 0.5
-_RECOVERY_PER_ANSWER = 1 / 8
-_FIRST_HOLD_SECONDS = 1.0
-_LONGEST_HOLD_SECONDS = 2.0
-_LIMITS_REMEMBERED = 1000
-_LEAST_SEEK_ANSWERS = 24
-_LEAST_STEADY_ANSWERS = 20
-_ENOUGH_STEADY_ANSWERS = 100
-_ENOUGH_STEADY_SECONDS = 1.0
-_LEAST_SEEK_SECONDS = 0.02
-_LEAST_STEADY_SECONDS = 0.2
+_A_STEP_DOWN_EVERY = 4  # trials; a queue that costs nothing is seen in no other way
+_PAYS_A_DOUBLING = 0.4  # elasticity: a third more throughput
+_PAYS_A_STEP = 0.15  # elasticity: less is a queue that grows
+_PAYS_OURSELVES = 0.11  # elasticity: it burdens nobody, so that little is enough
+_STARVES = 0.7  # elasticity: nearly in proportion, the limit alone holds the run back
+_QUICKENED = 1.2  # throughput at fewer calls in flight; noise is a twentieth
+_HANGS = 0.75  # of the share that was answered in its time at the level before
+_MOST_LATENCY_GROWTH = 6.0  # others wait in that queue too
+_LATENCY_ALARM = 1.5  # well beyond noise
+_HEADROOM = 1.1  # so that the backend is never idle between two calls
+_ENOUGH_FOR_OURS = 64  # rows share a commit's cost
+_MOST_FOR_OURS = 256  # a commit's cost is spread enough
+_FOUND_ANSWERED = 0.5  # of the calls in flight, in each turn, when nothing but this process is slow
+_AFTER_SHED = 0.7  # nothing was lost
+_AFTER_LOSS = 0.5  # as TCP
+_FIRST_HOLD_SECONDS = 1.0  # between trials; a few windows
+_LONGEST_HOLD_SECONDS = 2.0  # between trials that fail: what changes is noticed soon
 
 
 class _Phase(enum.Enum):
@@ -65,24 +63,21 @@ class AdaptiveLimit:
 
     def __init__(self, *, most: int) -> None:
         self._most = float(most)
-        self._limit = self._target = float(min(FIRST_LIMIT, most))
-        self._climb_per_answer = 1.0
+        self._limit = float(min(FIRST_LIMIT, most))
+        self._target = float(min(UNQUESTIONED, most))
         self._phase = _Phase.SEEKING
         self._anchor: Level | None = None
         self._lowest_latency_seconds = math.inf
         self._is_alarmed = False
         self._looks_again = False
-        self._steps_up = _A_STEP_DOWN_EVERY - 1  # doubling may have gone too far
+        self._steps_up = 0
         self._hold_seconds = _FIRST_HOLD_SECONDS
         self._next_trial_seconds = 0.0
-        self._ceiling = Ceiling()
-        self._limits: deque[tuple[float, float]] = deque([(-math.inf, self._limit)], maxlen=_LIMITS_REMEMBERED)
+        self._refusals = Refusals(limit=self._limit)
         self._steady_since_seconds = -math.inf
         self._window: Window | None = None
         self._is_window_due = False
-        self._given = self.current
-        self._ended = 0
-        self._is_full = True
+        self._climb = Climb(limit=self.current)
 
     @property
     def current(self) -> int:
@@ -94,17 +89,14 @@ class AdaptiveLimit:
 
         waited_seconds: how long this process has slept in all, waiting for answers.
         """
-        self._is_full = in_flight + self._ended >= self._given
-        self._ended = 0
-        self._given = self.current
-        if self._limit > self._limits[-1][1] or in_flight < self._limit < self._limits[-1][1]:
-            self._limits.append((now_seconds, self._limit))  # a lower one only once a call may start under it
+        self._climb.note_turn(limit=self.current, in_flight=in_flight)
+        self._refusals.note_limit(self._limit, in_flight=in_flight, now_seconds=now_seconds)
         if self._is_window_due:
             self._is_window_due = False
             self._window = Window(now_seconds, waited_seconds)
         elif self._window is not None:
             self._window.turns += 1
-            self._window.full_turns += self._is_full
+            self._window.full_turns += self._climb.is_full
             self._judge(self._window, now_seconds, waited_seconds)
 
     def measure_anew(self, *, now_seconds: float) -> None:
@@ -115,9 +107,9 @@ class AdaptiveLimit:
 
     def note_answer(self, *, now_seconds: float, elapsed_seconds: float) -> None:
         """Learn that a post was answered by a backend that is not in trouble."""
-        self._ended += 1
+        self._climb.note_end()
         if self._limit < self._target:
-            self._climb(now_seconds)
+            self._rise(now_seconds)
         elif self._window is not None:
             self._window.answers += 1
             self._window.elapsed_seconds += elapsed_seconds
@@ -126,51 +118,50 @@ class AdaptiveLimit:
 
     def note_look_up(self, *, now_seconds: float, elapsed_seconds: float) -> None:
         """Learn that a look-up was answered."""
-        self._ended += 1
+        self._climb.note_end()
         if self._limit < self._target:
-            self._climb(now_seconds)
+            self._rise(now_seconds)
         elif self._window is not None:
             self._window.look_ups_elapsed_seconds += elapsed_seconds
 
     def note_shed(self, *, now_seconds: float, elapsed_seconds: float) -> None:
         """Learn that the backend asked to wait, or could not be reached."""
-        self._ended += 1
+        self._climb.note_end()
         self._cut(_AFTER_SHED, began_seconds=now_seconds - elapsed_seconds, now_seconds=now_seconds)
 
     def note_lost(self, *, now_seconds: float, elapsed_seconds: float) -> None:
         """Learn that load left a row in doubt: its answer was lost, or says that the backend was overrun."""
-        self._ended += 1
+        self._climb.note_end()
+        self._refusals.note_doubt(now_seconds=now_seconds)
         self._cut(_AFTER_LOSS, began_seconds=now_seconds - elapsed_seconds, now_seconds=now_seconds)
 
-    def _climb(self, now_seconds: float) -> None:
-        if not self._is_full:
+    def _rise(self, now_seconds: float) -> None:
+        if not self._climb.is_full:
             return
-        # Many answers may come in one turn: a whole doubling at once would overrun a backend that refuses.
-        most_this_turn = self._given + max(_LEAST_STEP, self._given * _STEP_SHARE)
-        self._limit = max(self._limit, min(self._target, self._limit + self._climb_per_answer, most_this_turn))
+        self._limit = min(self._target, self._limit + self._climb.per_answer(self._limit))
         if self._limit == self._target:
             self.measure_anew(now_seconds=now_seconds)
+            # The last round trip was nearly the same: while the limit is sought, there is no time for another.
+            self._is_window_due = self._phase is _Phase.SEEKING
             if self._phase is _Phase.RECOVERING:
                 self._settle(now_seconds)
 
     def _cut(self, factor: float, *, began_seconds: float, now_seconds: float) -> None:
         """Fall to a part of what the limit was when the call began, so that one round trip's troubles count once."""
-        at_the_time = next((limit for at, limit in reversed(self._limits) if at <= began_seconds), self._limits[0][1])
-        self._ceiling.lay(at_the_time, now_seconds=now_seconds)
+        at_the_time = self._refusals.note(began_seconds=began_seconds, now_seconds=now_seconds)
         self._phase = _Phase.RECOVERING
         self._anchor = None
         self._go_to(min(self._limit, at_the_time * factor), now_seconds=now_seconds)
         self._target = max(self._limit, self._highest(now_seconds))
-        self._climb_per_answer = _RECOVERY_PER_ANSWER
+        self._climb.know(self._target)
 
     def _highest(self, now_seconds: float) -> float:
-        return min(self._most, self._ceiling.highest(now_seconds=now_seconds))
+        return min(self._most, self._refusals.highest(now_seconds=now_seconds))
 
     def _go_to(self, limit: float, *, now_seconds: float) -> None:
-        """Aim at a limit: down at once, up by one with every answer."""
+        """Aim at a limit: down at once, up with the answers."""
         self._target = float(max(1, int(limit)))
         self._limit = min(self._limit, self._target)
-        self._climb_per_answer = 1.0
         self.measure_anew(now_seconds=now_seconds)
 
     def _judge(self, window: Window, now_seconds: float, waited_seconds: float) -> None:
@@ -182,17 +173,22 @@ class AdaptiveLimit:
         level = window.level(self._limit, now_seconds=now_seconds, waited_seconds=waited_seconds)
         if level is None:
             return
+        level = replace(
+            level,
+            # Calls that began before the window count whole: a burst too many, and more in flight than may be.
+            per_second=min(level.per_second, level.limit / level.latency_seconds),
+            # A turn that finds few of the calls answered tells of a backend with a queue, however busy this process is.
+            is_ours=level.is_ours and window.answers >= _FOUND_ANSWERED * level.limit * window.turns,
+        )
         if not level.is_ours:
             self._lowest_latency_seconds = min(self._lowest_latency_seconds, level.latency_seconds)
         self._decide(level, now_seconds)
 
     def _is_enough(self, window: Window, passed_seconds: float) -> bool:
         if self._phase is _Phase.SEEKING:
-            least_answers = (1 + self._looks_again) * max(_LEAST_SEEK_ANSWERS, self._limit)
-            return window.answers >= least_answers and passed_seconds >= _LEAST_SEEK_SECONDS
-        if window.answers < max(_LEAST_STEADY_ANSWERS, 2 * self._limit) or passed_seconds < _LEAST_STEADY_SECONDS:
-            return False
-        return window.answers >= _ENOUGH_STEADY_ANSWERS or passed_seconds >= _ENOUGH_STEADY_SECONDS
+            looks = 1 + self._looks_again
+            return is_enough_to_seek(window, limit=self._limit, passed_seconds=passed_seconds, looks=looks)
+        return is_enough(window, limit=self._limit, passed_seconds=passed_seconds)
 
     def _decide(self, level: Level, now_seconds: float) -> None:
         before = self._anchor
@@ -210,16 +206,17 @@ class AdaptiveLimit:
             self._decide_settled(before, level, now_seconds)
 
     def _decide_seeking(self, before: Level, level: Level, now_seconds: float) -> None:
-        if level.limit <= _UNQUESTIONED or self._pays(before, level, least=_PAYS_A_DOUBLING):
+        if level.limit <= UNQUESTIONED or self._pays(before, level, least=_PAYS_A_DOUBLING):
             self._anchor = level
             self._seek(now_seconds)
             return
         self._looks_again = not self._looks_again  # a first look may be chance
         if self._looks_again:
             return
+        self._steps_up = _A_STEP_DOWN_EVERY - 1  # the last that paid may already have been too far
         limit = before.limit
-        if level.is_hanging:
-            self._ceiling.lay(level.served, now_seconds=now_seconds)
+        if self._hangs(before, level):
+            self._refusals.note_hanging(level.served, now_seconds=now_seconds)
         elif not level.is_ours:
             # By Little's law: the calls that the backend works on at once, as fast as it did before.
             limit = max(limit, min(level.limit, _HEADROOM * level.per_second * before.latency_seconds))
@@ -232,7 +229,7 @@ class AdaptiveLimit:
             return
         self._anchor = level
         self._hold_seconds = _FIRST_HOLD_SECONDS
-        if self._ceiling.pass_at(level.limit):
+        if self._refusals.pass_at(level.limit):
             self._settle(now_seconds)  # answers may yet be lost that have not run out of time
             self._steps_up = 0
         elif before.elasticity_to(level) >= _STARVES:
@@ -241,17 +238,22 @@ class AdaptiveLimit:
             self._try_more(now_seconds)
 
     def _decide_less(self, before: Level, level: Level, now_seconds: float) -> None:
+        if level.per_second > _QUICKENED * before.per_second:
+            self._anchor = level
+            self._seek(now_seconds)
+            return
         least = _PAYS_OURSELVES if level.is_ours else _PAYS_A_STEP
-        if before.elasticity_to(level) < least or (
-            self._is_slow(before) and level.latency_seconds < before.latency_seconds
-        ):
+        is_better = self._is_slow(before) and level.latency_seconds < before.latency_seconds
+        if is_better or before.elasticity_to(level) < least:
             self._anchor = level
             self._hold_seconds = _FIRST_HOLD_SECONDS
-            self._try_less(self._step(level), now_seconds)
+            self._try_less(step_of(level), now_seconds)
             return
         if self._is_alarmed and not level.is_ours:
             self._lowest_latency_seconds = level.latency_seconds  # slower whatever we do
         self._go_back(before, now_seconds)
+        if before.elasticity_to(level) >= _STARVES:
+            self._next_trial_seconds = now_seconds  # nothing waits at the backend: more is worth a trial at once
 
     def _decide_settled(self, before: Level, level: Level, now_seconds: float) -> None:
         growth = level.latency_seconds / before.latency_seconds
@@ -262,49 +264,47 @@ class AdaptiveLimit:
                 self._is_alarmed = True
                 self._try_less(level.limit * min(0.5, 1 - 1 / growth), now_seconds)
             else:
-                self._try_more(now_seconds)
+                self._seek(now_seconds)
             return
         self._anchor = before.blended(level)
         if now_seconds < self._next_trial_seconds:
             return
         self._steps_up = (self._steps_up + 1) % _A_STEP_DOWN_EVERY
         if self._steps_up == 0 or self._is_slow(self._anchor):
-            self._try_less(self._step(self._anchor), now_seconds)
+            self._try_less(step_of(self._anchor), now_seconds)
         else:
             self._try_more(now_seconds)
 
     def _pays(self, before: Level, level: Level, *, least: float) -> bool:
-        if level.is_hanging:
+        if self._hangs(before, level):
             return False
         if level.is_ours:
             # More in flight cannot press the backend, since we send no faster; it spreads the cost of a commit.
             return level.limit <= _ENOUGH_FOR_OURS or before.elasticity_to(level) >= _PAYS_OURSELVES
         return before.elasticity_to(level) >= least and not self._is_slow(level)
 
+    def _hangs(self, before: Level, level: Level) -> bool:
+        """Tell whether calls have no answer that had one at the level before."""
+        # While this process is busy with a burst of answers, slots are empty too: but that share was there before.
+        return level.is_hanging and level.served / level.limit < _HANGS * before.served / before.limit
+
     def _is_slow(self, level: Level) -> bool:
         return not level.is_ours and level.latency_seconds > _MOST_LATENCY_GROWTH * self._lowest_latency_seconds
-
-    def _step(self, level: Level) -> float:
-        """Give the step of a trial: large enough for its effect to show through the noise."""
-        if level.is_ours:
-            return level.limit / 2
-        coarse = min(_COARSE_STEP, level.limit * _COARSE_STEP_SHARE)
-        return max(_LEAST_STEP, coarse, level.limit * _STEP_SHARE)
 
     def _seek(self, now_seconds: float) -> None:
         self._looks_again = False
         self._phase = _Phase.SEEKING
-        self._go_up(self._limit, now_seconds)
+        self._go_up(max(self._limit, UNQUESTIONED - self._limit), now_seconds)
 
     def _try_more(self, now_seconds: float) -> None:
         assert self._anchor is not None, "a trial has something to be compared with"  # noqa: S101 -- an invariant
         self._phase = _Phase.TRYING_MORE
-        self._go_up(2 * self._step(self._anchor) if self._anchor.is_ours else self._step(self._anchor), now_seconds)
+        step = step_of(self._anchor)
+        self._go_up(2 * step if self._anchor.is_ours else step, now_seconds)
 
     def _go_up(self, step: float, now_seconds: float) -> None:
-        is_ours = self._anchor is not None and self._anchor.is_ours
-        highest = min(self._highest(now_seconds), _MOST_FOR_OURS if is_ours else self._most)
-        limit = min(highest, self._limit + step)
+        most = _MOST_FOR_OURS if self._anchor is not None and self._anchor.is_ours else self._most
+        limit = min(most, self._highest(now_seconds), self._limit + step)
         if limit < self._limit + 1:
             self._settle(now_seconds)
         else:
