@@ -125,6 +125,17 @@ def test_no_id_is_taken_for_another_tenants(ending: str) -> None:
     assert [customers.found_id(name) for name in MARKED] == [f"cus_{number}{ending}" for number in range(len(MARKED))]
 
 
+@pytest.mark.parametrize("other", ["me", "acm", "cm", "acme-eu", "the-acme", "cus_acme", "acmecus_acme"])
+def test_an_id_that_is_a_part_of_another_is_another(other: str) -> None:
+    """A tenant whose id ends, begins or stands within another's, or its customer's, has a customer of its own."""
+    customers = Customers(most_recent=1, pages=1)
+    for tenant_id in ("acme", other):
+        assert customers.customer_id(tenant_id) is None
+        customers.settle(customers.next_to_ask(), Verdict(outcome=Outcome(None), customer_id=f"cus_{tenant_id}"))
+    for tenant_id in ("acme", other):
+        assert customers.customer_id(tenant_id) == customers.found_id(tenant_id) == f"cus_{tenant_id}"
+
+
 def test_a_tenant_costs_little_memory() -> None:
     """A million tenants, each with a customer of its own, must fit."""
     tenants = 16_000
