@@ -110,6 +110,7 @@ class Ledger:
                 AdoptedEventIds(self._database).of if identity.adopted_run_id else EventIds(identity).of
             )
             self._settle_crashed_rows()
+            self._rows_sending: set[int] = set()
             self._database.hold()
             undo.pop_all()
 
@@ -187,7 +188,9 @@ class Ledger:
     def commit(self, *, settled: Sequence[RowState], sending: Sequence[Sending]) -> None:
         """Record outcomes, and the rows that are about to be posted, in one durable transaction."""
         with self._database.transaction() as connection:
+            self._end_sending(connection, settled)
             _record(connection, settled)
+            self._rows_sending.update(row.row for row in sending)
             connection.executemany(
                 "insert into sending values (?, ?, ?, ?)",
                 [(row.row, row.attempts, row.at_milliseconds, row.customer_id) for row in sending],
@@ -283,11 +286,18 @@ class Ledger:
             in_doubt = Outcome(Reason.IN_DOUBT, _CRASHED)
             states = [RowState(row, in_doubt, attempts, at, customer) for row, attempts, at, customer in crashed]
             with self._database.transaction() as connection:
+                connection.execute("delete from sending")
                 _record(connection, states)
+
+    def _end_sending(self, connection: Any, states: Sequence[RowState]) -> None:
+        self._rows_sending.difference_update([state.row for state in states])
+        if self._rows_sending:
+            connection.executemany("delete from sending where row = ?", [(state.row,) for state in states])
+        else:
+            connection.execute("delete from sending")  # without a condition: whole pages at a time
 
 
 def _record(connection: Any, states: Sequence[RowState]) -> None:
-    connection.executemany("delete from sending where row = ?", [(state.row,) for state in states])
     connection.executemany(
         "insert or replace into outcome values (?, ?, ?, ?, ?, ?, ?, ?)",
         [

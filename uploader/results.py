@@ -244,21 +244,16 @@ class CsvTable:
         if self._delimiter not in _DELIMITERS_IN_FREE_TEXT_ALONE:
             return self._format(cells)
         row, status, reason, detail, replay, http_status, attempts, event_id, run, customer, response, at, raw = cells
-        return self._delimiter.join(
+        delimiter = self._delimiter
+        return delimiter.join(
             (
                 f"{row or ''}",
-                f"{status or ''}",
-                f"{reason or ''}",
-                _quoted(detail, self._delimiter),
-                f"{replay or ''}",
-                f"{http_status or ''}",
-                "" if attempts is None else f"{attempts}",
-                _quoted(event_id, self._delimiter),
-                f"{run or ''}",
-                _quoted(customer, self._delimiter),
-                _quoted(response, self._delimiter),
+                _alike((status, reason, detail, replay, http_status, attempts), delimiter),
+                _quoted(event_id, delimiter),
+                _alike((run, customer), delimiter),
+                _quoted(response, delimiter),
                 f"{at or ''}",
-                _quoted(raw, self._delimiter),
+                _quoted(raw, delimiter),
             )
         )
 
@@ -270,6 +265,12 @@ class CsvTable:
         line_end = self._log.line_end
         text = start + line_end.join(lines) + line_end if lines else ""
         self._file.write(text.encode("utf-8", "surrogateescape"))
+
+
+@functools.lru_cache(maxsize=1024)
+def _alike(cells: tuple[str | int | None, ...], delimiter: str) -> str:
+    """Spell cells that row after row has the same."""
+    return delimiter.join(_quoted(cell, delimiter) for cell in cells)
 
 
 def _quoted(cell: str | int | None, delimiter: str) -> str:

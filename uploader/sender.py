@@ -4,12 +4,16 @@ libcurl sends a POST again, unasked, when a reused connection dies before any an
 guard is PREREQFUNCTION (libcurl 7.80), called each time a request is about to go out: the second call within one
 attempt aborts it. The same count proves that a request never left; the error code does not (28 is a connect timeout
 and a lost answer alike).
+
+Only sockets that poll() reports are read (curl_multi_socket_action). curl_multi_perform tries every call in flight each
+time: with 256 of them behind 50 ms it made 26 reads an answer, and cost a tenth of the rate.
 """
 
 from __future__ import annotations
 
 import functools
 import re
+import select
 import time
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -45,6 +49,12 @@ _FINAL_HEAD = re.compile(
 )
 _FRAMED = re.compile(rb"\ncontent-length:[ \t]*[0-9]+[ \t]*\r?\n|\ntransfer-encoding:.*\bchunked[ \t]*\r?\n")
 _RETRY_AFTER = re.compile(rb"\nretry-after:[ \t]*([^\r\n]*?)[ \t]*\r?\n")
+
+_EVENTS_BY_INTEREST = {
+    pycurl.POLL_IN: select.POLLIN,
+    pycurl.POLL_OUT: select.POLLOUT,
+    pycurl.POLL_INOUT: select.POLLIN | select.POLLOUT,
+}
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -104,6 +114,8 @@ class Sender(Generic[Key]):
         self._connection = connection
         self._multi: Any = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_MAXCONNECTS, connection.most_in_flight)
+        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
+        self._sockets = select.poll()
         self._slots: list[_Slot[Key]] = []
         self._free: list[_Slot[Key]] = []
         self._slot_by_curl: dict[Any, _Slot[Key]] = {}
@@ -137,19 +149,13 @@ class Sender(Generic[Key]):
 
     def wait(self, *, timeout_seconds: float) -> list[tuple[Key, Exchange]]:
         """Let calls go on until at least one has ended or the time is over; give those that ended."""
-        ended = self._advance()
-        if not ended:
-            # select() does not wake for libcurl's own clocks, such as an exchange's time being over.
-            due_milliseconds = self._multi.timeout()
-            if due_milliseconds >= 0:
-                timeout_seconds = min(timeout_seconds, due_milliseconds / 1000)
-            began_seconds = time.monotonic()
-            self._multi.select(timeout_seconds)
-            self.waited_seconds += time.monotonic() - began_seconds
-            ended = self._advance()
+        ended = self._advance([])  # sends what was started
+        if ended:
+            timeout_seconds = 0.0
         # Answers that come as fast as they are read are one commit of the ledger, not many.
-        while self._slot_by_curl and (more := self._advance()):
+        while self._slot_by_curl and (more := self._advance(self._sockets_ready(timeout_seconds=timeout_seconds))):
             ended += more
+            timeout_seconds = 0.0
         return ended
 
     def close(self) -> None:
@@ -173,8 +179,27 @@ class Sender(Generic[Key]):
         self._slots.append(slot)
         return slot
 
-    def _advance(self) -> list[tuple[Key, Exchange]]:
-        self._multi.perform()
+    def _watch(self, interest: int, socket: int, _multi: object, _data: object) -> None:
+        if interest == pycurl.POLL_REMOVE:
+            self._sockets.unregister(socket)
+        else:
+            self._sockets.register(socket, _EVENTS_BY_INTEREST[interest])
+
+    def _sockets_ready(self, *, timeout_seconds: float) -> list[tuple[int, int]]:
+        # poll() does not wake for libcurl's own clocks, such as an exchange's time being over.
+        due_milliseconds = self._multi.timeout()
+        timeout_milliseconds = timeout_seconds * 1000
+        if due_milliseconds >= 0:
+            timeout_milliseconds = min(timeout_milliseconds, due_milliseconds)
+        began_seconds = time.monotonic()
+        ready = self._sockets.poll(timeout_milliseconds)
+        self.waited_seconds += time.monotonic() - began_seconds
+        return ready
+
+    def _advance(self, ready: list[tuple[int, int]]) -> list[tuple[Key, Exchange]]:
+        for socket, _events in ready:
+            self._multi.socket_action(socket, 0)  # libcurl sees for itself what there is to do
+        self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
         ended: list[tuple[Key, Exchange]] = []
         while True:
             queued, succeeded, failed = self._multi.info_read()
