@@ -23,6 +23,8 @@ from uploader.readers import open_usage_log
 from uploader.schema import RowSchema
 
 NOT_NEEDED = {"requests", "urllib3", "charset_normalizer", "rich", "pandas", "pyarrow", "openpyxl", "jinja2", "pygal"}
+_OWN_THREADS = Path("/proc/self/task")
+_WITH_AT_THE_END = "import atexit, os; atexit.register(lambda: {}); from uploader.cli import main; main()"
 ODD_CELLS = [
     "7",
     "+7",
@@ -58,6 +60,24 @@ def test_an_upload_imports_nothing_that_it_does_not_need(home: Home, billing_ser
     imported = set(re.findall(r"\| +(\w+)$", ended.stderr, re.MULTILINE))
     assert "pycurl" in imported
     assert imported & NOT_NEEDED == set()
+    assert len(billing_server.posts) == 3
+
+
+@pytest.mark.skipif(not _OWN_THREADS.exists(), reason="the kernel lists no threads there")
+def test_an_upload_starts_no_thread(home: Home, billing_server: BillingServer) -> None:
+    """No library that comes with it starts a thread a core: on a large machine they would cost more than the upload."""
+    write_csv(home.folder / "usage.csv", usage_rows(3))
+    count = f"print('threads:', len(os.listdir('{_OWN_THREADS}')))"
+    ended = subprocess.run(
+        [sys.executable, "-c", _WITH_AT_THE_END.format(count), "upload", "usage.csv"],
+        cwd=home.folder,
+        env=home.environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "threads: 1\n" in ended.stdout
     assert len(billing_server.posts) == 3
 
 

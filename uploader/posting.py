@@ -157,19 +157,17 @@ class Posting:
 
     def _take_in(self, rows: Iterator[Due | RowState]) -> None:
         enough_ready = self._enough_ready()
-        for _ in range(_MOST_ROWS_A_TURN):
-            if self._is_full() or len(self._ready) >= enough_ready:
-                return
-            row = self._next(rows)
-            if row is None:
-                self._is_all_read = True
-            elif isinstance(row, RowState):
-                self._settle_row(row)
-            else:
-                self._rows_held += 1
-                self._route(row)
-            if len(self._settled) >= enough_ready:
-                return  # rows that need no post, such as all of an unknown tenant's, must not be gathered in memory
+        left = _MOST_ROWS_A_TURN
+        # Rows that need no post, such as all of an unknown tenant's, must not be gathered in memory.
+        while left and not self._is_full() and len(self._ready) < enough_ready > len(self._settled):
+            taken = self._read(rows, most=min(left, enough_ready - len(self._ready), _MOST_ROWS_HELD - self._rows_held))
+            left -= len(taken)
+            for row in taken:
+                if isinstance(row, RowState):
+                    self._settle_row(row)
+                else:
+                    self._rows_held += 1
+                    self._route(row)
 
     def _enough_ready(self) -> int:
         return 2 * self.pacing.limit
@@ -177,12 +175,14 @@ class Posting:
     def _is_full(self) -> bool:
         return self._is_all_read or self._rows_held >= _MOST_ROWS_HELD
 
-    def _next(self, rows: Iterator[Due | RowState]) -> Due | RowState | None:
+    def _read(self, rows: Iterator[Due | RowState], *, most: int) -> list[Due | RowState]:
+        taken: list[Due | RowState] = []
         try:
-            return next(rows, None)
+            taken.extend(itertools.islice(rows, most))
         except UploaderError as error:  # say, the log changed under us; calls in flight are still worth their answers
             self._fault = error
-            return None
+        self._is_all_read = len(taken) < most
+        return taken
 
     def _route(self, due: Due) -> None:
         tenant_id = due.event.tenant_id
@@ -277,20 +277,21 @@ class Posting:
         if not self._is_stopping() and not self._is_full() and len(self._ready) < self._enough_ready():
             wait_seconds = 0.0  # there are rows to be read meanwhile
         ended = self.sender.wait(timeout_seconds=wait_seconds)
+        now_seconds, at_milliseconds = time.monotonic(), _now_milliseconds()
         timings = self.progress.timings
-        timings.tick(now_seconds=time.monotonic())
+        timings.tick(now_seconds=now_seconds)
         for call, exchange in ended:
             took, is_retry = exchange.elapsed_seconds, call.tries > 0
             if isinstance(call, LookUp):
                 timings.note_look_up(took, is_retry=is_retry, is_probe=call.is_probe)
-                self._note_look_up(call, api.judge_look_up(exchange), took)
+                self._note_look_up(call, api.judge_look_up(exchange), took, now_seconds=now_seconds)
             else:
                 verdict = api.judge_post(self.settings, exchange)
                 timings.note_post(took, is_accepted=verdict.outcome.reason is None, is_retry=is_retry)
-                self._note_post(call, verdict, took)
+                self.pacing.note_post(verdict, now_seconds=now_seconds, elapsed_seconds=took)
+                self._note_post(call, verdict, now_seconds=now_seconds, at_milliseconds=at_milliseconds)
 
-    def _note_look_up(self, call: LookUp, verdict: api.Verdict, elapsed_seconds: float) -> None:
-        now_seconds = time.monotonic()
+    def _note_look_up(self, call: LookUp, verdict: api.Verdict, elapsed_seconds: float, *, now_seconds: float) -> None:
         if call.is_probe:
             self._is_probing = False
             self.pacing.note_probe(verdict, now_seconds=now_seconds)
@@ -306,13 +307,11 @@ class Posting:
                 self._route(due)
             self._is_ready_in_order = False
 
-    def _note_post(self, due: Due, verdict: api.Verdict, elapsed_seconds: float) -> None:
-        now_seconds = time.monotonic()
-        self.pacing.note_post(verdict, now_seconds=now_seconds, elapsed_seconds=elapsed_seconds)
+    def _note_post(self, due: Due, verdict: api.Verdict, *, now_seconds: float, at_milliseconds: int) -> None:
         outcome = _with_history(verdict.outcome, due)
         customer_id = self.customers.found_id(due.event.tenant_id)
-        state = RowState(due.row, outcome, due.attempts + 1, _now_milliseconds(), customer_id)
-        delay_seconds = self.pacing.retry_delay_seconds(verdict, attempts=due.tries + 1)
+        state = RowState(due.row, outcome, due.attempts + 1, at_milliseconds, customer_id)
+        delay_seconds = self.pacing.retry_delay_seconds(verdict, attempts=due.tries + 1) if verdict.retry else None
         if delay_seconds is None:
             self._rows_held -= 1
             self._settle_row(state)

@@ -169,16 +169,13 @@ def _at_most_bytes(text: str) -> str:
     return text.encode()[:_MOST_RESPONSE_BYTES].decode("utf-8", "ignore")
 
 
+@functools.lru_cache(maxsize=1024)  # answers that are recorded together have one moment
 def _moment(at_milliseconds: int) -> str | None:
     if not at_milliseconds:
         return None
     seconds, milliseconds = divmod(at_milliseconds, 1000)
-    return f"{_second(seconds)}.{milliseconds:03}Z"
-
-
-@functools.lru_cache(maxsize=16)  # thousands of rows are answered in one second
-def _second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat().removesuffix("+00:00")
+    second = datetime.fromtimestamp(seconds, timezone.utc).isoformat().removesuffix("+00:00")
+    return f"{second}.{milliseconds:03}Z"
 
 
 def _raw_text(text: str) -> str:
