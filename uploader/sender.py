@@ -5,7 +5,7 @@ guard is PREREQFUNCTION (libcurl 7.80), called each time a request is about to g
 attempt aborts it. The same count proves that a request never left; the error code does not (28 is a connect timeout
 and a lost answer alike).
 
-Only sockets that poll() reports are read (curl_multi_socket_action). curl_multi_perform tries every call in flight each
+Only sockets that are ready are read (curl_multi_socket_action). curl_multi_perform tries every call in flight each
 time: with 256 of them behind 50 ms it made 26 reads an answer, and cost a tenth of the rate.
 """
 
@@ -15,7 +15,7 @@ import functools
 import re
 import select
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,7 @@ import pycurl
 
 from uploader.api import MOST_ANSWER_BYTES, Exchange, Failure, Request
 from uploader.errors import SettingsError
+from uploader.sockets import best_sockets
 
 _FIRST_LIBCURL_WITH_THE_HOOK = 0x075000
 _MOST_IDLE_SECONDS = 2
@@ -115,7 +116,7 @@ class Sender(Generic[Key]):
         self._multi: Any = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_MAXCONNECTS, connection.most_in_flight)
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
-        self._sockets = select.poll()
+        self._sockets = best_sockets()
         self._slots: list[_Slot[Key]] = []
         self._free: list[_Slot[Key]] = []
         self._slot_by_curl: dict[Any, _Slot[Key]] = {}
@@ -149,7 +150,7 @@ class Sender(Generic[Key]):
 
     def wait(self, *, timeout_seconds: float) -> list[tuple[Key, Exchange]]:
         """Let calls go on until at least one has ended or the time is over; give those that ended."""
-        ended = self._advance([])  # sends what was started
+        ended = self._advance(())  # sends what was started
         if ended:
             timeout_seconds = 0.0
         # Answers that come as fast as they are read are one commit of the ledger, not many.
@@ -168,6 +169,7 @@ class Sender(Generic[Key]):
             slot.curl.close()
         self._slots.clear()
         self._multi.close()
+        self._sockets.close()
 
     def _free_slot(self) -> _Slot[Key]:
         if self._free:
@@ -181,24 +183,24 @@ class Sender(Generic[Key]):
 
     def _watch(self, interest: int, socket: int, _multi: object, _data: object) -> None:
         if interest == pycurl.POLL_REMOVE:
-            self._sockets.unregister(socket)
+            self._sockets.forget(socket)
         else:
-            self._sockets.register(socket, _EVENTS_BY_INTEREST[interest])
+            self._sockets.want(socket, _EVENTS_BY_INTEREST[interest])
 
     def _sockets_ready(self, *, timeout_seconds: float) -> list[tuple[int, int]]:
-        # poll() does not wake for libcurl's own clocks, such as an exchange's time being over.
+        # No socket tells of libcurl's own clocks, such as an exchange's time being over.
         due_milliseconds = self._multi.timeout()
-        timeout_milliseconds = timeout_seconds * 1000
         if due_milliseconds >= 0:
-            timeout_milliseconds = min(timeout_milliseconds, due_milliseconds)
+            timeout_seconds = min(timeout_seconds, due_milliseconds / 1000)
         began_seconds = time.monotonic()
-        ready = self._sockets.poll(timeout_milliseconds)
+        ready = self._sockets.ready(timeout_seconds=timeout_seconds)
         self.waited_seconds += time.monotonic() - began_seconds
         return ready
 
-    def _advance(self, ready: list[tuple[int, int]]) -> list[tuple[Key, Exchange]]:
+    def _advance(self, ready: Sequence[tuple[int, int]]) -> list[tuple[Key, Exchange]]:
         for socket, _events in ready:
             self._multi.socket_action(socket, 0)  # libcurl sees for itself what there is to do
+            self._sockets.renew(socket)
         self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
         ended: list[tuple[Key, Exchange]] = []
         while True:
