@@ -1,4 +1,4 @@
-"""Sockets that are waited for, by either way a system may have: one that is ready is told of once, until it is renewed."""
+"""Sockets that are waited for, by either way a system may have: one that is ready is told of once, until renewed."""
 
 from __future__ import annotations
 
