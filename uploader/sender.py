@@ -15,6 +15,7 @@ import functools
 import re
 import select
 import time
+from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -28,6 +29,9 @@ from uploader.errors import SettingsError
 from uploader.sockets import best_sockets
 
 _FIRST_LIBCURL_WITH_THE_HOOK = 0x075000
+_MOST_BEFORE_A_CONNECTION = 8
+"""Calls at once until one has a connection: each looks up the backend's address, of which libcurl does some ten at a
+time, and the time of those that wait for their turn would run."""
 _MOST_IDLE_SECONDS = 2
 """A connection idle for longer is not reused: the backend may be closing it, and that race costs a doubt."""
 
@@ -120,6 +124,8 @@ class Sender(Generic[Key]):
         self._slots: list[_Slot[Key]] = []
         self._free: list[_Slot[Key]] = []
         self._slot_by_curl: dict[Any, _Slot[Key]] = {}
+        self._held_back: deque[_Slot[Key]] = deque()
+        self._has_had_a_connection = False
         self._has_had_an_answer = False
         self.waited_seconds = 0.0
 
@@ -146,7 +152,10 @@ class Sender(Generic[Key]):
             curl.setopt(pycurl.POSTFIELDS, request.body)  # this makes it a POST, too
         curl.setopt(pycurl.HTTPHEADER, ["Expect:", *request.headers])
         self._slot_by_curl[curl] = slot
-        self._multi.add_handle(curl)
+        if self._has_had_a_connection:
+            self._multi.add_handle(curl)
+        else:
+            self._held_back.append(slot)
 
     def wait(self, *, timeout_seconds: float) -> list[tuple[Key, Exchange]]:
         """Let calls go on until at least one has ended or the time is over; give those that ended."""
@@ -161,9 +170,11 @@ class Sender(Generic[Key]):
 
     def close(self) -> None:
         """Drop every call still in flight, and every connection."""
-        for curl in list(self._slot_by_curl):
-            self._multi.remove_handle(curl)
+        for slot in self._slot_by_curl.values():
+            if slot not in self._held_back:
+                self._multi.remove_handle(slot.curl)
         self._slot_by_curl.clear()
+        self._held_back.clear()
         self._free.clear()
         for slot in self._slots:
             slot.curl.close()
@@ -202,6 +213,8 @@ class Sender(Generic[Key]):
             self._multi.socket_action(socket, 0)  # libcurl sees for itself what there is to do
             self._sockets.renew(socket)
         self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+        while self._held_back and self._hand_over():
+            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
         ended: list[tuple[Key, Exchange]] = []
         while True:
             queued, succeeded, failed = self._multi.info_read()
@@ -210,9 +223,20 @@ class Sender(Generic[Key]):
             if not queued:
                 return ended
 
+    def _hand_over(self) -> int:
+        """Hand libcurl as many calls as may begin now; tell how many."""
+        self._has_had_a_connection |= any(slot.prereq_calls for slot in self._slot_by_curl.values())
+        begun = len(self._slot_by_curl) - len(self._held_back)
+        most = len(self._held_back) if self._has_had_a_connection else _MOST_BEFORE_A_CONNECTION - begun
+        beginning = [self._held_back.popleft() for _ in range(min(most, len(self._held_back)))]
+        for slot in beginning:
+            self._multi.add_handle(slot.curl)
+        return len(beginning)
+
     def _take_back(self, curl: Any, *, code: int, words: str) -> tuple[Key, Exchange]:
         slot = self._slot_by_curl.pop(curl)
         exchange = self._read(slot, code=code, words=words)
+        self._has_had_a_connection |= slot.prereq_calls > 0
         self._has_had_an_answer |= exchange.http_status > 0
         self._multi.remove_handle(curl)
         self._free.append(slot)

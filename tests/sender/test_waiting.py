@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pycurl
 import pytest
@@ -10,8 +11,10 @@ import pytest
 from tests.billing_answers import Answer, Then, drip, reply
 from tests.billing_contract import contract, scripted
 from tests.billing_server import BillingServer
+from tests.dead_ports import refusing_port, silent_port
 from tests.sender.calls import IMPATIENT_SECONDS, RIGHT, ended, judged, post_all, post_one, post_to, sending
 from uploader import api
+from uploader.api import Failure
 from uploader.errors import SettingsError
 from uploader.model import Reason
 from uploader.settings import Settings
@@ -114,3 +117,43 @@ def test_without_the_guard_it_refuses_to_start(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(SettingsError, match="sent twice") as refusal, sending():
         pass
     assert "pip install" in refusal.value.remedy
+
+
+# The first connection
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system does not list open files")
+def test_few_calls_begin_before_one_has_a_connection() -> None:
+    """While libcurl has yet to find the backend, calls wait outside it, where their time does not run."""
+    with silent_port() as port, sending(most_in_flight=100, proxy=f"http://127.0.0.1:{port}") as sender:
+        before = _open_sockets()
+        for n in range(100):
+            sender.start(f"d{n}", post_to("https://backend.invalid", f"d{n}"))  # the proxy never says that it is there
+        sender.wait(timeout_seconds=0)
+        assert 0 < _open_sockets() - before <= 10
+        assert sender.in_flight == 100
+
+
+def test_calls_that_waited_go_out_once_there_is_a_connection(billing_server: BillingServer) -> None:
+    """However many are started before the first connection, all are sent, and each once."""
+    with sending(most_in_flight=100) as sender:
+        for n in range(100):
+            sender.start(f"d{n}", post_to(billing_server.base_url, f"d{n}"))
+        verdicts = judged(billing_server, ended(sender))
+    assert len(verdicts) == 100
+    assert {verdict.reason for verdict in verdicts.values()} == {None}
+
+
+def test_calls_that_waited_end_too_when_there_is_no_connection() -> None:
+    """Where nothing listens, each call begins in its turn, and ends unsent."""
+    with refusing_port() as port, sending(most_in_flight=100) as sender:
+        for n in range(100):
+            sender.start(f"d{n}", post_to(f"http://127.0.0.1:{port}", f"d{n}"))
+        exchanges = ended(sender)
+    assert len(exchanges) == 100
+    assert {exchange.failure for exchange in exchanges.values()} == {Failure.UNREACHABLE}
+
+
+def _open_sockets() -> int:
+    files = Path("/proc/self/fd")
+    return sum("socket:" in str(file.readlink()) for file in files.iterdir() if file.is_symlink())
