@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -180,9 +180,12 @@ class Naming:
         """Give a row's event id."""
         return self.by_row_number.of(row.number) if self.own_ids is None else self.own_ids.event_id(row)
 
-    def claimed(self, decisions: list[Due | RowState]) -> list[Due | RowState]:
-        """Claim the events of rows that are due, where events have ids of their own."""
-        return decisions if self.own_events is None else self.own_events.claimed(decisions)
+    def claimed(self, decisions: Iterator[Due | RowState]) -> Iterable[Due | RowState]:
+        """Claim the events of rows that are due, where events have ids of their own.
+
+        Else each row is decided when it is asked for: decided all at once, they would have the answers wait.
+        """
+        return decisions if self.own_events is None else self.own_events.claimed(list(decisions))
 
     def note_accepted(self, rows: Sequence[Row], states: Sequence[RowState]) -> None:
         """Note of those rows that were accepted that their events were."""
@@ -286,19 +289,23 @@ def due_rows(log: UsageLog, naming: Naming, ledger: Knowledge, progress: Progres
     for batch in log.batches():
         numbers = [row.number for row in batch.rows]
         known = ledger.known(numbers) if numbers[0] <= last_known_row else {}
-        decisions: list[Due | RowState] = []
-        for row in batch.rows:
-            before = known.get(row.number) if known else None
-            if before is not None and before.outcome.reason in (None, Reason.IN_DOUBT):
-                progress.settle(before)
-                continue
-            event = naming.event(row)
-            attempts = before.attempts if before else 0
-            if isinstance(event, UsageEvent):
-                decisions.append(Due(row.number, event, naming.event_id_of(row), attempts=attempts))
-            else:
-                decisions.append(RowState(row.number, event, attempts, time.time_ns() // 1_000_000))
-        yield from naming.claimed(decisions)
+        yield from naming.claimed(_decided(batch.rows, known, naming, progress))
+
+
+def _decided(
+    rows: Sequence[Row], known: Mapping[int, RowState], naming: Naming, progress: Progress
+) -> Iterator[Due | RowState]:
+    for row in rows:
+        before = known.get(row.number) if known else None
+        if before is not None and before.outcome.reason in (None, Reason.IN_DOUBT):
+            progress.settle(before)
+            continue
+        event = naming.event(row)
+        attempts = before.attempts if before else 0
+        if isinstance(event, UsageEvent):
+            yield Due(row.number, event, naming.event_id_of(row), attempts=attempts)
+        else:
+            yield RowState(row.number, event, attempts, time.time_ns() // 1_000_000)
 
 
 def _answered(
