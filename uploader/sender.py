@@ -158,7 +158,10 @@ class Sender(Generic[Key]):
             self._held_back.append(slot)
 
     def wait(self, *, timeout_seconds: float) -> list[tuple[Key, Exchange]]:
-        """Let calls go on until at least one has ended or the time is over; give those that ended."""
+        """Let calls go on, for the time at most; give those that ended.
+
+        Comes back early, perhaps with none, when something was heard of any call.
+        """
         ended = self._advance(())  # sends what was started
         if ended:
             timeout_seconds = 0.0
