@@ -169,6 +169,8 @@ class Scene:
         usage_by_device = {row.device_id: str(row.total_usage) for row in self.expected}
         rows = read_rows(path)
         for row in rows:
+            if not row["device_id"]:
+                continue  # malformed: a row that stood in a replayed file twice, say, and so is of no run
             row["total_usage"] = usage_by_device[row["device_id"]]
             if row["upload_replay"] in ("confirm", "resend", "recorded"):
                 row["upload_replay"] = "recorded" if billed[row["device_id"]] else "resend"
