@@ -47,16 +47,7 @@ ODD_CELLS = [
 
 def test_an_upload_imports_nothing_that_it_does_not_need(home: Home, billing_server: BillingServer) -> None:
     """Over plain HTTP past no proxy, with no terminal, `requests` and `rich` are left alone as pandas is."""
-    write_csv(home.folder / "usage.csv", usage_rows(3))
-    ended = subprocess.run(
-        [sys.executable, "-X", "importtime", COMMAND, "upload", "usage.csv"],
-        cwd=home.folder,
-        env=home.environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    ended = _uploaded_three_rows(home, "-X", "importtime", str(COMMAND))
     imported = set(re.findall(r"\| +(\w+)$", ended.stderr, re.MULTILINE))
     assert "pycurl" in imported
     assert imported & NOT_NEEDED == set()
@@ -66,17 +57,8 @@ def test_an_upload_imports_nothing_that_it_does_not_need(home: Home, billing_ser
 @pytest.mark.skipif(not _OWN_THREADS.exists(), reason="the kernel lists no threads there")
 def test_an_upload_starts_no_thread(home: Home, billing_server: BillingServer) -> None:
     """No library that comes with it starts a thread a core: on a large machine they would cost more than the upload."""
-    write_csv(home.folder / "usage.csv", usage_rows(3))
     count = f"print('threads:', len(os.listdir('{_OWN_THREADS}')))"
-    ended = subprocess.run(
-        [sys.executable, "-c", _WITH_AT_THE_END.format(count), "upload", "usage.csv"],
-        cwd=home.folder,
-        env=home.environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    ended = _uploaded_three_rows(home, "-c", _WITH_AT_THE_END.format(count))
     assert "threads: 1\n" in ended.stdout
     assert len(billing_server.posts) == 3
 
@@ -151,3 +133,16 @@ def test_a_blank_line_is_no_row_of_a_log_with_one_column(tmp_path: Path) -> None
 
 def _json(value: str | list[str]) -> str:
     return repr(value).replace("'", '"')
+
+
+def _uploaded_three_rows(home: Home, *python_arguments: str) -> subprocess.CompletedProcess[str]:
+    write_csv(home.folder / "usage.csv", usage_rows(3))
+    return subprocess.run(
+        [sys.executable, *python_arguments, "upload", "usage.csv"],
+        cwd=home.folder,
+        env=home.environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+    )

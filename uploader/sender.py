@@ -30,8 +30,8 @@ from uploader.sockets import best_sockets
 
 _FIRST_LIBCURL_WITH_THE_HOOK = 0x075000
 _MOST_BEFORE_A_CONNECTION = 8
-"""Calls at once until one has a connection: each looks up the backend's address, of which libcurl does some ten at a
-time, and the time of those that wait for their turn would run."""
+"""Calls at once until one has a connection, or has ended: each looks up the backend's address, of which libcurl does
+some ten at a time, and the time of those that wait for their turn would run."""
 _MOST_IDLE_SECONDS = 2
 """A connection idle for longer is not reused: the backend may be closing it, and that race costs a doubt."""
 
@@ -125,7 +125,7 @@ class Sender(Generic[Key]):
         self._free: list[_Slot[Key]] = []
         self._slot_by_curl: dict[Any, _Slot[Key]] = {}
         self._held_back: deque[_Slot[Key]] = deque()
-        self._has_had_a_connection = False
+        self._holds_none_back = False
         self._has_had_an_answer = False
         self.waited_seconds = 0.0
 
@@ -152,7 +152,7 @@ class Sender(Generic[Key]):
             curl.setopt(pycurl.POSTFIELDS, request.body)  # this makes it a POST, too
         curl.setopt(pycurl.HTTPHEADER, ["Expect:", *request.headers])
         self._slot_by_curl[curl] = slot
-        if self._has_had_a_connection:
+        if self._holds_none_back:
             self._multi.add_handle(curl)
         else:
             self._held_back.append(slot)
@@ -228,9 +228,9 @@ class Sender(Generic[Key]):
 
     def _hand_over(self) -> int:
         """Hand libcurl as many calls as may begin now; tell how many."""
-        self._has_had_a_connection |= any(slot.prereq_calls for slot in self._slot_by_curl.values())
+        self._holds_none_back |= any(slot.prereq_calls for slot in self._slot_by_curl.values())
         begun = len(self._slot_by_curl) - len(self._held_back)
-        most = len(self._held_back) if self._has_had_a_connection else _MOST_BEFORE_A_CONNECTION - begun
+        most = len(self._held_back) if self._holds_none_back else _MOST_BEFORE_A_CONNECTION - begun
         beginning = [self._held_back.popleft() for _ in range(min(most, len(self._held_back)))]
         for slot in beginning:
             self._multi.add_handle(slot.curl)
@@ -239,7 +239,9 @@ class Sender(Generic[Key]):
     def _take_back(self, curl: Any, *, code: int, words: str) -> tuple[Key, Exchange]:
         slot = self._slot_by_curl.pop(curl)
         exchange = self._read(slot, code=code, words=words)
-        self._has_had_a_connection |= slot.prereq_calls > 0
+        self._holds_none_back = (
+            True  # or a silent backend would have its time again and again, and keep a run from ending
+        )
         self._has_had_an_answer |= exchange.http_status > 0
         self._multi.remove_handle(curl)
         self._free.append(slot)

@@ -154,6 +154,22 @@ def test_calls_that_waited_end_too_when_there_is_no_connection() -> None:
     assert {exchange.failure for exchange in exchanges.values()} == {Failure.UNREACHABLE}
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system does not list open files")
+def test_calls_that_waited_all_begin_once_one_has_ended() -> None:
+    """A silent backend has its time twice at the most, however many calls there are: a run that stops waits for it."""
+    proxy = silent_port()
+    with proxy as port, sending(most_in_flight=100, proxy=f"http://127.0.0.1:{port}", timeout_seconds=0.5) as sender:
+        before = _open_sockets()
+        for n in range(100):
+            sender.start(f"d{n}", post_to("https://backend.invalid", f"d{n}"))
+        while sender.in_flight == 100:
+            sender.wait(timeout_seconds=3600)
+        in_flight = sender.in_flight
+        sender.wait(timeout_seconds=0)
+        assert _open_sockets() - before == in_flight
+        assert {exchange.sent for exchange in ended(sender).values()} == {False}
+
+
 def _open_sockets() -> int:
     files = Path("/proc/self/fd")
     return sum("socket:" in str(file.readlink()) for file in files.iterdir() if file.is_symlink())
