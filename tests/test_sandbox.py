@@ -465,8 +465,9 @@ sys.path.insert(0, {str(ROOT)!r})
 from uploader.sandbox import SandboxProcess
 from uploader.sandbox_backend import SandboxSettings
 with SandboxProcess(SandboxSettings(latency_milliseconds=float(sys.argv[1]))) as sandbox:
-    print(sandbox.base_url, flush=True)
+    # Inside, since whoever reads the address may send the signal before the next statement.
     try:
+        print(sandbox.base_url, flush=True)
         sys.stdin.read()
     except KeyboardInterrupt:
         # Again and again, because a server that got the signal too would answer for a moment.
