@@ -34,7 +34,7 @@ ROWS = [
         "sender",
         "timings",
     },
-    {"adopted", "reservation", "run_totals"},
+    {"adopted", "amounts", "reservation", "run_totals"},
     {
         "bucket",
         "csv_log",

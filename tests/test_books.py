@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
+from uploader.amounts import Amounts
 from uploader.books import Account, Books, Entry
 from uploader.model import Outcome, Reason, RowState
 from uploader.schema import Units
@@ -30,9 +31,9 @@ class Line(NamedTuple):
     reason: Reason | None = None
 
 
-def books_of(read: list[Units | None], written: list[Line]) -> Books:
-    """Enter rows, in and out."""
-    books = Books()
+def books_of(read: list[Units | None], written: list[Line], *, most_recent: int = 1_000) -> Books:
+    """Enter rows, in and out; ``most_recent`` accounts are held in memory."""
+    books = Books(open_amounts=Amounts(most_recent=most_recent))
     for units in read:
         books.take_in(units)
     for number, line in enumerate(written, 1):
@@ -90,9 +91,12 @@ def test_books_that_balance_say_rows_and_units_by_reason() -> None:
         "units below zero",
     ],
 )
-def test_rows_or_units_that_went_astray_are_a_fault(read: list[Units | None], written: list[Line], words: str) -> None:
+@pytest.mark.parametrize("most_recent", [1_000, 1], ids=["in memory", "in a file"])
+def test_rows_or_units_that_went_astray_are_a_fault(
+    read: list[Units | None], written: list[Line], words: str, most_recent: int
+) -> None:
     """Each way in which what is written can differ from what was read is found, and named."""
-    books = books_of(read, written)
+    books = books_of(read, written, most_recent=most_recent)
     accepted = len(written)
     assert re.search(words, str(books.imbalance(accepted=accepted, may_leave_unsent=False)))
 
@@ -133,7 +137,8 @@ def test_accounts_name_the_largest_and_sum_up_the_others() -> None:
     assert accounts.others_count == 2
 
 
-def test_accounts_are_the_sums_of_their_rows() -> None:
+@pytest.mark.parametrize("most_recent", [1_000, 30], ids=["in memory", "in a file"])
+def test_accounts_are_the_sums_of_their_rows(most_recent: int) -> None:
     """Whatever became of which row, below zero and beyond 64 bits too, an account has its rows and units, no others."""
     chance = random.Random(7)  # noqa: S311 -- the same rows each time, no secret
     reasons = (None, None, Reason.IN_DOUBT, Reason.REJECTED, Reason.INVALID)
@@ -145,7 +150,7 @@ def test_accounts_are_the_sums_of_their_rows() -> None:
         )
         for number in range(2_000)
     ]
-    books = books_of([line.units for line in lines], lines)
+    books = books_of([line.units for line in lines], lines, most_recent=most_recent)
     rows: Counter[tuple[str, tuple[str, str]]] = Counter()
     units: Counter[tuple[str, tuple[str, str]]] = Counter()
     for line in lines:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import heapq
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from operator import itemgetter, sub
 from typing import NamedTuple
 
+from uploader.amounts import AccountKey, Amounts
 from uploader.errors import ImbalanceError
 from uploader.model import Reason, RowState
 from uploader.schema import Units
 
-_Key = tuple[str, str]
-"""Tenant and meter."""
 _MOST_FAULTS = 5
 
 
@@ -46,7 +44,7 @@ class Accounts:
     """
 
     total: Account
-    by_tenant_and_meter: dict[_Key, Account]
+    by_tenant_and_meter: dict[AccountKey, Account]
     others: Account
     others_count: int
 
@@ -87,10 +85,10 @@ class _Failures:
 
     in_all: int = 0
     in_doubt_in_all: int = 0
-    by_key: Counter[_Key] = field(default_factory=Counter)
-    in_doubt_by_key: Counter[_Key] = field(default_factory=Counter)
+    by_key: Counter[AccountKey] = field(default_factory=Counter)
+    in_doubt_by_key: Counter[AccountKey] = field(default_factory=Counter)
 
-    def note(self, key: _Key, amount: int, *, is_in_doubt: bool, is_named: bool) -> None:
+    def note(self, key: AccountKey, amount: int, *, is_in_doubt: bool, is_named: bool) -> None:
         self.in_all += amount
         if is_named:
             self.by_key[key] += amount
@@ -104,17 +102,13 @@ def _account(came_in: int, went_out: int, failed: int, in_doubt: int) -> Account
     return Account(_entry(came_in), _entry(went_out - failed), _entry(failed), _entry(in_doubt))
 
 
-def _nothing_open() -> defaultdict[str, defaultdict[str, int]]:
-    return defaultdict(partial(defaultdict, int))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _CameIn:
     """What came in, once nothing more does: of how many tenants' meters, in all, and of the largest."""
 
     keys: int
     amount: int
-    amount_by_largest: dict[_Key, int]
+    amount_by_largest: dict[AccountKey, int]
 
 
 @dataclass(slots=True)
@@ -123,12 +117,14 @@ class Books:
 
     For most of a million tenants one number is kept: what came in and has not gone out yet. More is kept of the
     ``most_named`` largest accounts; which they are is settled when the first row is given out.
+
+    Rows that are entered raise LedgerFault where the accounts are too many for memory, and the disk is full.
     """
 
     rows_in: int = 0
     rows_out: int = 0
     most_named: int = 1000
-    _open_by_tenant_by_meter: defaultdict[str, defaultdict[str, int]] = field(default_factory=_nothing_open)
+    open_amounts: Amounts = field(default_factory=Amounts)
     _by_reason: ByReason = field(default_factory=ByReason)
     _failures: _Failures = field(default_factory=_Failures)
     _came_in: _CameIn | None = None
@@ -138,13 +134,14 @@ class Books:
         stated = () if units is None else (((units.tenant_id, units.meter_id), units.total_usage),)
         self.take_in_all(rows=1, stated=stated)
 
-    def take_in_all(self, *, rows: int, stated: Iterable[tuple[_Key, int]]) -> None:
+    def take_in_all(self, *, rows: int, stated: Iterable[tuple[AccountKey, int]]) -> None:
         """Enter rows that were read: how many, and of those that state their units tenant and meter, and the units."""
         assert self._came_in is None, "all rows are taken in before one is given out"  # noqa: S101 -- an invariant
         self.rows_in += rows
-        by_meter = self._open_by_tenant_by_meter
+        by_meter = self.open_amounts.recent_by_tenant_by_meter
         for (tenant_id, meter_id), units in stated:
             by_meter[meter_id][tenant_id] += units * _A_UNIT + 1
+        self.open_amounts.note_added(rows)
 
     def give_out(self, units: Units | None, state: RowState) -> None:
         """Enter a row that was written to the results."""
@@ -156,41 +153,34 @@ class Books:
             return
         self._by_reason.add(reason, rows=1, units=units.total_usage)
         amount = units.total_usage * _A_UNIT + 1
-        self._open_by_tenant_by_meter[units.meter_id][units.tenant_id] -= amount
+        self.open_amounts.recent_by_tenant_by_meter[units.meter_id][units.tenant_id] -= amount
+        self.open_amounts.note_added(1)
         if reason is not None:
             key = (units.tenant_id, units.meter_id)
             self._failures.note(
                 key, amount, is_in_doubt=reason is Reason.IN_DOUBT, is_named=key in came_in.amount_by_largest
             )
 
-    def give_out_accepted(self, *, rows: int, stated: Iterable[tuple[_Key, int]]) -> None:
+    def give_out_accepted(self, *, rows: int, stated: Iterable[tuple[AccountKey, int]]) -> None:
         """Enter rows that were written as accepted: how many, and of those that state their units what these are."""
         if self._came_in is None:
             self._end_intake()
         self.rows_out += rows
-        by_meter = self._open_by_tenant_by_meter
+        by_meter = self.open_amounts.recent_by_tenant_by_meter
         units_in_all = 0
         for (tenant_id, meter_id), units in stated:
             units_in_all += units
             by_meter[meter_id][tenant_id] -= units * _A_UNIT + 1
+        self.open_amounts.note_added(rows)
         self._by_reason.add(None, rows=rows, units=units_in_all)
 
     def _end_intake(self) -> _CameIn:
         self._came_in = _CameIn(
-            keys=sum(map(len, self._open_by_tenant_by_meter.values())),
-            amount=self._still_open(),
-            amount_by_largest=dict(heapq.nlargest(self.most_named, self._open(), key=itemgetter(1))),
+            keys=len(self.open_amounts),
+            amount=self.open_amounts.total(),
+            amount_by_largest=dict(heapq.nlargest(self.most_named, self.open_amounts.items(), key=itemgetter(1))),
         )
         return self._came_in
-
-    def _open(self) -> Iterator[tuple[_Key, int]]:
-        """Go through tenants and meters: what came in and has not gone out, 0 where all of it has."""
-        for meter_id, open_by_tenant in self._open_by_tenant_by_meter.items():
-            for tenant_id, amount in open_by_tenant.items():
-                yield (tenant_id, meter_id), amount
-
-    def _still_open(self) -> int:
-        return sum(sum(open_by_tenant.values()) for open_by_tenant in self._open_by_tenant_by_meter.values())
 
     def imbalance(self, *, accepted: int | None, may_leave_unsent: bool) -> ImbalanceError | None:
         """Check that rows in = accepted + failed, units alike per tenant and meter, and the ledger counts the same.
@@ -207,7 +197,7 @@ class Books:
             faults.append(f"{accepted:,} rows were accepted and {self._by_reason.rows[None]:,} are written as accepted")
         if not may_leave_unsent and self._by_reason.rows[Reason.NOT_SENT]:
             faults.append(f"{self._by_reason.rows[Reason.NOT_SENT]:,} rows were passed over")
-        astray = ((key, _entry(amount)) for key, amount in self._open() if amount)
+        astray = ((key, _entry(amount)) for key, amount in self.open_amounts.items() if amount)
         faults.extend(
             f"tenant {tenant!r}, meter {meter!r}: {entry.units:+,} units in {entry.rows:+,} rows between what was read "
             "and what was written"
@@ -223,12 +213,11 @@ class Books:
     def accounts(self, *, most: int) -> Accounts:
         """Give the largest accounts, at most so many and at most ``most_named``, and the sum of the others."""
         came_in, failures = self._came_in or self._end_intake(), self._failures
-        went_out = came_in.amount - self._still_open()
+        went_out = came_in.amount - self.open_amounts.total()
         others = (came_in.amount, went_out, failures.in_all, failures.in_doubt_in_all)
-        named: dict[_Key, Account] = {}
+        named: dict[AccountKey, Account] = {}
         for key, amount in islice(came_in.amount_by_largest.items(), most):
-            tenant_id, meter_id = key
-            went_out = amount - self._open_by_tenant_by_meter[meter_id][tenant_id]
+            went_out = amount - self.open_amounts.amount(key)
             amounts = (amount, went_out, failures.by_key[key], failures.in_doubt_by_key[key])
             others = tuple(map(sub, others, amounts))
             named[key] = _account(*amounts)

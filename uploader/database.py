@@ -1,4 +1,7 @@
-"""SQLite files that keep what was committed, through `kill -9` and power loss. The only file that knows `sqlite3`."""
+"""SQLite files that keep what was committed, through `kill -9` and power loss, and temporary ones that keep nothing.
+
+The only file that knows `sqlite3`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import contextlib
 import os
 import sqlite3
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ _IN_USE = "create table if not exists in_use (process integer not null)"
 """Has a row from ``hold`` until the file is closed; a shared file, which several hold, does without."""
 _LONGEST_WAIT_SECONDS = 10.0
 """For another process's transaction on a shared file; each takes some milliseconds."""
+_TEMPORARY_CACHE_KIB = 1024
 _REMEDY_OF_DAMAGE = (
     "the file is damaged, and what it recorded may be lost: put a sound copy in its place, with its -wal if it has "
     "one, and do not begin afresh before the backend's owners have said what they recorded"
@@ -156,6 +161,49 @@ class Database:
             words = "make room, or mend the disk, then run the same command again; what was recorded is safe"
             raise LedgerFault(
                 f"ledger {self.path}: {error}", remedy=_REMEDY_OF_DAMAGE if _is_damage(error) else words
+            ) from error
+
+
+class TemporaryDatabase:
+    """One table for this process alone, in a file that has no name and ends with it; little of it is held in memory.
+
+    The file is where SQLite has its temporary files: the folder that SQLITE_TMPDIR names, or /var/tmp
+    (sqlite.org/tempfiles.html). Errors of SQLite and of the disk come out as LedgerFault.
+    """
+
+    def __init__(self, table: str, *, function: tuple[str, Callable[[str, str], str]]) -> None:
+        """Make it, and have its statements know a function of two values, by its name."""
+        with self._fault():
+            # It may be collected, and so closed, in another thread of a program that uploads in several.
+            self._connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+            weakref.finalize(self, self._connection.close)
+            for pragma in ("journal_mode = off", "synchronous = off", f"cache_size = -{_TEMPORARY_CACHE_KIB}"):
+                self._connection.execute(f"pragma {pragma}")
+            name, of_two = function
+            self._connection.create_function(name, 2, of_two, deterministic=True)
+            self._connection.execute(table)
+
+    def change_all(self, statement: str, values: Iterable[Sequence[Any]]) -> None:
+        """Run a statement for each of the values. Should it fail, nothing may be read any more."""
+        with self._fault():
+            self._connection.execute("begin")
+            self._connection.executemany(statement, values)
+            self._connection.execute("commit")
+
+    def rows(self, query: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
+        """Give the rows that a query finds, one by one."""
+        with self._fault():
+            yield from self._connection.execute(query, values)
+
+    @contextlib.contextmanager
+    def _fault(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise LedgerFault(
+                f"SQLite's temporary file: {error}",
+                remedy="make room in /var/tmp, or name another folder in SQLITE_TMPDIR, then run the same command "
+                "again; what was recorded is safe",
             ) from error
 
 

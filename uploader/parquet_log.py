@@ -26,8 +26,8 @@ _BATCH_ROWS = 1000
 _COLUMN_BUFFER_BYTES = 256 * 1024
 # Columns lie apart in the file and are read in turns; a block that is not kept is read and verified again.
 _KEPT_BLOCKS = 16
-_ROW_GROUP_ROWS = 64 * 1024
-_ROW_GROUP_BYTES = 64 * 1024 * 1024
+_ROW_GROUP_ROWS = 16 * 1024
+_ROW_GROUP_BYTES = 16 * 1024 * 1024
 _WRITE_AGAIN = "copy the file again, or write it again"
 # What makes a CSV cell need quotes.
 _SPECIAL = re.compile('[",\r\n]')
