@@ -54,7 +54,7 @@ DEFAULT = Scale(
     wrk_seconds=3,
     latency_rows=60_000,
     memory_rows=(50_000, 500_000),
-    memory_tenants=100_000,
+    memory_tenants=1_000_000,
     many_tenants=20_000,
     growth_rows=(10_000, 100_000, 1_000_000),
     finished_runs=365,
@@ -69,7 +69,6 @@ FULL = replace(
     DEFAULT,
     form="full",
     memory_rows=(500_000, 5_000_000),
-    memory_tenants=1_000_000,
     growth_rows=(10_000, 100_000, 1_000_000, 10_000_000),
     validate_rows=5_000_000,
 )
