@@ -239,9 +239,8 @@ class Sender(Generic[Key]):
     def _take_back(self, curl: Any, *, code: int, words: str) -> tuple[Key, Exchange]:
         slot = self._slot_by_curl.pop(curl)
         exchange = self._read(slot, code=code, words=words)
-        self._holds_none_back = (
-            True  # or a silent backend would have its time again and again, and keep a run from ending
-        )
+        # Else a silent backend would have its time again and again, and keep a run from ending.
+        self._holds_none_back = True
         self._has_had_an_answer |= exchange.http_status > 0
         self._multi.remove_handle(curl)
         self._free.append(slot)
