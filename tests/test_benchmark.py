@@ -17,7 +17,7 @@ import pytest
 from tests.benchmark.backend import Behaviour, backend
 from tests.benchmark.bench import AT_WIDTH, Bench
 from tests.benchmark.distant import distant_backend
-from tests.benchmark.parts import start
+from tests.benchmark.parts import profile, start
 from tests.benchmark.scale import QUICK
 from tests.benchmark.table import UnmeasuredError, markdown, write_into
 
@@ -124,6 +124,14 @@ def test_tables_are_put_between_their_marks(tmp_path: Path) -> None:
     assert page.read_text(encoding="utf-8") == "before\n<!-- a:begin -->\nnew \\1\n<!-- a:end -->\nafter\n"
     with pytest.raises(UnmeasuredError, match="lacks the marks"):
         write_into(page, {"b": "new"})
+
+
+def test_the_profile_names_files_and_functions_that_are_there() -> None:
+    """A part of the package that goes by another name would silently be counted as something else."""
+    files = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "uploader").glob("*.py")}
+    assert profile.STAGE_BY_FILE.keys() <= files.keys()
+    missing = [(file, name) for file, name in profile.PASS_BY_FUNCTION if f"def {name}(" not in files[file]]
+    assert missing == []
 
 
 def test_docs_have_a_place_for_every_part() -> None:

@@ -19,8 +19,9 @@ TITLE = "Where the microseconds of a row go"
 _SAMPLES_PER_SECOND = 250
 _FRAME = re.compile(r"(?:\S*\.)?(?P<function>[^\s.]+) \((?P<path>.+?)(?::\d+)?\)$")
 _STARTING = "the interpreter, imports, the rest"
-_STAGE_BY_FILE = {
+STAGE_BY_FILE = {
     "sender": "the exchange itself (libcurl, the kernel)",
+    "sockets": "the exchange itself (libcurl, the kernel)",
     "database": "the ledger's commits (SQLite, the disk)",
     "ledger": "rows into the ledger's statements",
     "identity": "event ids",
@@ -31,14 +32,21 @@ _STAGE_BY_FILE = {
     "parquet_log": "reading the log",
     "readers": "reading the log",
     "schema": "the schema",
+    "cell_readers": "the schema",
+    "known_cells": "the schema",
     "books": "sums by tenant and meter",
+    "amounts": "sums by tenant and meter",
     "overlap": "the sample of the rows (overlap guard)",
     "results": "the results file",
     "durable": "the results file",
 }
 _LOOP = "the loop: which row next"
-_PASS_BY_FUNCTION = {"_read_through": "first pass", "post_all": "posting", "write_out": "results"}
-_PASSES = (*_PASS_BY_FUNCTION.values(), "besides")
+PASS_BY_FUNCTION = {
+    ("upload_run", "read_through"): "first pass",
+    ("posting", "post_all"): "posting",
+    ("desk", "write_out"): "results",
+}
+_PASSES = (*PASS_BY_FUNCTION.values(), "besides")
 
 
 def measure(bench: Bench) -> Section:
@@ -101,7 +109,8 @@ def _shares(stacks: Iterable[str]) -> Counter[tuple[str, str]]:
     for line in stacks:
         stack, _, count = line.rpartition(" ")
         frames = [match for match in map(_FRAME.match, stack.split(";")) if match]
-        passes = [_PASS_BY_FUNCTION[frame["function"]] for frame in frames if frame["function"] in _PASS_BY_FUNCTION]
+        functions = [(Path(frame["path"]).stem, frame["function"]) for frame in frames]
+        passes = [PASS_BY_FUNCTION[function] for function in functions if function in PASS_BY_FUNCTION]
         counts[_stage(frames), passes[0] if passes else "besides"] += int(count)
     return counts
 
@@ -112,7 +121,7 @@ def _stage(frames: list[re.Match[str]]) -> str:
     ours = [Path(frame["path"]).stem for frame in frames if Path(frame["path"]).parent.name == "uploader"]
     if not ours or ours[-1] == "cli":
         return _STARTING
-    return _STAGE_BY_FILE.get(ours[-1], _LOOP)
+    return STAGE_BY_FILE.get(ours[-1], _LOOP)
 
 
 def _grid(shares: Counter[tuple[str, str]], cpu_microseconds: float) -> Grid:
