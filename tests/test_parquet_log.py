@@ -470,7 +470,7 @@ def test_results_have_row_groups_of_a_useful_size(path: Path, tmp_path: Path) ->
     with ParquetLog(path) as log, results.open("wb") as file:
         annotate(log, file)
     metadata = pq.read_metadata(results)
-    assert (metadata.num_rows, metadata.num_row_groups) == (100_000, 6)
+    assert (metadata.num_rows, metadata.num_row_groups) == (100_000, 4)
     assert pq.read_table(results)["upload_row"].to_pylist() == list(range(1, 100_001))
 
 

@@ -20,7 +20,7 @@ _ADD = "insert into kept values (?, ?, ?) on conflict do update set amount = plu
 _FIND = "select amount from kept where meter = ? and tenant = ?"
 
 
-def _none() -> defaultdict[str, defaultdict[str, int]]:
+def _no_amounts() -> defaultdict[str, defaultdict[str, int]]:
     return defaultdict(partial(defaultdict, int))
 
 
@@ -38,7 +38,7 @@ class Amounts:
     """
 
     most_recent: int = _MOST_RECENT
-    recent_by_tenant_by_meter: defaultdict[str, defaultdict[str, int]] = field(default_factory=_none)
+    recent_by_tenant_by_meter: defaultdict[str, defaultdict[str, int]] = field(default_factory=_no_amounts)
     _added: int = field(default=0, compare=False)
     _kept: TemporaryDatabase | None = None
     _kept_in_all: int = 0
