@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.benchmark.table import UnmeasuredError
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
-_SECONDS_BETWEEN_LOOKS = 0.02
+_SECONDS_BETWEEN_LOOKS = 0.005
 _LONGEST_SECONDS = 3600
 
 
@@ -58,7 +58,7 @@ def measured(
 ) -> Cost:
     """Run a command to its end.
 
-    look: called some fifty times a second while it runs; once it says True the command is sent one SIGINT, and
+    look: called some two hundred times a second while it runs; once it says True the command is sent one SIGINT, and
         waited for.
     """
     with tempfile.NamedTemporaryFile(dir=folder, prefix="cost-", suffix=".json") as report:

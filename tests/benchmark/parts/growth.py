@@ -8,7 +8,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -30,17 +30,17 @@ _SKETCH_ROWS = 20_000
 """Enough to fill a sketch: one of a million rows is no larger."""
 _MOST_RATIO = 1.15
 _STOPPED_EARLY = 3
-_MOST_ROWS_OFTEN = 100_000
-"""Larger logs are uploaded once: their time varies little."""
+_MOST_ROWS_IN_ALL = 3_000_000
+"""A size is uploaded in every round, unless that comes to more rows; 10,000,000 are uploaded once."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class _Grown:
-    """What the upload of one size came to; ``ledger_peak_bytes`` is of the whole folder."""
+    """What the uploads of one size came to; the bytes are of the whole ledger folder, the most of all uploads."""
 
-    seconds: float
-    ledger_peak_bytes: int
-    ledger_end_bytes: int
+    seconds: list[float] = field(default_factory=list)
+    ledger_peak_bytes: int = 0
+    ledger_end_bytes: int = 0
 
 
 def measure(bench: Bench) -> Section:
@@ -52,25 +52,32 @@ def measure(bench: Bench) -> Section:
 
 def _straight_lines(bench: Bench) -> tuple[list[Row], Grid, dict[str, list[float]]]:
     sizes = bench.scale.growth_rows
+    grown_by_rows = {rows: _Grown() for rows in sizes}
     with nginx_stub(bench.folder) as stub:
-        grown = [_grow(bench, stub, rows) for rows in sizes]
+        for number in range(bench.scale.rounds):
+            for rows, grown in grown_by_rows.items():  # in turn, as the machine's speed changes between hours
+                if number == 0 or (number + 1) * rows <= _MOST_ROWS_IN_ALL:
+                    bench.say(f"round {number + 1}: {rows:,} rows")
+                    _grow(bench, stub, rows, grown)
+    seconds_by_rows = {rows: median(grown.seconds) for rows, grown in grown_by_rows.items()}
     lines = [
         (
             f"{rows:,}",
-            f"{size.seconds:,.1f} s",
-            f"{size.seconds / rows * 1e6:,.1f} µs",
-            _kb(size.ledger_peak_bytes),
-            f"{size.ledger_peak_bytes / rows:,.0f}",
-            _kb(size.ledger_end_bytes),
+            f"{seconds_by_rows[rows]:,.1f} s",
+            f"{seconds_by_rows[rows] / rows * 1e6:,.1f} µs",
+            _kb(grown.ledger_peak_bytes),
+            f"{grown.ledger_peak_bytes / rows:,.0f}",
+            _kb(grown.ledger_end_bytes),
         )
-        for rows, size in zip(sizes, grown, strict=True)
+        for rows, grown in grown_by_rows.items()
     ]
     header = ("rows", "time", "a row", "ledger folder at its largest", "bytes a row", "once finished")
     samples: dict[str, list[float]] = {
         "rows": [float(rows) for rows in sizes],
-        "seconds": [size.seconds for size in grown],
-        "ledger peak": [size.ledger_peak_bytes for size in grown],
-        "ledger end": [size.ledger_end_bytes for size in grown],
+        "seconds": list(seconds_by_rows.values()),
+        "ledger peak": [grown.ledger_peak_bytes for grown in grown_by_rows.values()],
+        "ledger end": [grown.ledger_end_bytes for grown in grown_by_rows.values()],
+        **{f"seconds of {rows:,} rows": grown.seconds for rows, grown in grown_by_rows.items()},
     }
     slope_rows = [
         at_most(
@@ -84,21 +91,16 @@ def _straight_lines(bench: Bench) -> tuple[list[Row], Grid, dict[str, list[float
     return slope_rows, Grid(header, lines), samples
 
 
-def _grow(bench: Bench, stub: Stub, rows: int) -> _Grown:
+def _grow(bench: Bench, stub: Stub, rows: int, grown: _Grown) -> None:
     log = bench.log(rows=rows, tenants=bench.scale.tenants)
-    seconds: list[float] = []
-    ledger_bytes = [0]
-    for number in range(bench.scale.rounds if rows <= _MOST_ROWS_OFTEN else 1):
-        bench.say(f"round {number + 1}: {rows:,} rows")
-        with bench.home(stub.base_url) as home:
+    with bench.home(stub.base_url) as home:
 
-            def look(ledger: Path = home.ledger) -> bool:
-                ledger_bytes.append(_bytes_in(ledger))
-                return False
+        def look() -> bool:
+            grown.ledger_peak_bytes = max(grown.ledger_peak_bytes, _bytes_in(home.ledger))
+            return False
 
-            seconds.append(bench.run(home, *upload_command(log, *AT_WIDTH), look=look).seconds)
-            end_bytes = _bytes_in(home.ledger)
-    return _Grown(seconds=median(seconds), ledger_peak_bytes=max(ledger_bytes), ledger_end_bytes=end_bytes)
+        grown.seconds.append(bench.run(home, *upload_command(log, *AT_WIDTH), look=look).seconds)
+        grown.ledger_end_bytes = max(grown.ledger_end_bytes, _bytes_in(home.ledger))
 
 
 def _last_slope_by_first(sizes: tuple[int, ...], values: list[float]) -> float:
