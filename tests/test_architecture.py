@@ -45,7 +45,6 @@ ROWS = [
         "lock",
         "parquet_log",
         "schema",
-        "sockets",
         "xlsx_log",
     },
     {"open_log", "parquet_sieve", "refusals", "trials"},

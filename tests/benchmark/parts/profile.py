@@ -21,7 +21,6 @@ _FRAME = re.compile(r"(?:\S*\.)?(?P<function>[^\s.]+) \((?P<path>.+?)(?::\d+)?\)
 _STARTING = "the interpreter, imports, the rest"
 STAGE_BY_FILE = {
     "sender": "the exchange itself (libcurl, the kernel)",
-    "sockets": "the exchange itself (libcurl, the kernel)",
     "database": "the ledger's commits (SQLite, the disk)",
     "ledger": "rows into the ledger's statements",
     "identity": "event ids",
