@@ -212,3 +212,38 @@ def test_without_the_ledger_no_duplicate_is_posted(home: Home, billing_server: B
     rows = read_rows(home.folder / "usage.replay1.failed.csv")
     assert cells(rows, "upload_reason") == ["duplicate", "conflict"]
     assert billing_server.billed() == Counter(ROWS[:2])
+
+
+def test_an_id_that_a_replay_gave_up_is_free_again(home: Home, billing_server: BillingServer) -> None:
+    """Nothing was ever accepted under it, so another file's row that really is this event is posted."""
+    billing_server.respond = failing("dev-0", answer=reply(422))
+    failed = uploaded(home, [("a", ROWS[0]), ("b", ROWS[1])], name="one.csv")
+    billing_server.respond = contract
+    edit(failed, {0: {"id": "z"}})
+    replayed(home, "one.failed.csv")
+    assert home.run_here("upload", "one.csv", "--event-id", "id").exit_code == 0
+    write_csv(home.folder / "two.csv", [("a", *ROWS[2]), ("z", *ROWS[0])], columns=("id", *EVENT_COLUMNS))
+    dry = home.run_here("upload", "two.csv", "--event-id", "id", "--dry-run")
+    assert "1 of 2 rows would be posted" in dry.said
+    run = home.run_here("upload", "two.csv", "--event-id", "id")
+    assert run.exit_code == 0, run.said
+    details = cells(read_rows(home.folder / "two.results.csv"), "upload_detail")
+    assert ["accepted before" in detail for detail in details] == [False, True]
+    assert billing_server.billed() == Counter(ROWS[:3])
+
+
+def test_rows_that_a_replay_gave_an_id_do_not_keep_the_upload_from_ending(
+    home: Home, billing_server: BillingServer
+) -> None:
+    """The upload's own cells still have none; run again, it ends well, and another file may not post those events."""
+    path = home.folder / "usage.csv"
+    write_csv(path, [("", *ROWS[0]), ("b", *ROWS[1])], columns=("id", *EVENT_COLUMNS))
+    path.write_text(path.read_text() + "ragged,row\n")
+    assert home.run_here("upload", "usage.csv", "--event-id", "id").exit_code == 1
+    whole = dict(zip(EVENT_COLUMNS, map(str, ROWS[2]), strict=True))
+    edit(home.folder / "usage.failed.csv", {0: {"id": "a"}, 1: {"id": "c", **whole}})
+    replayed(home, "usage.failed.csv")
+    again = home.run_here("upload", "usage.csv", "--event-id", "id")
+    assert again.exit_code == 0, again.said
+    uploaded(home, list(zip("ac", (ROWS[0], ROWS[2]), strict=True)), name="other.csv", exit_code=0)
+    assert billing_server.billed() == Counter(ROWS[:3])

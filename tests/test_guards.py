@@ -300,6 +300,13 @@ def test_the_totals_of_a_run_are_those_after_its_replays(home: Home, billing_ser
     assert sum(row.total_usage for row in billing_server.billed().elements()) == 321_409
     assert home.run_here("replay", "usage.results.csv").exit_code == 0
     assert totals_shown(home) == everything
+    for _ in range(2):
+        again = home.run_here("upload", "usage.csv")
+        assert again.exit_code == 0, again.said
+        assert "3 rows were accepted as a replay had edited them" in again.said
+        assert totals_shown(home) == everything
+    assert home.run_here("replay", "usage.results.csv").exit_code == 0
+    assert totals_shown(home) == everything
 
 
 def test_the_totals_of_a_stopped_upload_are_true_after_a_replay(home: Home, billing_server: BillingServer) -> None:

@@ -46,6 +46,10 @@ class Claim:
         values = json.dumps([event.tenant_id, event.device_id, event.meter_id, event.total_usage])
         return cls(uuid.UUID(event_id).bytes, hashlib.sha256(values.encode()).digest()[:16], run_id, row)
 
+    def is_to(self, event_id: str) -> bool:
+        """Tell whether it is the claim to this event."""
+        return self.id == uuid.UUID(event_id).bytes
+
     def is_by_the_same_row(self, other: Claim) -> bool:
         """Tell whether one row made both."""
         return (self.run_id, self.row) == (other.run_id, other.row)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from uploader.database import Database, unusable
@@ -20,11 +21,15 @@ select min(row), max(row) from (
 _ACCEPTED = _ISLANDS.format(rows="select row from outcome where reason is null")
 _IN_DOUBT = _ISLANDS.format(rows="select row from outcome where reason = 'in_doubt' union select row from sending")
 _RANGES = "select first, last from accepted_range order by first"
+_KEPT_CELLS = """
+select row, cells from {table} where row in (select row from outcome where reason is null or reason = 'in_doubt')
+  or row in (select row from sending) or exists (select 1 from accepted_range where row between first and last)
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Glance:
-    """Which rows of a run are accepted or in doubt, as ranges (first, last) in order.
+    """Which rows of a run are accepted or in doubt, as ranges (first, last) in order, and own ids of some of them.
 
     A row that a crashed upload was sending counts as in doubt, as it will once the run continues.
     """
@@ -33,6 +38,7 @@ class Glance:
     accepted: Sequence[tuple[int, int]] = ()
     accepted_and_shrunk: Sequence[tuple[int, int]] = ()
     in_doubt: Sequence[tuple[int, int]] = ()
+    own_id_by_row: Mapping[int, str] = field(default_factory=dict)
 
     @classmethod
     def at(cls, folder: Path, identity: RunIdentity) -> Glance:
@@ -49,6 +55,7 @@ class Glance:
                 accepted=_ranges(database, _ACCEPTED),
                 accepted_and_shrunk=_ranges(database, _RANGES),
                 in_doubt=_ranges(database, _IN_DOUBT),
+                own_id_by_row=_own_ids(database),
             )
 
     def known(self, rows: Sequence[int]) -> dict[int, RowState]:
@@ -61,6 +68,10 @@ class Glance:
             elif is_in(row, self.accepted) or is_in(row, self.accepted_and_shrunk):
                 states[row] = RowState(row, accepted)
         return states
+
+    def own_ids(self, rows: Sequence[int]) -> dict[int, str]:
+        """Give the log's own ids (``--event-id``) that some of those rows had last, where their cells are kept."""
+        return {row: self.own_id_by_row[row] for row in rows if row in self.own_id_by_row}
 
     def history(self) -> History:
         """Sum up what is accepted or in doubt."""
@@ -90,6 +101,19 @@ def try_ledger_folder(folder: Path) -> None:
 
 def _ranges(database: Database, query: str) -> list[tuple[int, int]]:
     return [(first, last) for first, last in database.rows(query)]
+
+
+def _own_ids(database: Database) -> dict[int, str]:
+    found = database.rows("select value from run where name = 'event_id'")
+    column = json.loads(found[0][0]) if found else None
+    if column is None:
+        return {}
+    kept = [(row, json.loads(cells)) for table in ("original", "posted") for row, cells in _kept(database, table)]
+    return {row: cells[column] for row, cells in kept if cells.get(column)}
+
+
+def _kept(database: Database, table: str) -> list[tuple[int, str]]:
+    return [(row, cells) for row, cells in database.rows(_KEPT_CELLS.format(table=table))]
 
 
 def _count(ranges: Sequence[tuple[int, int]]) -> int:

@@ -48,7 +48,10 @@ class Kept:
 
 
 class Judge:
-    """Decides of each row of the file whether it is posted, by what the ledger knows and a person wrote."""
+    """Decides of each row of the file whether it is posted, by what the ledger knows and a person wrote.
+
+    late_edits: rows so far that were accepted before with other values than the file has now.
+    """
 
     def __init__(self, check: RowCheck, ledger: Ledger, permissions: Permissions, own_ids: OwnIds | None) -> None:
         """Begin with the file's first row.
@@ -70,6 +73,7 @@ class Judge:
         self._is_seen = bytearray(rows_of_the_run + 1)
         self._is_accepted_before = bytearray(rows_of_the_run + 1)
         self._last_judged = 0
+        self.late_edits = 0
         self._state_by_file_row: dict[int, RowState] = {}
         self._posted_by_row: dict[int, dict[str, Any]] = {}
 
@@ -87,6 +91,7 @@ class Judge:
             decision = found if isinstance(found, Kept) else self._decide(entry, found, original)
             if isinstance(decision, Kept) and decision.state is not known.get(entry.number):
                 self._state_by_file_row[entry.row.number] = decision.state
+                self.late_edits += decision.state.outcome.reason is None
             if isinstance(decision, Due):
                 values = {**self._own_id_stated(entry), **asdict(decision.event)}
                 if values != self._last_posted(entry, original):
@@ -139,8 +144,20 @@ class Judge:
             return Kept(RowState(0, Outcome(Reason.DUPLICATE, words)))
         self._is_seen[entry.number] = True
         state = _state(entry, known)
-        self._is_accepted_before[entry.number] = state.outcome.reason is None
-        return state
+        if state.outcome.reason is not None:
+            return state
+        self._is_accepted_before[entry.number] = True
+        return Kept(self._told_of_later_edits(entry, state, original))
+
+    def _told_of_later_edits(self, entry: Entry, state: RowState, original: dict[str, Any]) -> RowState:
+        """Have an accepted row say so whose cells are neither what was posted nor what the upload had."""
+        posted = self._last_posted(entry, original)
+        if not posted or entry.row.fault or not (edits := self._edited_columns(entry, posted)):
+            return state
+        if original and not self._edited_columns(entry, original):
+            return state
+        had = ", ".join(f"{column} {shown(posted.get(column))}" for column in edits)
+        return _reworded(state, f"accepted before with {had}; what this file has instead was not posted")
 
     def _has_its_event_id(self, entry: Entry, known: Mapping[int, RowState], original: dict[str, Any]) -> bool:
         """Tell whether the file's event id is one that the row has had: a proof that its number was not displaced."""
@@ -158,8 +175,6 @@ class Judge:
 
     def _decide(self, entry: Entry, state: RowState, original: dict[str, Any]) -> Due | RowState | Kept:
         reason = state.outcome.reason
-        if reason is None:
-            return Kept(state)
         if reason is Reason.IN_DOUBT:
             return self._decide_doubt(entry, state, original)
         if reason in _OTHERS_HAVE_THE_EVENT and self._ledger.identity.adopted_run_id:
@@ -173,6 +188,10 @@ class Judge:
     def _decide_doubt(self, entry: Entry, state: RowState, original: dict[str, Any]) -> Due | RowState | Kept:
         doubt = state.outcome.detail
         if entry.word == "recorded":
+            posted = self._last_posted(entry, original)
+            if posted and (entry.row.fault or self._edited_columns(entry, posted)):
+                words = "its cells were edited, and `recorded` says that it was recorded as it was; put them back"
+                return Kept(_reworded(state, f"{doubt}; not taken as recorded: {words}"))
             outcome = Outcome(None, "recorded, by a person's word", state.outcome.http_status, state.outcome.response)
             return replace(state, outcome=outcome, at_milliseconds=_now_milliseconds())
         if entry.word not in _WORDS_THAT_SEND:

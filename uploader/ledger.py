@@ -26,7 +26,7 @@ from uploader.local_disk import network_file_system
 from uploader.lock import Lock, holder
 from uploader.model import Outcome, Reason, RowState
 from uploader.records import row_record
-from uploader.run_totals import run_totals
+from uploader.run_totals import run_totals, usage_in
 
 LEDGER_VERSION = 2
 _CRASHED = "may have been recorded: the upload ended while the row was being sent"
@@ -57,6 +57,18 @@ insert into accepted_range
   select min(row), max(row) from (
     select row, row - row_number() over (order by row) as island from outcome where reason is null
   ) group by island
+"""
+
+# The upload posts those rows as its log has them, and that is then what was posted last.
+_FORGET_WHAT_WAS_NOT_RECORDED = """
+delete from posted where row not in (select row from outcome where reason is null or reason = 'in_doubt')
+  and not exists (select 1 from accepted_range where row between first and last)
+"""
+
+_ACCEPTED_AS_EDITED = """
+select original.cells from posted left join original using (row)
+where row in (select row from outcome where reason is null)
+  or exists (select 1 from accepted_range where row between first and last)
 """
 
 
@@ -145,19 +157,26 @@ class Ledger:
         event_id: the column of the log's own ids; None without.
         """
         started = self.recall("started_milliseconds") or _now_milliseconds()
+        with self._database.transaction() as connection:
+            connection.execute(_FORGET_WHAT_WAS_NOT_RECORDED)
         self.remember(
             path=path, input=facts, rows=rows, event_id=event_id, started_milliseconds=started, is_finished=False
         )
 
-    def end(self, *, is_finished: bool, totals: dict[str, list[int]]) -> None:
+    def end(self, *, is_finished: bool, totals: dict[str, list[int]]) -> int:
         """Note that the run's results are durable; of a finished run the accepted rows shrink to ranges.
 
-        totals: rows and units by reason; ``accepted`` for the accepted ones.
+        totals: rows and units by reason, as the log states them; ``accepted`` for the accepted ones.
+
+        Gives how many rows were accepted as a replay had edited them; the totals that are kept have what was posted.
         """
-        self._count(units_uploaded=totals.get("accepted", [0, 0])[1])
+        edited = self._count(units_uploaded=totals.get("accepted", [0, 0])[1])
         if is_finished:
             self._shrink()
         self.remember(is_finished=is_finished, totals=totals, ended_milliseconds=_now_milliseconds())
+        if edited:
+            self.sum_up()
+        return edited
 
     def sum_up(self) -> None:
         """Bring the totals up to date after a replay."""
@@ -250,6 +269,12 @@ class Ledger:
         found = self._database.rows(query, rows)
         return {row: json.loads(cells) for row, cells in found}
 
+    def own_ids(self, rows: Sequence[int]) -> dict[int, str]:
+        """Give the log's own ids (``--event-id``) that some rows had last, where their cells are kept."""
+        column = self.recall("event_id")
+        cells_by_row = {**self.originals(rows), **self.posted(rows)} if column else {}
+        return {row: cells[column] for row, cells in cells_by_row.items() if cells.get(column)}
+
     def _demand_own_file(self) -> None:
         found = self.recall("identity")
         if found == self.identity.canonical:
@@ -262,14 +287,20 @@ class Ledger:
         if not self.identity.adopted_run_id:  # that one's is kept together with its rows
             self.remember(identity=self.identity.canonical)
 
-    def _count(self, *, units_uploaded: int) -> None:
-        """Keep the units of all accepted rows, and which of them need not be counted by their cells any more."""
+    def _count(self, *, units_uploaded: int) -> int:
+        """Keep the units of all accepted rows, and which of them need not be counted by their cells any more.
+
+        Those that a replay edited are counted by what it posted, ever; gives how many they are.
+        """
+        edited = self._database.rows(_ACCEPTED_AS_EDITED)
+        units = units_uploaded - sum(usage_in(cells) for (cells,) in edited)
         with self._database.transaction() as connection:
             connection.execute(
                 "insert or ignore into counted select row from outcome where reason is null "
-                "and (row in (select row from original) or row in (select row from posted))"
+                "and row in (select row from original) and row not in (select row from posted)"
             )
-            connection.execute("insert or replace into run values ('units_uploaded', ?)", (json.dumps(units_uploaded),))
+            connection.execute("insert or replace into run values ('units_uploaded', ?)", (json.dumps(units),))
+        return len(edited)
 
     def _shrink(self) -> None:
         with self._database.transaction() as connection:

@@ -75,8 +75,14 @@ class OwnIds:
         return Outcome(Reason.INVALID, "; ".join([*words, f"{self.column}: {problem}"]))
 
 
-class _Owner(Protocol):
-    def known(self, rows: Sequence[int]) -> dict[int, RowState]: ...
+class Owner(Protocol):
+    """What is asked of the ledger whose row has an event."""
+
+    def known(self, rows: Sequence[int]) -> dict[int, RowState]:
+        """Give the states of those rows that have one."""
+
+    def own_ids(self, rows: Sequence[int]) -> dict[int, str]:
+        """Give the log's own ids that some rows had last, where they are kept: a replay may have changed them."""
 
 
 def _text(cell: Cell) -> str:
@@ -95,6 +101,7 @@ class OwnEvents:
     def __init__(self, ledger_folder: Path, identity: RunIdentity, claims: Claims) -> None:
         self._folder = ledger_folder
         self._run_id = identity.run_id
+        self._id_of = OwnEventIds(identity.base_url).of
         self._claims = claims
 
     def claimed(self, decisions: Sequence[Due | RowState]) -> list[Due | RowState]:
@@ -140,12 +147,16 @@ class OwnEvents:
                     yield own.row, _state(own.row, Reason.DUPLICATE, f"{_named(other)} had this event, {_LEDGER_GONE}")
                 return
             with self._owner(run_id) as ledger:
-                state_by_row = ledger.known([other.row for _, other in pairs])
+                rows = [other.row for _, other in pairs]
+                state_by_row, own_id_by_row = ledger.known(rows), ledger.own_ids(rows)
                 taken_by_id: dict[bytes, Claim] = {}
                 for own, other in pairs:
+                    # A row that a replay gave another id has nothing to do with this event any more.
+                    is_its_own = self._is_of(own_id_by_row.get(other.row), other)
+                    state = state_by_row.get(other.row) if is_its_own else None
                     if own.id in taken_by_id:
                         yield own.row, _repeated(own, taken_by_id[own.id])
-                    elif settled := self._settled_by_row(own, other, state_by_row.get(other.row)):
+                    elif settled := self._settled_by_row(own, other, state):
                         yield own.row, settled
                     else:
                         taken_by_id[own.id] = own
@@ -161,8 +172,11 @@ class OwnEvents:
     def _take_over(self, standing: Claim, claim: Claim) -> bool:
         return self._claims.take_over(standing, claim)
 
-    def _owner(self, run_id: str) -> AbstractContextManager[_Owner]:
+    def _owner(self, run_id: str) -> AbstractContextManager[Owner]:
         return Ledger(self._folder, known_run(self._folder, run_id))
+
+    def _is_of(self, own_id: str | None, claim: Claim) -> bool:
+        return own_id is None or claim.is_to(self._id_of(own_id))
 
     def _settled_by_row(self, own: Claim, other: Claim, state: RowState | None) -> RowState | None:
         """Say what another row's claim makes of this row; None when this row took the claim over."""

@@ -118,8 +118,8 @@ class ParquetLog(OpenLog):
     def record_text(self, row: Row) -> str:
         """Render the row as a CSV record.
 
-        Decimals stand in plain notation, floats as their shortest exact form, null as nothing, binary as
-        hexadecimal digits, lists and structs as JSON. Bytes that are not UTF-8 are surrogate-escaped.
+        Decimals and whole floats stand in plain notation, other floats in their shortest exact form, null as nothing,
+        binary as hexadecimal digits, lists and structs as JSON. Bytes that are not UTF-8 are surrogate-escaped.
         """
         return row.text or _csv_record([_cell_text(cell) for cell in row.cells])
 
@@ -243,6 +243,8 @@ def _cell_text(cell: Cell) -> str:
         return json.dumps(cell, ensure_ascii=False, default=_cell_text)
     if isinstance(cell, Decimal):
         return format(cell, "f")
+    if isinstance(cell, float) and cell.is_integer():
+        return f"{cell:.1f}"  # not 1e+16, which a replay could not read as an integer
     return cell.hex() if isinstance(cell, bytes) else str(cell)
 
 

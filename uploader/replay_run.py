@@ -16,7 +16,7 @@ from uploader.judge import Judge, Kept, Permissions
 from uploader.ledger import Ledger, known_run, remembered
 from uploader.mapping import ColumnMap
 from uploader.model import Batch, Reason, RowState
-from uploader.notes import Note
+from uploader.notes import Level, Note
 from uploader.overlap import RowSketches, merged
 from uploader.own_events import OwnEvents, OwnIds, own_events_of
 from uploader.posting import Due, Progress
@@ -72,6 +72,8 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
                 log, reservation, ledger, _answered(log, check, judge, books, posted), event_id_of=judge.event_id_of
             )
             desk.watcher.say(results_note(path, reservation, run_id=run_id))
+            if judge.late_edits:
+                desk.watcher.say(_note_of_late_edits(path, judge.late_edits, run_id=run_id))
             ledger.sum_up()
             seen = SeenRows(desk.plan.ledger_folder, identity, event_id=ledger.recall("event_id"))
             seen.keep(merged([posted.to_bytes(), *filter(None, [seen.own()])]))
@@ -88,6 +90,14 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
         stop=stop,
         imbalance=imbalance,
     )
+
+
+def _note_of_late_edits(path: Path, rows: int, *, run_id: str) -> Note:
+    text = (
+        f"{rows:,} rows were accepted before with other values than this file has, and these were not posted; see "
+        "their upload_detail, and have the bill corrected"
+    )
+    return Note(text, "edited_too_late", level=Level.WARNING, path=path, run_id=run_id, counts={"rows": rows})
 
 
 def _mapping_of(log: ReplayLog, plan: Plan) -> ColumnMap:

@@ -12,13 +12,21 @@ from uploader.model import Reason
 _ACCEPTED = "accepted"
 _ROWS_AT_A_TIME = 5_000
 _ROWS_WITH_CELLS = """
-select kept.row, outcome.row is not null, outcome.reason, original.cells, posted.cells,
-  ifnull((select last from accepted_range where first <= kept.row order by first desc limit 1), 0) >= kept.row
-    or kept.row in (select row from counted)
-from (
+with some as (
   select row from original where row > :after union select row from posted where row > :after order by row limit :most
-) as kept
-left join outcome using (row) left join original using (row) left join posted using (row)
+),
+kept as (
+  select row, ifnull((select last from accepted_range where first <= row order by first desc limit 1), 0) >= row
+    as in_range
+  from some
+)
+select kept.row,
+  case
+    when in_range or (outcome.row is not null and reason is null) then 'accepted' else ifnull(reason, 'not_sent')
+  end,
+  original.cells, posted.cells,
+  posted.cells is null and (in_range or kept.row in (select row from counted))
+from kept left join outcome using (row) left join original using (row) left join posted using (row)
 order by kept.row
 """
 
@@ -27,7 +35,8 @@ def run_totals(database: Database, *, rows: int, units_uploaded: int) -> dict[st
     """Give rows and units by reason, ``accepted`` for the accepted ones; a row without any outcome was not sent.
 
     rows:           of the whole run.
-    units_uploaded: of the accepted rows that are in a range, were counted, or whose cells are not kept.
+    units_uploaded: of the accepted rows that are in a range, were counted, or whose cells are not kept; those that a
+        replay posted with other cells are not among them.
     """
     row_counts = _row_counts(database)
     row_counts[Reason.NOT_SENT.value] += rows - sum(row_counts.values())
@@ -46,14 +55,17 @@ def _row_counts(database: Database) -> Counter[str]:
     return counts
 
 
+def usage_in(cells: str | None) -> int:
+    """Give the units that kept cells state, as JSON by column; 0 where they state none."""
+    usage = json.loads(cells).get("total_usage") if cells else None
+    return usage if isinstance(usage, int) else 0
+
+
 def _usages(database: Database) -> Iterator[tuple[str, int]]:
     """Give reason and units of the rows whose cells are kept: of an accepted row those that were posted."""
     last_row = 0
     while found := database.rows(_ROWS_WITH_CELLS, {"after": last_row, "most": _ROWS_AT_A_TIME}):
-        for _, is_settled, reason, original, posted, is_counted in found:
-            is_accepted = is_settled and reason is None
-            cells = posted or original if is_accepted else original
-            usage = json.loads(cells).get("total_usage") if cells else None
-            if isinstance(usage, int) and not is_counted:
-                yield (reason or _ACCEPTED) if is_settled else Reason.NOT_SENT.value, usage
+        for _, reason, original, posted, is_counted in found:
+            if not is_counted:
+                yield reason, usage_in(posted or original if reason == _ACCEPTED else original)
         last_row = found[-1][0]

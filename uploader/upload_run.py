@@ -19,7 +19,7 @@ from uploader.ledger import History, Ledger, is_known
 from uploader.mapping import AS_IT_STANDS, ColumnMap
 from uploader.marker import Marker, demand_known_marks
 from uploader.model import Batch, Cell, Outcome, Reason, Row, RowState, UsageEvent
-from uploader.notes import Note
+from uploader.notes import Level, Note
 from uploader.overlap import RowSketches
 from uploader.own_events import OwnEvents, OwnIds, demand_known_claims, own_events_of
 from uploader.posting import Due, Progress
@@ -109,7 +109,9 @@ def _upload_file(path: Path, desk: Desk) -> FileReport:
             desk.watcher.say(results_note(path, reservation, run_id=identity.run_id))
             if posted is not None:
                 seen.keep(posted.to_bytes())
-            ledger.end(is_finished=not stop, totals=books.totals())
+            edited = ledger.end(is_finished=not stop, totals=books.totals())
+            if edited:
+                desk.watcher.say(_note_of_edits(path, edited, run_id=identity.run_id))
             marker.remove()
         imbalance = books.imbalance(accepted=history.accepted, may_leave_unsent=bool(stop))
     return report_of_run(
@@ -187,11 +189,16 @@ class Naming:
         """
         return decisions if self.own_events is None else self.own_events.claimed(list(decisions))
 
-    def note_accepted(self, rows: Sequence[Row], states: Sequence[RowState]) -> None:
-        """Note of those rows that were accepted that their events were."""
-        if self.own_events is not None:
-            accepted = (row for row, state in zip(rows, states, strict=True) if state.outcome.reason is None)
-            self.own_events.note_accepted((row.number, self.event_id_of(row)) for row in accepted)
+    def note_accepted(self, rows: Sequence[Row], states: Sequence[RowState], ledger: Ledger) -> None:
+        """Note of those rows that were accepted that their events were: under the ids that they had last."""
+        if self.own_events is None or self.own_ids is None:
+            return
+        accepted = [row for row, state in zip(rows, states, strict=True) if state.outcome.reason is None]
+        kept = ledger.own_ids([row.number for row in accepted])
+        ids = (
+            (row.number, self.own_ids.event_id_of(kept.get(row.number) or self.own_ids.own_id(row))) for row in accepted
+        )
+        self.own_events.note_accepted((number, event_id) for number, event_id in ids if event_id)
 
 
 def read_through(log: UsageLog, check: RowCheck, own_ids: OwnIds | None, plan: Plan) -> tuple[Books, RowSketches]:
@@ -283,6 +290,14 @@ def _say_what_is_known(path: Path, ledger: Ledger, progress: Progress, watcher: 
     watcher.say(Note(text, "run_continued", path=path, run_id=ledger.identity.run_id, counts=counts))
 
 
+def _note_of_edits(path: Path, rows: int, *, run_id: str) -> Note:
+    text = (
+        f"{rows:,} rows were accepted as a replay had edited them; results and summary state them as the log does, "
+        f"uploader runs show {run_id} has the units that were posted"
+    )
+    return Note(text, "edited_before", level=Level.WARNING, path=path, run_id=run_id, counts={"rows": rows})
+
+
 def due_rows(log: UsageLog, naming: Naming, ledger: Knowledge, progress: Progress) -> Iterator[Due | RowState]:
     """Make the second pass: every row that is neither accepted nor in doubt, or its state if it cannot be posted."""
     last_known_row = ledger.history().last_row
@@ -322,7 +337,7 @@ def _answered(
             _keep_originals(batch.rows, states, naming, ledger)
         if posted is not None:
             posted.add_all(_cells_posted(batch.rows, states))
-        naming.note_accepted(batch.rows, states)
+        naming.note_accepted(batch.rows, states, ledger)
         yield batch, states
 
 

@@ -22,6 +22,7 @@ from tests.billing_server import BillingServer
 from uploader.desk import FileReport, Plan, Watcher
 from uploader.errors import UploaderError
 from uploader.judge import Permissions
+from uploader.notes import Level, Note
 from uploader.replay_run import replay
 from uploader.settings import Settings
 from uploader.upload_run import upload
@@ -48,6 +49,7 @@ class Scene:
     """A usage log, its ledger, and a backend that answers each device's posts from a list, rightly when it is used up.
 
     stop_after_posts: the run is told to stop once the server has received so many in all.
+    warnings:         what runs warned of, but for their last words.
     """
 
     def __init__(self, folder: Path, server: BillingServer) -> None:
@@ -59,6 +61,7 @@ class Scene:
             settings=Settings(base_url=server.base_url, retries=0, concurrency=4), ledger_folder=folder / "ledger"
         )
         self.stop_after_posts: int | None = None
+        self.warnings: list[str] = []
         self._results: list[Path] = []
 
     def _respond(self, received: Received) -> Answer:
@@ -93,7 +96,11 @@ class Scene:
         return report.error
 
     def _watcher(self) -> Watcher:
-        return Watcher(begin=lambda *_: None, watch=lambda _: None, say=lambda _: None, should_stop=self._should_stop)
+        return Watcher(begin=lambda *_: None, watch=lambda _: None, say=self._hear, should_stop=self._should_stop)
+
+    def _hear(self, note: Note) -> None:
+        if note.level is Level.WARNING and note.event != "file_ended":
+            self.warnings.append(note.text)
 
     def _should_stop(self) -> bool:
         return self.stop_after_posts is not None and len(self.server.posts) >= self.stop_after_posts

@@ -253,6 +253,29 @@ def test_a_row_edited_to_and_fro_is_sent_again_as_it_was_last(scene: Scene) -> N
     assert [row[3] for row in scene.posted()] == [5, 7, 5, 5]
 
 
+def test_a_row_that_an_upload_lost_after_a_corrected_attempt_is_sent_again_as_the_upload_had_it(scene: Scene) -> None:
+    """What a replay posted before, and was refused, is not in doubt: ``resend`` posts the log's values alone."""
+    scene.answers = {"d1": [NO, NO, NEVER]}
+    log = scene.log("acme,d1,api,5")
+    scene.replay(edited(failed_file(scene.upload(log)), setting(total_usage="7")))
+    in_doubt = failed_file(scene.upload(log))
+    refused = scene.replay(edited(in_doubt, setting(upload_replay="resend", total_usage="7")))
+    assert "its cells were edited" in cells(failed_file(refused), "upload_detail")[0]
+    assert scene.replay(edited(in_doubt, setting(upload_replay="resend"))).failed_rows == 0
+    assert [row[3] for row in scene.posted()] == [5, 7, 5, 5]
+
+
+@pytest.mark.parametrize("edit", [{"total_usage": "2"}, {"tenant_id": "globex"}, {"total_usage": "", "meter_id": ""}])
+def test_an_edited_row_is_not_taken_as_recorded(scene: Scene, edit: dict[str, str]) -> None:
+    """A person says that the backend has it as it was posted; with other cells the results would say otherwise."""
+    scene.answers = {"d1": [LOST]}
+    file = failed_file(scene.upload(scene.log("acme,d1,api,1")))
+    (row,) = read(failed_file(scene.replay(edited(file, setting(upload_replay="recorded", **edit)))))
+    assert row["upload_reason"] == "in_doubt"
+    assert "not taken as recorded: its cells were edited" in row["upload_detail"]
+    assert scene.replay(edited(file, setting(upload_replay="recorded"))).failed_rows == 0
+
+
 @pytest.mark.parametrize("usage", ["12x", "12\r\nx-evil: 1"])
 def test_an_invalid_original_never_goes_out(scene: Scene, usage: str) -> None:
     """A row that was invalid, and lost once corrected, is not resent from the file with the invalid cells."""

@@ -277,6 +277,27 @@ def test_an_upload_tells_what_a_replay_edited(scene: Scene) -> None:
     assert not (scene.folder / "usage.failed.csv").exists()
 
 
+def test_an_edit_of_a_row_that_was_accepted_meanwhile_is_told(scene: Scene) -> None:
+    """Nobody posts it; the row says with which values it was accepted, and the log warns."""
+    scene.answers = {"d1": [NO]}
+    failed = failed_file(scene.upload(scene.log("acme,d1,api,1", "acme,d2,api,2")))
+    corrected = save(scene.folder / "corrected.csv", read(edited(failed, setting(total_usage="100"))))
+    scene.replay(corrected)
+    assert scene.warnings == []
+    report = scene.replay(edited(failed, setting(total_usage="10")))
+    (row,) = read(results_file(report))
+    assert (row["upload_status"], row["upload_detail"]) == (
+        "accepted",
+        "accepted before with total_usage 100; what this file has instead was not posted",
+    )
+    assert "1 rows were accepted before with other values" in scene.warnings.pop()
+    for unedited in (corrected, failed):
+        as_posted = "accepted as edited for the replay (total_usage)"
+        assert cells(results_file(scene.replay(unedited)), "upload_detail") == [as_posted]
+    assert scene.warnings == []
+    assert [row[3] for row in scene.posted()] == [1, 2, 100]
+
+
 def test_replays_of_replays_come_to_an_end(scene: Scene) -> None:
     """Each replay's failed file can be replayed again, until none is left; no row is posted once it is accepted."""
     log = scene.log(*(f"acme,d{number},api,{number}" for number in range(1, 6)))
