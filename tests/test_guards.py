@@ -128,16 +128,17 @@ def test_the_mark_of_an_unfinished_run_survives_the_ledger(home: Home, billing_s
     assert len(billing_server.posts) == 4
 
 
-@pytest.mark.parametrize(("known", "new", "exit_code"), [(60, 40, 2), (40, 60, 0)])
+@pytest.mark.parametrize(("known", "new", "exit_code"), [(60, 40, 2), (40, 60, 0), (3, 97, 0)])
 def test_a_log_of_mostly_posted_rows_is_refused(
     home: Home, billing_server: BillingServer, known: int, new: int, exit_code: int
 ) -> None:
-    """A re-exported file more than half of whose rows were accepted before posts nothing; with fewer it is taken."""
-    rows = usage_rows(160)
+    """More than half accepted before: nothing is posted. Fewer: it is taken, with a warning where they are not few."""
+    rows = usage_rows(200)
     home.run_here("upload", write_csv(home.folder / "night.csv", rows[:known]))
     path = write_csv(home.folder / "export.csv", [*rows[:known], *rows[100 : 100 + new]])
     ended = home.run_here("upload", path)
     assert ended.exit_code == exit_code
+    assert ("% of its rows were posted before" in ended.said) == (known > 5)
     assert ("--allow-overlap" in ended.said) == (exit_code == 2)
     assert len(billing_server.posts) == (known if exit_code == 2 else known + known + new)
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from decimal import Decimal
+
 import pytest
 
+from uploader.model import Cell
 from uploader.overlap import RowSketch, overlap_with
 
 COLUMNS = ("tenant_id", "device_id", "meter_id", "total_usage", "at")
@@ -44,6 +49,29 @@ def test_a_row_that_two_runs_hold_counts_once() -> None:
     third = _sketch(range(10_000))
     overlap = overlap_with(_sketch(range(30_000)), {"r1": third, "r2": third})
     assert overlap.share < 0.5
+
+
+@pytest.mark.parametrize("spelled", ["{}.0", "+{}", "00{}", int, float, Decimal])
+def test_a_usage_that_another_tool_spelled_otherwise_is_the_same(spelled: str | Callable[[str], Cell]) -> None:
+    """What is read as the same number is the same usage, as when pandas writes a column with a gap as 7.0."""
+    again = spelled.format if isinstance(spelled, str) else spelled
+    rows: list[list[Cell]] = [["acme", f"d{number}", str(number)] for number in range(2_000)]
+    known, copy = (
+        RowSketch(["tenant_id", "device_id", "total_usage"]),
+        RowSketch(["total_usage", "tenant_id", "device_id"]),
+    )
+    known.add_all(rows)
+    copy.add_all([[again(str(usage)), tenant, device] for tenant, device, usage in rows])
+    assert overlap_with(copy.to_bytes(), {"r": known.to_bytes()}).share == 1
+
+
+@pytest.mark.parametrize("usage", ["", None, "x", "7.5", math.nan])
+def test_a_usage_that_is_no_integer_is_compared_as_it_stands(usage: Cell) -> None:
+    """A row that cannot be posted is still the same row in a copy."""
+    one, other = RowSketch(["device_id", "total_usage"]), RowSketch(["device_id", "total_usage"])
+    for sketch in (one, other):
+        sketch.add_all([["d1", usage], ["d2", "7"]])
+    assert overlap_with(one.to_bytes(), {"r": other.to_bytes()}).share == 1
 
 
 def test_an_empty_log_overlaps_with_nothing() -> None:

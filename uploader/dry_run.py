@@ -199,7 +199,7 @@ def _try_file(path: Path, desk: Desk, earlier: _EarlierFiles) -> DryReport:
         facts = InputFacts.of(path)
         own_ids = own_ids_of(log, desk.plan)
         books, rows = read_through(log, check, own_ids, desk.plan)
-        identity = admitted_run(log, facts, rows, desk.plan)
+        identity = admitted_run(log, facts, rows, desk.plan, say=desk.watcher.say)
         earlier.admit(path, identity, rows, desk.plan)
         try_ledger_folder(desk.plan.ledger_folder)
         known = Glance.at(desk.plan.ledger_folder, identity)

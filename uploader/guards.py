@@ -22,6 +22,7 @@ from uploader.readers import open_usage_log
 from uploader.seen import SeenRows
 
 _MOST_SHARE = 0.5
+_SHARE_WORTH_A_WORD = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,10 @@ def choose_run(
     return latest
 
 
-def demand_little_overlap(seen: SeenRows, rows: bytes, *, path: Path) -> None:
+def demand_little_overlap(seen: SeenRows, rows: bytes, *, path: Path) -> str:
     """Refuse a log most of whose rows earlier runs to the same destination and period accepted or left in doubt.
+
+    Gives words about a share that is smaller but not small; empty for none.
 
     Raises:
         LedgerRefusal: more than half of its rows stand in earlier runs.
@@ -79,18 +82,22 @@ def demand_little_overlap(seen: SeenRows, rows: bytes, *, path: Path) -> None:
     # datasketches takes 0.15 s to import, and a fresh ledger has nothing to compare with.
     earlier = seen.kept_by_run_id()
     if not earlier:
-        return
+        return ""
     from uploader.overlap import overlap_with  # noqa: PLC0415 -- see above
 
     overlap = overlap_with(rows, earlier)
+    if overlap.share <= _SHARE_WORTH_A_WORD:
+        return ""
+    largest = sorted(overlap.rows_by_run_id.items(), key=lambda item: -item[1])[:3]
+    runs = ", ".join(f"some {count:,.0f} in run {run_id}" for run_id, count in largest)
+    words = f"about {overlap.share:.0%} of its rows were posted before ({runs})"
     if overlap.share > _MOST_SHARE:
-        largest = sorted(overlap.rows_by_run_id.items(), key=lambda item: -item[1])[:3]
-        runs = ", ".join(f"some {count:,.0f} in run {run_id}" for run_id, count in largest)
         raise LedgerRefusal(
-            f"{path}: about {overlap.share:.0%} of its rows were posted before ({runs})",
-            remedy="to send failed rows again, replay the failed file; if these are other events that look the same, "
-            "use --allow-overlap",
+            f"{path}: {words}",
+            remedy="put the rows that are new into a file of their own; to send failed rows again, replay the failed "
+            "file; if these are other events that look the same, use --allow-overlap",
         )
+    return f"{words}, and are posted as other events that look the same"
 
 
 def demand_known_results(

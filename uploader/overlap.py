@@ -6,6 +6,7 @@ some two parts in a hundred whatever the number of rows (datasketches.apache.org
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -13,33 +14,43 @@ from pathlib import Path
 
 from datasketches import compact_theta_sketch, theta_intersection, theta_union, update_theta_sketch
 
+from uploader.cell_readers import ABSENT, reader_of
 from uploader.mapping import ColumnMap
 from uploader.model import Cell
 
 _LG_SAMPLE = 13
 _STANDARD_DEVIATIONS = 2
 _BETWEEN_CELLS = "\x1f"
+_USAGE = "total_usage"
+_PLAIN_LINES = re.compile(r"(?:0|[1-9][0-9]*)(?:\n(?:0|[1-9][0-9]*))*")
+_read_usage = reader_of(_USAGE, {})
 
 
 class RowSketch:
-    """A sample of the rows of one usage log, all columns compared, whatever their order."""
+    """A sample of the rows of one usage log, all columns compared, whatever their order.
+
+    A number of ``total_usage`` is compared as it is read: a tool that copies a log may write 7 as 7.0.
+    """
 
     def __init__(self, columns: Sequence[str]) -> None:
         self._in_order = itemgetter(*sorted(range(len(columns)), key=columns.__getitem__))
+        self._usage_at = columns.index(_USAGE) if _USAGE in columns else None
         self._start = _BETWEEN_CELLS.join([*sorted(columns), ""])
         self._sketch = update_theta_sketch(_LG_SAMPLE)
 
     def add(self, cells: Sequence[Cell]) -> None:
         """Take a row into account."""
-        in_order = self._in_order(cells)
-        try:
-            texts = _BETWEEN_CELLS.join(in_order)
-        except TypeError:  # not all of a Parquet log's cells are text
-            texts = _BETWEEN_CELLS.join(map(str, in_order))
-        self._sketch.update(self._start + texts)
+        at = self._usage_at
+        if at is not None and (usage := _read_usage(cells[at])) is not ABSENT:
+            cells = [*cells[:at], usage, *cells[at + 1 :]]
+        self._sketch.update(self._start + _BETWEEN_CELLS.join(map(str, self._in_order(cells))))
 
     def add_all(self, rows: Sequence[Sequence[Cell]]) -> None:
         """Take some rows into account."""
+        if not self._are_as_read(rows):
+            for cells in rows:
+                self.add(cells)
+            return
         try:
             texts = list(map(_BETWEEN_CELLS.join, map(self._in_order, rows)))
         except TypeError:  # not all of a Parquet log's cells are text
@@ -49,6 +60,13 @@ class RowSketch:
         start, update = self._start, self._sketch.update
         for text in texts:
             update(start + text)
+
+    def _are_as_read(self, rows: Sequence[Sequence[Cell]]) -> bool:
+        """Tell whether each usage is text that is read as itself, as in most logs; all at once it takes no time."""
+        if self._usage_at is None:
+            return True
+        usages = [cells[self._usage_at] for cells in rows]
+        return set(map(type, usages)) == {str} and _PLAIN_LINES.fullmatch("\n".join(map(str, usages))) is not None
 
     def to_bytes(self) -> bytes:
         """Give the sketch for keeping, at most some 64 KB."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -81,7 +81,7 @@ def _upload_file(path: Path, desk: Desk) -> FileReport:
         facts = InputFacts.of(path)
         books, rows = read_through(log, check, own_ids, desk.plan)
         desk.watcher.say(Note(f"{log.row_count:,} rows read", "file_read", path=path, counts={"rows": log.row_count}))
-        identity = admitted_run(log, facts, rows, desk.plan)
+        identity = admitted_run(log, facts, rows, desk.plan, say=desk.watcher.say)
         with (
             Ledger(desk.plan.ledger_folder, identity) as ledger,
             reserved(names_for(log, desk.plan), log, ledger, rows=log.row_count) as reservation,
@@ -236,8 +236,10 @@ def demand_within_budget(log: UsageLog, bad: int, budget: FailureBudget | None) 
         )
 
 
-def admitted_run(log: UsageLog, facts: InputFacts, rows: RowSketches, plan: Plan) -> RunIdentity:
-    """Choose the run that this upload begins or continues, past every guard.
+def admitted_run(
+    log: UsageLog, facts: InputFacts, rows: RowSketches, plan: Plan, *, say: Callable[[Note], None]
+) -> RunIdentity:
+    """Choose the run that this upload begins or continues, past every guard; say what is odd and no reason to refuse.
 
     Raises:
         LedgerRefusal: a guard forbids it; nothing was posted.
@@ -258,8 +260,8 @@ def admitted_run(log: UsageLog, facts: InputFacts, rows: RowSketches, plan: Plan
     demand_known_marks(folder, input_name=log.path.name, knows=knows, ledger_folder=plan.ledger_folder)
     if not knows(identity.run_id) and not plan.again and not plan.allow_overlap:
         seen = SeenRows(plan.ledger_folder, identity, event_id=plan.event_id)
-        for sketch in rows.each():
-            demand_little_overlap(seen, sketch, path=log.path)
+        for words in {demand_little_overlap(seen, sketch, path=log.path) for sketch in rows.each()} - {""}:
+            say(Note(words, "overlap", level=Level.WARNING, path=log.path, run_id=identity.run_id))
     return identity
 
 
