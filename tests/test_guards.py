@@ -68,6 +68,15 @@ def test_again_bills_all_of_it_once_more_under_new_ids(home: Home, billing_serve
     assert len(billing_server.posts) == 8
 
 
+def test_an_empty_period_is_refused(home: Home, billing_server: BillingServer) -> None:
+    """It is a variable of the shell that was not set: without a label the same usage could be another run's."""
+    path = write_csv(home.folder / "usage.csv", usage_rows(4))
+    ended = home.run_here("upload", path, "--period", "")
+    assert ended.exit_code == 2
+    assert "--period ''" in ended.said
+    assert billing_server.received == []
+
+
 def test_again_is_refused_while_the_last_run_is_unfinished(home: Home, billing_server: BillingServer) -> None:
     """--again of a run that stopped early posts nothing; without it the run continues and each row is billed once."""
     path = write_csv(home.folder / "usage.csv", usage_rows(4))

@@ -252,6 +252,26 @@ def test_a_signal_waits_for_what_is_in_flight_and_writes_the_results(
     assert billing_server.billed() == Counter(rows)
 
 
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_a_signal_before_a_file_is_begun_is_heeded(
+    home: Home, billing_server: BillingServer, options: tuple[str, ...]
+) -> None:
+    """While the settings are still read nothing is posted after it, and the exit code names it all the same."""
+    write_csv(home.folder / "usage.csv", usage_rows(3))
+    key = home.folder / "key"
+    os.mkfifo(key)
+    variables = {"UPLOADER_API_KEY_FILE": str(key)}
+    with home.started("upload", "usage.csv", *options, variables=variables) as process:
+        with key.open("w") as writing:  # opened once the command reads
+            os.kill(process.pid, signal.SIGINT)
+            writing.write("secret")
+        run = ended(process)
+    assert run.exit_code == 128 + signal.SIGINT, run.said
+    assert "Aborted" not in run.said
+    assert "usage.csv: " in run.stdout
+    assert billing_server.received == []
+
+
 def test_a_second_signal_ends_the_command_at_once(home: Home, billing_server: BillingServer) -> None:
     """What was in flight is not waited for, and is in doubt for the next run; nothing is billed twice."""
     backend = HeldBack(answered=0)

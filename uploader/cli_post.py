@@ -60,12 +60,13 @@ def upload(files: tuple[Path, ...], *, max_failed: str | None, sandbox: bool, dr
     if options["results"] is not None and len(files) > 1:
         raise SettingsError(f"--results names one file, and there are {len(files)} inputs", remedy="use --results-dir")
     options["max_failed"] = None if max_failed is None else FailureBudget.parse(max_failed)
-    with _sandboxed(options) if sandbox else contextlib.nullcontext() as and_say:
+    # From here on no signal can end an import half-way, or be lost in one.
+    with noted_signals() as noted, _sandboxed(options) if sandbox else contextlib.nullcontext() as and_say:
         if dry_run:
-            _run_dry(files, options)
+            _run_dry(files, options, noted)
         from uploader.upload_run import upload as run  # noqa: PLC0415 -- heavy, see the top
 
-        _run(options, lambda plan, watcher: run(files, plan=plan, watcher=watcher), and_say=and_say)
+        _run(options, lambda plan, watcher: run(files, plan=plan, watcher=watcher), noted, and_say=and_say)
 
 
 def _sandboxed(options: dict[str, Any]) -> AbstractContextManager[Callable[[], str]]:
@@ -74,18 +75,17 @@ def _sandboxed(options: dict[str, Any]) -> AbstractContextManager[Callable[[], s
     return sandboxed(options)
 
 
-def _run_dry(files: tuple[Path, ...], options: dict[str, Any]) -> NoReturn:
+def _run_dry(files: tuple[Path, ...], options: dict[str, Any], noted: list[int]) -> NoReturn:
     from uploader.desk import Watcher  # noqa: PLC0415 -- heavy, see the top
     from uploader.dry_run import dry_run, told  # noqa: PLC0415 -- likewise
     from uploader.summary import exit_code_of  # noqa: PLC0415 -- likewise
 
     display = _display(options["log_format"])
-    with noted_signals() as noted:
-        watcher = Watcher(begin=display.begin, watch=display.watch, say=display.say, should_stop=lambda: bool(noted))
-        try:
-            reports = dry_run(files, plan=plan_of(options), watcher=watcher)
-        finally:
-            display.end()
+    watcher = Watcher(begin=display.begin, watch=display.watch, say=display.say, should_stop=lambda: bool(noted))
+    try:
+        reports = dry_run(files, plan=plan_of(options), watcher=watcher)
+    finally:
+        display.end()
     last_words("\n".join(map(told, reports)))
     end(128 + noted[0] if noted else exit_code_of(reports))
 
@@ -105,20 +105,22 @@ def replay(file: Path, *, include_in_doubt: bool, accept_changes: bool, without_
       uploader replay usage.failed.csv
       uploader replay usage.failed.xlsx
     """
-    from uploader.judge import Permissions  # noqa: PLC0415 -- heavy, see the top
-    from uploader.replay_run import replay as run  # noqa: PLC0415 -- likewise
+    with noted_signals() as noted:
+        from uploader.judge import Permissions  # noqa: PLC0415 -- heavy, see the top
+        from uploader.replay_run import replay as run  # noqa: PLC0415 -- likewise
 
-    if not without_ledger:  # the ledger knows how the upload saw the columns, and goes before the settings file
-        options.update({name: () for name in ("column", "constant") if not is_typed(name)})
-    permissions = Permissions(
-        include_in_doubt=include_in_doubt, accept_changes=accept_changes, without_ledger=without_ledger
-    )
-    _run(options, lambda plan, watcher: [run(file, plan=plan, watcher=watcher, permissions=permissions)])
+        if not without_ledger:  # the ledger knows how the upload saw the columns, and goes before the settings file
+            options.update({name: () for name in ("column", "constant") if not is_typed(name)})
+        permissions = Permissions(
+            include_in_doubt=include_in_doubt, accept_changes=accept_changes, without_ledger=without_ledger
+        )
+        _run(options, lambda plan, watcher: [run(file, plan=plan, watcher=watcher, permissions=permissions)], noted)
 
 
 def _run(
     sending: dict[str, Any],
     command: Callable[[Plan, Watcher], list[FileReport]],
+    noted: list[int],
     *,
     and_say: Callable[[], str] | None = None,
 ) -> None:
@@ -132,15 +134,14 @@ def _run(
     _demand_places(sending)
     display = _display(sending["log_format"])
     write = functools.partial(_write_documents, sending, begun_at=begun_at, say=display.say)
-    with noted_signals() as noted:
-        watcher = Watcher(begin=display.begin, watch=display.watch, say=display.say, should_stop=lambda: bool(noted))
-        try:
-            reports = command(plan, watcher)
-        except BaseException as error:
-            if isinstance(error, UploaderError):
-                write([], exit_code=exit_code_of_error(error), error=str(error))
-            display.end()
-            raise
+    watcher = Watcher(begin=display.begin, watch=display.watch, say=display.say, should_stop=lambda: bool(noted))
+    try:
+        reports = command(plan, watcher)
+    except BaseException as error:
+        if isinstance(error, UploaderError):
+            write([], exit_code=exit_code_of_error(error), error=str(error))
+        display.end()
+        raise
     replay_options = _replay_options(sending) if and_say is None else None
     exit_code = 128 + noted[0] if noted else exit_code_of(reports)
     exit_code = write(reports, exit_code=exit_code, replay_options=replay_options)

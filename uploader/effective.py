@@ -92,6 +92,11 @@ def plan_of(sending: Mapping[str, Any]) -> Plan:
     """
     from uploader.desk import Plan  # noqa: PLC0415 -- heavy, and `uploader --help` does without
 
+    if sending.get("period") == "" and is_typed("period"):
+        raise SettingsError(
+            "--period '': a label is missing, perhaps an unset variable of the shell",
+            remedy="write it as in --period 2026-11-21; nothing was posted",
+        )
     return Plan(
         settings=settings_of(sending),
         ledger_folder=sending["ledger"] or default_ledger_folder(),

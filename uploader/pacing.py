@@ -48,6 +48,7 @@ class Pacing:
     concurrency:         calls in flight at the most; None to find out what the backend takes.
     max_rate_per_second: posts started a second at the most; None for no cap.
     stop:                why no further call may start; empty while the run may go on.
+    trouble:             what the last call came to that got no good answer; empty while there was none.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Pacing:
         max_rate_per_second: float | None = None,
     ) -> None:
         self.stop = ""
+        self.trouble = ""
         self.mode = Mode.OPEN
         self._fixed_limit = concurrency
         self._adaptive_limit = AdaptiveLimit(most=MOST_IN_FLIGHT)
@@ -158,6 +160,7 @@ class Pacing:
         if self._heeds(verdict, now_seconds=now_seconds):
             return
         if verdict.outcome.reason is Reason.LOOKUP_FAILED:
+            self.trouble = verdict.outcome.detail
             self._pause_longer(now_seconds=now_seconds)  # no trip: a look-up leaves no row in doubt
         elif self.mode is Mode.PROBING:
             self.mode = Mode.SINGLE
@@ -185,6 +188,7 @@ class Pacing:
         if self._heeds(verdict, now_seconds=now_seconds):
             return
         if verdict.outcome.reason in _TROUBLE:
+            self.trouble = verdict.outcome.detail
             self._note_trouble(kind, now_seconds=now_seconds)
             return
         self._note_calm(kind)
@@ -228,7 +232,8 @@ class Pacing:
         self._trips += 1
         if self._trips >= _MOST_TRIPS:
             self.end(
-                f"posts had no whole answer before and after {_MOST_TRIPS - 1} pauses; see whether the backend is up"
+                f"posts had no good answer before and after {_MOST_TRIPS - 1} pauses (the last: {self.trouble}); see "
+                "whether the backend is up"
             )
             return
         self.mode = Mode.PROBING
@@ -238,7 +243,7 @@ class Pacing:
         self._pause_longer(now_seconds=now_seconds)
 
     def _pause_longer(self, *, now_seconds: float) -> None:
-        why = "the backend gives no whole answer, and the next pause is"
+        why = f"the backend gives no good answer (the last: {self.trouble}), and the next pause is"
         self._pause(self._next_pause_seconds, why=why, now_seconds=now_seconds)
         self._next_pause_seconds = min(_LONGEST_PAUSE_SECONDS, 2 * self._next_pause_seconds)
 

@@ -56,7 +56,8 @@ class PacingNotes:
         if self._pacing.mode is Mode.PROBING:
             has_tripped = self._mode is not Mode.PROBING
             event = "tripped" if has_tripped else "paused"
-            why = "calls get no whole answer" if has_tripped else "the backend is not ready yet"
+            what = "calls get no good answer" if has_tripped else "the backend is not ready yet"
+            why = f"{what}; the last: {self._pacing.trouble}"
         text = f"posting pauses for {wait_seconds:,.1f} s: {why}"
         seconds = round(wait_seconds, 3)
         self._say(Note(text, event, level=Level.WARNING, path=path, facts={"why": why, "seconds": seconds}))

@@ -333,7 +333,9 @@ class Posting:
         self._settled.append(state)
         self.progress.settle(state)
         if self.most_failed is not None and self.progress.failed > self.most_failed:
-            self.pacing.end(f"more than {self.most_failed:,} rows failed (--max-failed)")
+            self.pacing.end(
+                f"more than {self.most_failed:,} rows failed (--max-failed); correct those first, or allow for more"
+            )
 
 
 def _with_history(outcome: Outcome, due: Due) -> Outcome:

@@ -127,7 +127,10 @@ class ReplayLog:
         kept = [row.cells[at] for at in self._kept_at]
         raw = self._own(row, "upload_raw")
         if number is None or not run_id:
-            fault = "upload_row and upload_run do not say whose row this is; put them back as they were"
+            fault = (
+                "upload_row and upload_run do not say whose row this is; put them back as they were, or, if it is new "
+                "usage, upload it in a file of its own"
+            )
             return Entry(row=Row(row.number, (), self._as_text(kept) if any(kept) else raw, fault))
         seen = Row(row.number, kept, "")
         if raw and not any(kept):
