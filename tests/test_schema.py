@@ -329,6 +329,15 @@ def test_a_missing_column_refuses_the_log(schema: RowSchema) -> None:
         schema.for_columns(("tenant_id", "total_usage", "region"), path=LOG)
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_a_log_that_another_delimiter_parts_is_told_by_its_header(delimiter: str) -> None:
+    """Read with commas its header is one column; the way on is the delimiter, and no mapping of columns."""
+    header = delimiter.join(EVENT_COLUMNS)
+    with pytest.raises(InputError, match="no column named") as refused:
+        RowSchema.load(None).for_columns((header,), path=LOG)
+    assert refused.value.remedy == f"say what parts its columns: --delimiter {delimiter!r}"
+
+
 def test_a_column_that_a_users_schema_requires_must_be_there() -> None:
     """An extra required column is one that the log lacks, not one that each row lacks."""
     with pytest.raises(InputError, match="no column named 'region'"):

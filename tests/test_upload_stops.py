@@ -23,6 +23,8 @@ from tests.full_disk import WITH_FILES_OF_64_KIB
 from tests.held_back import HeldBack
 
 ONE_AT_A_TIME = ("upload", "usage.csv", "--concurrency", "1")
+FIVE_AT_A_TIME = ("upload", "usage.csv", "--concurrency", "5", "--retries", "0")
+MANY_TENANTS = [f"t{number}" for number in range(40)]
 
 
 @pytest.fixture(autouse=True)
@@ -250,6 +252,31 @@ def test_a_signal_waits_for_what_is_in_flight_and_writes_the_results(
     assert not leftovers(home)
     assert home.run_here(*command).exit_code == 0
     assert billing_server.billed() == Counter(rows)
+
+
+def test_a_backend_that_is_not_there_is_named_where_posting_pauses_and_stops(home: Home) -> None:
+    """What the calls came to stands in the log and in the summary, so that nobody has to look for it in the rows."""
+    write_csv(home.folder / "usage.csv", usage_rows(40, tenants=MANY_TENANTS))
+    with refusing_port() as port:
+        base_url = f"http://127.0.0.1:{port}"
+        run = home.run_here(*FIVE_AT_A_TIME, "--base-url", base_url, "--patience", "0.5")
+    assert run.exit_code == 3, run.said
+    [why] = [line for line in run.stdout.splitlines() if "stopped early" in line]
+    assert "the customer look-up failed: " in why
+    assert str(port) in why
+
+
+def test_a_tenant_that_may_not_be_looked_up_is_named_where_posting_pauses(
+    home: Home, billing_server: BillingServer
+) -> None:
+    """A key without the right is an answer, and not a backend that is gone: the log says HTTP 403."""
+    billing_server.respond = lambda _: reply(403)
+    write_csv(home.folder / "usage.csv", usage_rows(40, tenants=MANY_TENANTS))
+    run = home.run_here(*FIVE_AT_A_TIME, "--patience", "1.5")
+    assert run.exit_code == 3, run.said
+    [pause] = [line for line in run.stderr.splitlines() if "posting pauses" in line]
+    assert "HTTP 403" in pause
+    assert "HTTP 403" in run.stdout
 
 
 @pytest.mark.parametrize("options", [(), ("--dry-run",)])

@@ -194,10 +194,11 @@ class Judge:
                 return Kept(_reworded(state, f"{doubt}; not taken as recorded: {words}"))
             outcome = Outcome(None, "recorded, by a person's word", state.outcome.http_status, state.outcome.response)
             return replace(state, outcome=outcome, at_milliseconds=_now_milliseconds())
-        if entry.word not in _WORDS_THAT_SEND:
-            return Kept(_reworded(state, f"{doubt}; upload_replay says {entry.word!r}: write resend or recorded"))
-        if entry.word != "resend" and not self._permissions.include_in_doubt:
-            return Kept(state)
+        may_send = entry.word == "resend" or (entry.word in _WORDS_THAT_SEND and self._permissions.include_in_doubt)
+        if not may_send:
+            is_another_word = entry.word and entry.word != "confirm"
+            words = f"{doubt}; upload_replay says {entry.word!r}: write resend or recorded"
+            return Kept(_reworded(state, words) if is_another_word else state)
         posted = self._last_posted(entry, original)
         if words := self._why_not_again(entry, state, posted):
             return Kept(_reworded(state, f"{doubt}; not sent again: {words}"))

@@ -48,7 +48,7 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
     with open_own_file(path, delimiter=desk.plan.delimiter) as source:
         log = ReplayLog(source)
         mapping = _mapping_of(log, desk.plan)
-        check = desk.schema.for_columns(log.columns, path=path, mapping=mapping)
+        check = _fitted_check(log, desk, mapping, takes_its_word=permissions.without_ledger)
         books, run_id = _read_through(log, check)
         counts = {"rows": source.row_count}
         desk.watcher.say(Note(f"{source.row_count:,} rows read", "file_read", path=path, run_id=run_id, counts=counts))
@@ -122,6 +122,20 @@ def _mapping_of(log: ReplayLog, plan: Plan) -> ColumnMap:
                 remedy=f"leave {option} out: a replay sees the columns as its upload did",
             )
     return mapping
+
+
+def _fitted_check(log: ReplayLog, desk: Desk, mapping: ColumnMap, *, takes_its_word: bool) -> RowCheck:
+    """Fit the schema to the file.
+
+    Raises:
+        InputError: a column is missing.
+    """
+    try:
+        return desk.schema.for_columns(log.columns, path=log.path, mapping=mapping)
+    except InputError as error:
+        if not takes_its_word:  # then the ledger says how the columns are seen, and no option is heard
+            error.remedy = "put the columns back, each under the name that it had"
+        raise
 
 
 def _read_through(log: ReplayLog, check: RowCheck) -> tuple[Books, str]:

@@ -101,7 +101,7 @@ class RowSchema:
         if missing:
             raise InputError(
                 f"{path}: no column named {', '.join(map(repr, missing))} (it has {', '.join(map(repr, columns))})",
-                remedy=f"name the columns as the schema does, or say which it is: --column {missing[0]}=COLUMN",
+                remedy=_remedy(missing[0], columns),
             )
         constant_by_column = dict(mapping.constants)
         readers: list[_ColumnReader] = []
@@ -236,6 +236,15 @@ class RowCheck:
             for column, all_words in problems_by_column.items()
             for words in dict.fromkeys(all_words)
         )
+
+
+def _remedy(missing: str, columns: Sequence[str]) -> str:
+    if len(columns) == 1 and (delimiter := next((one for one in ";\t|" if one in columns[0]), "")):
+        return f"say what parts its columns: --delimiter {delimiter!r}"
+    return (
+        f"name the columns as the schema does, or say which it is: --column {missing}=COLUMN, or what it is in all "
+        f"rows: --constant {missing}=VALUE"
+    )
 
 
 def _is_good(judge: Callable[[Cell], Any], cell: Cell) -> bool:

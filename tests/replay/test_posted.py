@@ -132,7 +132,7 @@ def test_a_row_in_doubt_waits_for_a_persons_word(
         assert (row["upload_status"], row["upload_replay"]) == ("accepted", "")
     assert (row["upload_detail"] == "recorded, by a person's word") == (outcome == "recorded")
     assert (f"upload_replay says {word!r}: write resend or recorded" in row["upload_detail"]) == (
-        word in ("no", "recoded", "resend?")
+        outcome == "kept" and word not in ("", "confirm")
     )
 
 

@@ -207,6 +207,16 @@ def test_a_file_that_is_not_ours_is_refused(scene: Scene, text: str | None, word
 # --- the ledger and the file ------------------------------------------------------------------------------------------
 
 
+def test_a_renamed_column_is_to_be_put_back(scene: Scene) -> None:
+    """A replay sees the columns as the upload did, so that no option is the way on."""
+    scene.answers = {"d1": [NO]}
+    file = failed_file(scene.upload(scene.log("acme,d1,api,1")))
+    file.write_text(file.read_text().replace("tenant_id", "Tenant", 1))
+    refused = scene.refusal(file)
+    assert "no column named 'tenant_id'" in str(refused)
+    assert refused.remedy == "put the columns back, each under the name that it had"
+
+
 def test_rows_accepted_since_are_not_posted(scene: Scene) -> None:
     """A failed file older than what the ledger knows posts nothing that was accepted or lost in the meantime."""
     scene.answers = {"d1": [NOT_NOW], "d2": [NOT_NOW, LOST], "d3": [NOT_NOW, NOT_NOW]}
