@@ -50,7 +50,8 @@ class Kept:
 class Judge:
     """Decides of each row of the file whether it is posted, by what the ledger knows and a person wrote.
 
-    late_edits: rows so far that were accepted before with other values than the file has now.
+    late_edits:  rows so far that were accepted before with other values than the file has now.
+    failed_rows: rows of the run whose failed states were given so far.
     """
 
     def __init__(self, check: RowCheck, ledger: Ledger, permissions: Permissions, own_ids: OwnIds | None) -> None:
@@ -74,6 +75,7 @@ class Judge:
         self._is_accepted_before = bytearray(rows_of_the_run + 1)
         self._last_judged = 0
         self.late_edits = 0
+        self.failed_rows = 0
         self._state_by_file_row: dict[int, RowState] = {}
         self._posted_by_row: dict[int, dict[str, Any]] = {}
 
@@ -108,7 +110,9 @@ class Judge:
         numbers = [entry.number for entry in entries]
         originals = self._ledger.originals(numbers)
         self._posted_by_row = self._ledger.posted(numbers)
-        return [self._state_in_the_end(entry, known, originals.get(entry.number, {})) for entry in entries]
+        states = [self._state_in_the_end(entry, known, originals.get(entry.number, {})) for entry in entries]
+        self.failed_rows += sum(state.row > 0 and state.outcome.reason is not None for state in states)
+        return states
 
     def event_id_of(self, entry_row: Row, state: RowState) -> str:
         """Give the event id that a row has now."""

@@ -15,7 +15,7 @@ from uploader.identity import RUN_ID, RunIdentity
 from uploader.judge import Judge, Kept, Permissions
 from uploader.ledger import Ledger, known_run, remembered
 from uploader.mapping import ColumnMap
-from uploader.model import Batch, Reason, RowState
+from uploader.model import Batch, Reason, RowState, Status
 from uploader.notes import Level, Note
 from uploader.overlap import RowSketches, merged
 from uploader.own_events import OwnEvents, OwnIds, own_events_of
@@ -75,6 +75,7 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
             if judge.late_edits:
                 desk.watcher.say(_note_of_late_edits(path, judge.late_edits, run_id=run_id))
             ledger.sum_up()
+            _say_what_is_elsewhere(path, ledger, judge, desk.watcher)
             seen = SeenRows(desk.plan.ledger_folder, identity, event_id=ledger.recall("event_id"))
             seen.keep(merged([posted.to_bytes(), *filter(None, [seen.own()])]))
         imbalance = books.imbalance(accepted=None, may_leave_unsent=True)
@@ -98,6 +99,17 @@ def _note_of_late_edits(path: Path, rows: int, *, run_id: str) -> Note:
         "their upload_detail, and have the bill corrected"
     )
     return Note(text, "edited_too_late", level=Level.WARNING, path=path, run_id=run_id, counts={"rows": rows})
+
+
+def _say_what_is_elsewhere(path: Path, ledger: Ledger, judge: Judge, watcher: Watcher) -> None:
+    totals = ledger.recall("totals") or {}
+    rows = sum(rows for reason, (rows, _) in totals.items() if reason != Status.ACCEPTED.value) - judge.failed_rows
+    if rows > 0:
+        run_id = ledger.identity.run_id
+        text = f"{rows:,} further rows of run {run_id} are failed, which this file does not have; replay theirs too"
+        watcher.say(
+            Note(text, "failed_elsewhere", level=Level.WARNING, path=path, run_id=run_id, counts={"rows": rows})
+        )
 
 
 def _mapping_of(log: ReplayLog, plan: Plan) -> ColumnMap:

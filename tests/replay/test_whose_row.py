@@ -308,6 +308,20 @@ def test_an_edit_of_a_row_that_was_accepted_meanwhile_is_told(scene: Scene) -> N
     assert [row[3] for row in scene.posted()] == [1, 2, 100]
 
 
+def test_failed_rows_that_the_file_does_not_have_are_told(scene: Scene) -> None:
+    """Rows deleted from a failed file are in no later one, and must not be forgotten over an exit code of 0."""
+    scene.answers = {device: [NO] for device in ("d1", "d2", "d3")}
+    failed = failed_file(scene.upload(scene.log("acme,d1,api,1", "acme,d2,api,2", "acme,d3,api,3", "acme,d4,api,4")))
+    rows = read(failed)
+    scene.answers["d1"] = [NO]
+    scene.replay(save(scene.folder / "part.csv", rows[:2]))
+    assert "1 further rows of run" in scene.warnings.pop()
+    scene.replay(save(scene.folder / "more.csv", rows[1:]))
+    assert "1 further rows of run" in scene.warnings.pop()
+    scene.replay(failed)
+    assert scene.warnings == []
+
+
 def test_replays_of_replays_come_to_an_end(scene: Scene) -> None:
     """Each replay's failed file can be replayed again, until none is left; no row is posted once it is accepted."""
     log = scene.log(*(f"acme,d{number},api,{number}" for number in range(1, 6)))
