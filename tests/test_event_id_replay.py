@@ -220,8 +220,9 @@ def test_an_id_that_a_replay_gave_up_is_free_again(home: Home, billing_server: B
     failed = uploaded(home, [("a", ROWS[0]), ("b", ROWS[1])], name="one.csv")
     billing_server.respond = contract
     edit(failed, {0: {"id": "z"}})
-    replayed(home, "one.failed.csv")
+    [row] = replayed(home, "one.failed.csv")
     assert home.run_here("upload", "one.csv", "--event-id", "id").exit_code == 0
+    assert read_rows(home.folder / "one.2.results.csv")[0]["upload_event_id"] == row["upload_event_id"]
     write_csv(home.folder / "two.csv", [("a", *ROWS[2]), ("z", *ROWS[0])], columns=("id", *EVENT_COLUMNS))
     dry = home.run_here("upload", "two.csv", "--event-id", "id", "--dry-run")
     assert "1 of 2 rows would be posted" in dry.said

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
@@ -167,6 +167,7 @@ class Naming:
     own_ids: OwnIds | None
     own_events: OwnEvents | None
     by_row_number: EventIds
+    _last_own_ids: dict[int, str] = field(default_factory=dict)
 
     def event(self, row: Row) -> UsageEvent | Outcome:
         """Give a row's usage event, or why it cannot be posted."""
@@ -179,8 +180,10 @@ class Naming:
         return {**own_id, **self.check.stated(row)}
 
     def event_id_of(self, row: Row, _state: RowState | None = None) -> str:
-        """Give a row's event id."""
-        return self.by_row_number.of(row.number) if self.own_ids is None else self.own_ids.event_id(row)
+        """Give a row's event id; of a row that ``note_accepted`` saw last, the one that it was accepted under."""
+        if self.own_ids is None:
+            return self.by_row_number.of(row.number)
+        return self.own_ids.event_id_of(self._last_own_ids.get(row.number) or self.own_ids.own_id(row))
 
     def claimed(self, decisions: Iterator[Due | RowState]) -> Iterable[Due | RowState]:
         """Claim the events of rows that are due, where events have ids of their own.
@@ -194,10 +197,9 @@ class Naming:
         if self.own_events is None or self.own_ids is None:
             return
         accepted = [row for row, state in zip(rows, states, strict=True) if state.outcome.reason is None]
-        kept = ledger.own_ids([row.number for row in accepted])
-        ids = (
-            (row.number, self.own_ids.event_id_of(kept.get(row.number) or self.own_ids.own_id(row))) for row in accepted
-        )
+        self._last_own_ids.clear()
+        self._last_own_ids.update(ledger.own_ids([row.number for row in accepted]))
+        ids = ((row.number, self.event_id_of(row)) for row in accepted)
         self.own_events.note_accepted((number, event_id) for number, event_id in ids if event_id)
 
 
