@@ -137,7 +137,7 @@ def _open_by_extension(path: Path, *, delimiter: str | None) -> UsageLog:
     if name.endswith(_WORKBOOK_EXTENSIONS):
         raise InputError(
             f"{path} is a workbook, and a usage log is CSV or Parquet",
-            remedy='save its sheet as "CSV UTF-8"; only `uploader replay` takes a workbook: an .xlsx of failed rows',
+            remedy='save its sheet as "CSV UTF-8"; `uploader replay` also takes the .xlsx of a failed file',
         )
     packing = next((extension for extension in _COMPRESSION_BY_EXTENSION if name.endswith(extension)), "")
     separator = _DELIMITER_BY_EXTENSION.get(Path(name.removesuffix(packing)).suffix)

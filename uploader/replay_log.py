@@ -166,7 +166,7 @@ def open_own_file(path: Path, *, delimiter: str | None) -> UsageLog:
     """
     if path.suffix.lower() == ".xlsx":
         return open_workbook(path)
-    for choice in (delimiter,) if delimiter else (None, *_DELIMITERS):
+    for choice in (*filter(None, [delimiter]), None, *_DELIMITERS):
         with contextlib.suppress(InputError):
             log = open_usage_log(path, delimiter=choice)
             if "upload_row" in log.columns:
