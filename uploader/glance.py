@@ -22,8 +22,10 @@ _ACCEPTED = _ISLANDS.format(rows="select row from outcome where reason is null")
 _IN_DOUBT = _ISLANDS.format(rows="select row from outcome where reason = 'in_doubt' union select row from sending")
 _RANGES = "select first, last from accepted_range order by first"
 _KEPT_CELLS = """
-select row, cells from {table} where row in (select row from outcome where reason is null or reason = 'in_doubt')
-  or row in (select row from sending) or exists (select 1 from accepted_range where row between first and last)
+select row, cells from {table} as kept
+where exists (select 1 from outcome where row = kept.row and (reason is null or reason = 'in_doubt'))
+  or exists (select 1 from sending where row = kept.row)
+  or ifnull((select last from accepted_range where first <= kept.row order by first desc limit 1), 0) >= kept.row
 """
 
 

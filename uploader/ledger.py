@@ -61,14 +61,15 @@ insert into accepted_range
 
 # The upload posts those rows as its log has them, and that is then what was posted last.
 _FORGET_WHAT_WAS_NOT_RECORDED = """
-delete from posted where row not in (select row from outcome where reason is null or reason = 'in_doubt')
-  and not exists (select 1 from accepted_range where row between first and last)
+delete from posted
+where not exists (select 1 from outcome where row = posted.row and (reason is null or reason = 'in_doubt'))
+  and ifnull((select last from accepted_range where first <= posted.row order by first desc limit 1), 0) < posted.row
 """
 
 _ACCEPTED_AS_EDITED = """
 select original.cells from posted left join original using (row)
-where row in (select row from outcome where reason is null)
-  or exists (select 1 from accepted_range where row between first and last)
+where exists (select 1 from outcome where row = posted.row and reason is null)
+  or ifnull((select last from accepted_range where first <= posted.row order by first desc limit 1), 0) >= posted.row
 """
 
 
