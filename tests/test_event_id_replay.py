@@ -248,3 +248,62 @@ def test_rows_that_a_replay_gave_an_id_do_not_keep_the_upload_from_ending(
     assert again.exit_code == 0, again.said
     uploaded(home, list(zip("ac", (ROWS[0], ROWS[2]), strict=True)), name="other.csv", exit_code=0)
     assert billing_server.billed() == Counter(ROWS[:3])
+
+
+def test_a_row_that_changed_its_id_and_was_refused_keeps_both(home: Home, billing_server: BillingServer) -> None:
+    """After an upload went over it under its old id, the replay's own failed file is still known by the new one."""
+    billing_server.respond = failing("dev-0", answer=reply(422))
+    failed = uploaded(home, [("a", ROWS[0]), ("b", ROWS[1])])
+    edit(failed, {0: {"id": "z"}})
+    replayed(home, "usage.failed.csv", exit_code=1)
+    assert home.run_here("upload", "usage.csv", "--event-id", "id").exit_code == 1
+    billing_server.respond = contract
+    [row] = replayed(home, "usage.replay1.failed.csv", number=2)
+    assert (row["id"], row["upload_status"]) == ("z", "accepted")
+    assert billing_server.billed() == Counter(ROWS[:2])
+
+
+def test_a_row_in_doubt_under_another_id_names_that_one(home: Home, billing_server: BillingServer) -> None:
+    """The upload's failed file has the log's id in its cell, and the event id and the values that were posted."""
+    billing_server.respond = failing("dev-0", answer=reply(422))
+    failed = uploaded(home, [("a", ROWS[0]), ("b", ROWS[1])])
+    edit(failed, {0: {"id": "z", "total_usage": "9"}})
+    billing_server.respond = failing("dev-0", answer=Answer(then=Then.RST))
+    [lost] = replayed(home, "usage.failed.csv", exit_code=1)
+    assert home.run_here("upload", "usage.csv", "--event-id", "id").exit_code == 1
+    newest = home.folder / "usage.2.failed.csv"
+    [row] = read_rows(newest)
+    assert row["upload_event_id"] == lost["upload_event_id"] == billing_server.posts[-1].headers["x-request-id"]
+    assert "posted last by a replay, with id 'z', total_usage 9" in row["upload_detail"]
+    edit(newest, {0: {"upload_replay": "recorded"}})
+    assert home.run_here("replay", newest.name).exit_code == 0
+    assert len(billing_server.posts) == 3
+
+
+@pytest.mark.parametrize("usage", [100, 9])
+def test_an_id_that_a_row_gave_up_is_free_for_another_of_its_file(
+    home: Home, billing_server: BillingServer, usage: int
+) -> None:
+    """What was its duplicate or conflict is posted, once; a third row that wants the id is that one's duplicate."""
+    billing_server.respond = failing("dev-0", answer=reply(422))
+    other = ROWS[1]._replace(total_usage=usage)
+    failed = uploaded(home, [("a", ROWS[0]), ("a", other), ("a", other)])
+    edit(failed, {0: {"id": "z"}})
+    billing_server.respond = contract
+    rows = replayed(home, failed.name, exit_code=1)
+    assert cells(rows, "upload_reason") == ["", "", "duplicate"]
+    assert cells(replayed(home, "usage.replay1.failed.csv", number=2, exit_code=1), "upload_reason") == ["duplicate"]
+    assert billing_server.billed() == Counter([ROWS[0], other])
+
+
+def test_the_usage_may_be_the_id(home: Home, billing_server: BillingServer) -> None:
+    """Whatever column names the events, a failed row of it is posted from another file, and the first is told so."""
+    billing_server.respond = failing("dev-0", answer=reply(422))
+    command = ("--event-id", "total_usage")
+    write_csv(home.folder / "one.csv", [ROWS[0], ROWS[1]])
+    assert home.run_here("upload", "one.csv", *command).exit_code == 1
+    billing_server.respond = contract
+    write_csv(home.folder / "two.csv", [ROWS[0], ROWS[2]])
+    assert home.run_here("upload", "two.csv", *command).exit_code == 0
+    assert home.run_here("upload", "one.csv", *command).exit_code == 0
+    assert billing_server.billed() == Counter(ROWS[:3])

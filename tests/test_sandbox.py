@@ -10,6 +10,7 @@ import math
 import os
 import re
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,6 +25,7 @@ import pytest
 from uploader.errors import BackendError, SettingsError
 from uploader.sandbox import SandboxProcess
 from uploader.sandbox_backend import Recorded, SandboxSettings
+from uploader.trial import sandboxed
 
 ROOT = Path(__file__).parent.parent
 HEADERS = {"x-tenant-id": "acme", "x-device-id": "dev-1", "Content-Type": "application/json"}
@@ -525,3 +527,16 @@ def test_modules_in_the_working_directory_are_not_imported(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     with SandboxProcess(SandboxSettings()) as sandbox:
         assert sandbox.recorded() == NOTHING
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_a_trial_leaves_a_folder_only_if_it_holds_results(*, writes: bool) -> None:
+    """An upload that was interrupted before its first file leaves nothing behind."""
+    options: dict[str, Any] = {"results_dir": None}
+    with sandboxed(options):
+        folder: Path = options["results_dir"]
+        if writes:
+            (folder / "usage.results.csv").touch()
+    assert folder.exists() is writes
+    assert not options["ledger"].exists()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import email.utils
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from enum import Enum
 from json.encoder import encode_basestring_ascii as json_text
@@ -117,6 +117,11 @@ def shown(value: object) -> str:
     text = repr(value)
     end_quote = text[-1] if text[-1] in "'\"" else ""
     return text if len(text) <= 80 else f"{text[:76]}...{end_quote}"
+
+
+def values_in_words(cells: Mapping[str, object], columns: Iterable[str]) -> str:
+    """Name the values of some columns in a message."""
+    return ", ".join(f"{column} {shown(cells.get(column))}" for column in columns)
 
 
 def _meter_problem(meter_id: object) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from uploader.claims import Claim, Claims, claims_path
 from uploader.glance import Glance
-from uploader.identity import RunIdentity
 from uploader.ledger import known_run
 from uploader.own_events import OwnEvents
 
@@ -22,8 +21,8 @@ class DryEvents(OwnEvents):
     standing: those that uploads made; None without any.
     """
 
-    def __init__(self, ledger_folder: Path, identity: RunIdentity, *, here: Claims, standing: Claims | None) -> None:
-        super().__init__(ledger_folder, identity, here)
+    def __init__(self, ledger_folder: Path, run: Glance, *, here: Claims, standing: Claims | None) -> None:
+        super().__init__(ledger_folder, run, here)
         self._standing = standing
 
     def _stake(self, wanted: Sequence[Claim]) -> list[Claim]:
@@ -51,7 +50,7 @@ class DryEvents(OwnEvents):
 
 
 @contextlib.contextmanager
-def dry_events(ledger_folder: Path, identity: RunIdentity, *, scratch: Path | None) -> Iterator[DryEvents | None]:
+def dry_events(ledger_folder: Path, run: Glance, *, scratch: Path | None) -> Iterator[DryEvents | None]:
     """Give the claims that a run would make; None where events have no ids of their own, and so no scratch folder.
 
     Raises:
@@ -65,4 +64,4 @@ def dry_events(ledger_folder: Path, identity: RunIdentity, *, scratch: Path | No
         standing = None
         if claims_path(ledger_folder).exists():
             standing = stack.enter_context(contextlib.closing(Claims(ledger_folder)))
-        yield DryEvents(ledger_folder, identity, here=here, standing=standing)
+        yield DryEvents(ledger_folder, run, here=here, standing=standing)

@@ -206,7 +206,7 @@ def _try_file(path: Path, desk: Desk, earlier: _EarlierFiles) -> DryReport:
         _try_names(log, identity, desk.plan)
         progress = Progress(rows=log.row_count)
         tally = _Tally(rows=log.row_count)
-        with dry_events(desk.plan.ledger_folder, identity, scratch=earlier.scratch) as events:
+        with dry_events(desk.plan.ledger_folder, known, scratch=earlier.scratch) as events:
             naming = Naming(check, own_ids, events, EventIds(identity))
             _look_up_all(desk, due_rows(log, naming, known, progress), progress, tally)
         stop = desk.why_stopped()

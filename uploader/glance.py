@@ -111,7 +111,7 @@ def _own_ids(database: Database) -> dict[int, str]:
     if column is None:
         return {}
     kept = [(row, json.loads(cells)) for table in ("original", "posted") for row, cells in _kept(database, table)]
-    return {row: cells[column] for row, cells in kept if cells.get(column)}
+    return {row: str(cells[column]) for row, cells in kept if cells.get(column) not in (None, "")}
 
 
 def _kept(database: Database, table: str) -> list[tuple[int, str]]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from uploader.api import shown, wire_problems
+from uploader.api import shown, values_in_words, wire_problems
 from uploader.errors import LedgerRefusal
 from uploader.ledger import Ledger
 from uploader.model import Outcome, Reason, Row, RowState, UsageEvent
@@ -156,12 +156,16 @@ class Judge:
     def _told_of_later_edits(self, entry: Entry, state: RowState, original: dict[str, Any]) -> RowState:
         """Have an accepted row say so whose cells are neither what was posted nor what the upload had."""
         posted = self._last_posted(entry, original)
-        if not posted or entry.row.fault or not (edits := self._edited_columns(entry, posted)):
+        if not posted or entry.row.fault or self._is_as_it_was(entry, posted, original):
             return state
-        if original and not self._edited_columns(entry, original):
-            return state
-        had = ", ".join(f"{column} {shown(posted.get(column))}" for column in edits)
+        had = values_in_words(posted, self._edited_columns(entry, posted))
         return _reworded(state, f"accepted before with {had}; what this file has instead was not posted")
+
+    def _is_as_it_was(self, entry: Entry, posted: dict[str, Any], original: dict[str, Any]) -> bool:
+        """Tell whether a row has the cells that were posted last, or those of the upload, whose files have them."""
+        if entry.row.fault:
+            return not original  # nor could the upload read it
+        return any(cells and not self._edited_columns(entry, cells) for cells in (posted, original))
 
     def _has_its_event_id(self, entry: Entry, known: Mapping[int, RowState], original: dict[str, Any]) -> bool:
         """Tell whether the file's event id is one that the row has had: a proof that its number was not displaced."""
@@ -172,7 +176,12 @@ class Judge:
             return entry.seems_recorded and entry.event_id == self._own_ids.event_id(entry.row)
         column = self._own_ids.column
         own_ids = [str(cells.get(column) or "") for cells in (original, posted) if cells is not None]
+        own_ids += self._ledger.former_own_ids([entry.number]).get(entry.number, [])
         return entry.event_id in map(self._own_ids.event_id_of, own_ids)
+
+    def _put_back(self, entry: Entry, posted: dict[str, Any]) -> str:
+        had = "" if entry.row.fault else f": {values_in_words(posted, self._edited_columns(entry, posted))}"
+        return f"its cells were edited; put them back as they were posted last{had}"
 
     def _own_id_stated(self, entry: Entry) -> dict[str, str]:
         return {} if self._own_ids is None else self._own_ids.stated(entry.row)
@@ -193,9 +202,9 @@ class Judge:
         doubt = state.outcome.detail
         if entry.word == "recorded":
             posted = self._last_posted(entry, original)
-            if posted and (entry.row.fault or self._edited_columns(entry, posted)):
-                words = "its cells were edited, and `recorded` says that it was recorded as it was; put them back"
-                return Kept(_reworded(state, f"{doubt}; not taken as recorded: {words}"))
+            if posted and not self._is_as_it_was(entry, posted, original):
+                words = f"{doubt}; not taken as recorded: {self._put_back(entry, posted)}"
+                return Kept(_reworded(state, words))
             outcome = Outcome(None, "recorded, by a person's word", state.outcome.http_status, state.outcome.response)
             return replace(state, outcome=outcome, at_milliseconds=_now_milliseconds())
         may_send = entry.word == "resend" or (entry.word in _WORDS_THAT_SEND and self._permissions.include_in_doubt)
@@ -215,13 +224,13 @@ class Judge:
         if state.attempts == 0 or not _can_be_posted(posted):
             return "the ledger does not hold what was posted"
         if entry.row.fault or self._edited_columns(entry, posted):
-            return "`resend` posts a row exactly as it was, and its cells were edited; put them back"
+            return f"`resend` posts a row exactly as it was, and {self._put_back(entry, posted)}"
         if entry.attempts != state.attempts and not self._permissions.include_in_doubt:
             return "it was posted once more since `resend` was written; write it into the newest failed file"
         return ""
 
     def _edited_columns(self, entry: Entry, posted: dict[str, Any]) -> list[str]:
-        own_id = [column for column, text in self._own_id_stated(entry).items() if posted.get(column) != text]
+        own_id = [column for column, text in self._own_id_stated(entry).items() if str(posted.get(column)) != text]
         return [*own_id, *edited_columns(posted, self._check.stated(entry.row))]
 
     def _last_posted(self, entry: Entry, original: dict[str, Any]) -> dict[str, Any]:

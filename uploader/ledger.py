@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,11 @@ from uploader.model import Outcome, Reason, RowState
 from uploader.records import row_record
 from uploader.run_totals import run_totals, usage_in
 
-LEDGER_VERSION = 2
+LEDGER_VERSION = 3
 _CRASHED = "may have been recorded: the upload ended while the row was being sent"
 _FROM_A_RANGE = Outcome(None)
 
-# Version 1 kept what a replay posted among the facts of the run.
+# Version 1 kept what a replay posted among the facts of the run; version 2 knew no former ids.
 _TABLES = """
 create table if not exists run (name text primary key, value text not null) without rowid;
 create table if not exists outcome (
@@ -48,6 +49,7 @@ create table if not exists posted (row integer primary key, cells text not null)
 insert or ignore into posted
   select cast(substr(name, 16) as integer), value from run where name glob 'posted for row *';
 delete from run where name glob 'posted for row *';
+create table if not exists former_id (row integer, own_id text, primary key (row, own_id)) without rowid;
 create table if not exists counted (row integer primary key);
 create table if not exists adopted_row (row integer primary key, event_id text not null unique);
 """
@@ -59,9 +61,8 @@ insert into accepted_range
   ) group by island
 """
 
-# The upload posts those rows as its log has them, and that is then what was posted last.
-_FORGET_WHAT_WAS_NOT_RECORDED = """
-delete from posted
+_POSTED_AND_NOT_RECORDED = """
+select row, cells from posted
 where not exists (select 1 from outcome where row = posted.row and (reason is null or reason = 'in_doubt'))
   and ifnull((select last from accepted_range where first <= posted.row order by first desc limit 1), 0) < posted.row
 """
@@ -158,11 +159,26 @@ class Ledger:
         event_id: the column of the log's own ids; None without.
         """
         started = self.recall("started_milliseconds") or _now_milliseconds()
-        with self._database.transaction() as connection:
-            connection.execute(_FORGET_WHAT_WAS_NOT_RECORDED)
+        self._forget_what_was_not_recorded(event_id)
         self.remember(
             path=path, input=facts, rows=rows, event_id=event_id, started_milliseconds=started, is_finished=False
         )
+
+    def _forget_what_was_not_recorded(self, event_id: str | None) -> None:
+        """Forget what a replay posted of rows that the upload posts again as its log has them, but for their ids."""
+        cells_by_row = {row: json.loads(cells) for row, cells in self._database.rows(_POSTED_AND_NOT_RECORDED)}
+        own_ids = [(row, str(cells.get(event_id) or "")) for row, cells in cells_by_row.items()]
+        with self._database.transaction() as connection:
+            connection.executemany("insert or ignore into former_id values (?, ?)", filter(itemgetter(1), own_ids))
+            connection.executemany("delete from posted where row = ?", [(row,) for row in cells_by_row])
+
+    def former_own_ids(self, rows: Sequence[int]) -> dict[int, list[str]]:
+        """Give the log's own ids (``--event-id``) that a replay gave some rows, before an upload posted them again."""
+        query = f"select row, own_id from former_id where row in ({marks(rows)})"  # noqa: S608 -- question marks alone
+        own_ids_by_row: dict[int, list[str]] = {}
+        for row, own_id in self._database.rows(query, rows):
+            own_ids_by_row.setdefault(row, []).append(own_id)
+        return own_ids_by_row
 
     def end(self, *, is_finished: bool, totals: dict[str, list[int]]) -> int:
         """Note that the run's results are durable; of a finished run the accepted rows shrink to ranges.
@@ -274,7 +290,7 @@ class Ledger:
         """Give the log's own ids (``--event-id``) that some rows had last, where their cells are kept."""
         column = self.recall("event_id")
         cells_by_row = {**self.originals(rows), **self.posted(rows)} if column else {}
-        return {row: cells[column] for row, cells in cells_by_row.items() if cells.get(column)}
+        return {row: str(cells[column]) for row, cells in cells_by_row.items() if cells.get(column) not in (None, "")}
 
     def _demand_own_file(self) -> None:
         found = self.recall("identity")

@@ -78,6 +78,10 @@ class OwnIds:
 class Owner(Protocol):
     """What is asked of the ledger whose row has an event."""
 
+    @property
+    def identity(self) -> RunIdentity:
+        """What the run is about."""
+
     def known(self, rows: Sequence[int]) -> dict[int, RowState]:
         """Give the states of those rows that have one."""
 
@@ -98,10 +102,11 @@ def _demanded_text(cell: Cell) -> str:
 class OwnEvents:
     """The claims of one run to its events."""
 
-    def __init__(self, ledger_folder: Path, identity: RunIdentity, claims: Claims) -> None:
+    def __init__(self, ledger_folder: Path, run: Owner, claims: Claims) -> None:
         self._folder = ledger_folder
-        self._run_id = identity.run_id
-        self._id_of = OwnEventIds(identity.base_url).of
+        self._run = run
+        self._run_id = run.identity.run_id
+        self._id_of = OwnEventIds(run.identity.base_url).of
         self._claims = claims
 
     def claimed(self, decisions: Sequence[Due | RowState]) -> list[Due | RowState]:
@@ -128,17 +133,27 @@ class OwnEvents:
     def _settled_by_others(self, wanted: list[Claim], standing: list[Claim]) -> Iterator[tuple[int, RowState]]:
         pairs_by_run: dict[str, list[tuple[Claim, Claim]]] = {}
         for own, other in zip(wanted, standing, strict=True):
-            if other.run_id == self._run_id:
-                if own.row != other.row:
-                    yield own.row, _repeated(own, other)
-                elif other.is_accepted:  # and yet it is due: the run's own ledger was lost
+            if other.run_id == self._run_id and own.row == other.row:
+                if other.is_accepted:  # and yet it is due: the run's own ledger was lost
                     yield own.row, _accepted_elsewhere(own, other)
-            elif other.is_accepted:
+            elif other.is_accepted and other.run_id != self._run_id:
                 yield own.row, _accepted_elsewhere(own, other)
             else:
                 pairs_by_run.setdefault(other.run_id, []).append((own, other))
+        yield from self._settled_by_this_run(pairs_by_run.pop(self._run_id, []))
         for run_id, pairs in pairs_by_run.items():
             yield from self._settled_by_run(run_id, pairs)
+
+    def _settled_by_this_run(self, pairs: list[tuple[Claim, Claim]]) -> Iterator[tuple[int, RowState]]:
+        own_id_by_row = self._run.own_ids([other.row for _, other in pairs]) if pairs else {}
+        taken_by_id: dict[bytes, Claim] = {}
+        for own, other in pairs:
+            holder = taken_by_id.get(own.id, other)
+            # A row that a replay gave another id has nothing to do with this event any more.
+            if holder is other and not self._is_of(own_id_by_row.get(other.row), other) and self._take_over(other, own):
+                taken_by_id[own.id] = own
+            else:
+                yield own.row, _repeated(own, holder)
 
     def _settled_by_run(self, run_id: str, pairs: list[tuple[Claim, Claim]]) -> Iterator[tuple[int, RowState]]:
         try:
@@ -151,8 +166,7 @@ class OwnEvents:
                 state_by_row, own_id_by_row = ledger.known(rows), ledger.own_ids(rows)
                 taken_by_id: dict[bytes, Claim] = {}
                 for own, other in pairs:
-                    # A row that a replay gave another id has nothing to do with this event any more.
-                    is_its_own = self._is_of(own_id_by_row.get(other.row), other)
+                    is_its_own = self._is_of(own_id_by_row.get(other.row), other)  # see above
                     state = state_by_row.get(other.row) if is_its_own else None
                     if own.id in taken_by_id:
                         yield own.row, _repeated(own, taken_by_id[own.id])
@@ -192,7 +206,7 @@ class OwnEvents:
 
 
 @contextlib.contextmanager
-def own_events_of(ledger_folder: Path, identity: RunIdentity, own_ids: OwnIds | None) -> Iterator[OwnEvents | None]:
+def own_events_of(ledger: Ledger, own_ids: OwnIds | None) -> Iterator[OwnEvents | None]:
     """Open the claims of a run that goes by the log's own ids; give None for any other.
 
     Raises:
@@ -201,8 +215,9 @@ def own_events_of(ledger_folder: Path, identity: RunIdentity, own_ids: OwnIds | 
     if own_ids is None:
         yield None
         return
-    with contextlib.closing(Claims(ledger_folder)) as claims:
-        yield OwnEvents(ledger_folder, identity, claims)
+    folder = ledger.path.parent
+    with contextlib.closing(Claims(folder)) as claims:
+        yield OwnEvents(folder, ledger, claims)
 
 
 def demand_known_claims(ledger_folder: Path) -> None:

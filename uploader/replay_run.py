@@ -64,7 +64,7 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
             progress = Progress(rows=source.row_count)
             own_ids = _own_ids(log, ledger)
             judge = Judge(check, ledger, permissions, own_ids)
-            with own_events_of(ledger.path.parent, identity, own_ids) as own_events:
+            with own_events_of(ledger, own_ids) as own_events:
                 desk.posting(path, ledger, progress).post_all(_due_rows(log, judge, own_events, progress))
             stop = desk.why_stopped()
             posted = RowSketches(log.columns, mapping=mapping, path=path)

@@ -18,7 +18,8 @@ def sandboxed(sending: dict[str, Any]) -> Iterator[Callable[[], str]]:
     with SandboxProcess(SandboxSettings()) as backend, tempfile.TemporaryDirectory(prefix="uploader-ledger-") as ledger:
         sending["base_url"] = backend.base_url
         sending["ledger"] = Path(ledger)
-        sending["results_dir"] = sending["results_dir"] or Path(tempfile.mkdtemp(prefix="uploader-sandbox-"))
+        fresh = None if sending["results_dir"] else Path(tempfile.mkdtemp(prefix="uploader-sandbox-"))
+        sending["results_dir"] = sending["results_dir"] or fresh
 
         def what_it_recorded() -> str:
             recorded = backend.recorded()
@@ -28,4 +29,9 @@ def sandboxed(sending: dict[str, Any]) -> Iterator[Callable[[], str]]:
                 f"{repeats:,} of them twice, and {recorded.look_ups:,} look-ups."
             )
 
-        yield what_it_recorded
+        try:
+            yield what_it_recorded
+        finally:
+            if fresh is not None:
+                with contextlib.suppress(OSError):  # it holds the results
+                    fresh.rmdir()

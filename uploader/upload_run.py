@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
 
+from uploader.api import values_in_words
 from uploader.books import Books
 from uploader.desk import Desk, FileReport, Plan, Watcher, open_desk, reserved, results_note, write_out
 from uploader.errors import InputError, LedgerFault, StoppedError, UploaderError
@@ -85,7 +86,7 @@ def _upload_file(path: Path, desk: Desk) -> FileReport:
         with (
             Ledger(desk.plan.ledger_folder, identity) as ledger,
             reserved(names_for(log, desk.plan), log, ledger, rows=log.row_count) as reservation,
-            own_events_of(desk.plan.ledger_folder, identity, own_ids) as own_events,
+            own_events_of(ledger, own_ids) as own_events,
         ):
             ledger.begin(
                 path=str(path),
@@ -180,7 +181,7 @@ class Naming:
         return {**own_id, **self.check.stated(row)}
 
     def event_id_of(self, row: Row, _state: RowState | None = None) -> str:
-        """Give a row's event id; of a row that ``note_accepted`` saw last, the one that it was accepted under."""
+        """Give a row's event id; of a row that ``note_accepted`` saw last, the one that it was posted under."""
         if self.own_ids is None:
             return self.by_row_number.of(row.number)
         return self.own_ids.event_id_of(self._last_own_ids.get(row.number) or self.own_ids.own_id(row))
@@ -196,10 +197,12 @@ class Naming:
         """Note of those rows that were accepted that their events were: under the ids that they had last."""
         if self.own_events is None or self.own_ids is None:
             return
-        accepted = [row for row, state in zip(rows, states, strict=True) if state.outcome.reason is None]
+        told = [(row, state.outcome.reason) for row, state in zip(rows, states, strict=True)]
         self._last_own_ids.clear()
-        self._last_own_ids.update(ledger.own_ids([row.number for row in accepted]))
-        ids = ((row.number, self.event_id_of(row)) for row in accepted)
+        self._last_own_ids.update(
+            ledger.own_ids([row.number for row, reason in told if reason in (None, Reason.IN_DOUBT)])
+        )
+        ids = ((row.number, self.event_id_of(row)) for row, reason in told if reason is None)
         self.own_events.note_accepted((number, event_id) for number, event_id in ids if event_id)
 
 
@@ -342,7 +345,20 @@ def _answered(
         if posted is not None:
             posted.add_all(_cells_posted(batch.rows, states))
         naming.note_accepted(batch.rows, states, ledger)
-        yield batch, states
+        yield batch, _told_of_edits(batch.rows, states, naming, ledger)
+
+
+def _told_of_edits(rows: Sequence[Row], states: list[RowState], naming: Naming, ledger: Ledger) -> list[RowState]:
+    """Have rows in doubt say what a replay posted last, where the log's own cells are others."""
+    doubtful = {row.number: at for at, row in enumerate(rows) if states[at].outcome.reason is Reason.IN_DOUBT}
+    posted_by_row = ledger.posted([*doubtful]) if doubtful else {}
+    for number, posted in posted_by_row.items():
+        row, state = rows[doubtful[number]], states[doubtful[number]]
+        stated = {} if row.fault else naming.stated(row)
+        if edits := [column for column, value in posted.items() if stated.get(column) != value]:
+            detail = f"{state.outcome.detail}; posted last by a replay, with {values_in_words(posted, edits)}"
+            states[doubtful[number]] = replace(state, outcome=replace(state.outcome, detail=detail))
+    return states
 
 
 def _keep_originals(rows: Sequence[Row], states: Sequence[RowState], naming: Naming, ledger: Ledger) -> None:

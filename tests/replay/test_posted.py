@@ -265,6 +265,23 @@ def test_a_row_that_an_upload_lost_after_a_corrected_attempt_is_sent_again_as_th
     assert [row[3] for row in scene.posted()] == [5, 7, 5, 5]
 
 
+@pytest.mark.parametrize("record", ["acme,d1,api,5", "acme,d1"])
+def test_a_corrected_row_in_doubt_can_be_settled_from_the_uploads_own_file(scene: Scene, record: str) -> None:
+    """That has the log's cells again, says what was posted last, and takes ``recorded`` for it."""
+    log = scene.log(record, "acme,d2,api,1")
+    scene.answers = {"d1": [NO]} if record.count(",") == 3 else {}
+    whole = {"tenant_id": "acme", "device_id": "d1", "meter_id": "api", "total_usage": "7"}
+    corrected = edited(failed_file(scene.upload(log)), setting(**whole))
+    scene.answers = {"d1": [LOST]}
+    scene.replay(corrected)
+    newest = failed_file(scene.upload(log))
+    (row,) = read(newest)
+    assert "posted last by a replay, with " in row["upload_detail"]
+    assert "total_usage 7" in row["upload_detail"]
+    assert scene.replay(edited(newest, setting(upload_replay="recorded"))).failed_rows == 0
+    assert [posted[3] for posted in scene.posted() if posted[1] == "d1"][-1] == 7
+
+
 @pytest.mark.parametrize("edit", [{"total_usage": "2"}, {"tenant_id": "globex"}, {"total_usage": "", "meter_id": ""}])
 def test_an_edited_row_is_not_taken_as_recorded(scene: Scene, edit: dict[str, str]) -> None:
     """A person says that the backend has it as it was posted; with other cells the results would say otherwise."""
