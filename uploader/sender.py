@@ -13,6 +13,8 @@ poll(2): epoll_ctl(2) for each call costs more than that, even with hundreds in 
 from __future__ import annotations
 
 import functools
+import math
+import os
 import re
 import select
 import time
@@ -20,6 +22,7 @@ from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -34,6 +37,8 @@ _MOST_BEFORE_A_CONNECTION = 8
 some ten at a time, and the time of those that wait for their turn would run."""
 _MOST_IDLE_SECONDS = 2
 """A connection idle for longer is not reused: the backend may be closing it, and that race costs a doubt."""
+_SECONDS_UNTIL_FORGOTTEN = 1.5
+"""libcurl looks once a second which idle connections were closed; until then it would send a request over one."""
 
 _MISCONFIGURED = frozenset(
     {
@@ -83,7 +88,7 @@ class Connection:
 class _Slot(Generic[Key]):
     """One reusable libcurl handle, and what its present attempt has brought."""
 
-    __slots__ = ("body", "curl", "head", "key", "prereq_calls", "url")
+    __slots__ = ("body", "connects_anew", "curl", "head", "key", "prereq_calls", "url")
 
     def __init__(self) -> None:
         self.curl: Any = pycurl.Curl()
@@ -91,6 +96,7 @@ class _Slot(Generic[Key]):
         self.body: list[bytes] = []
         self.prereq_calls = 0
         self.url = ""
+        self.connects_anew = False
         self.key: Key
 
     def begin(self, key: Key) -> None:
@@ -121,6 +127,10 @@ class Sender(Generic[Key]):
         self._multi.setopt(pycurl.M_MAXCONNECTS, connection.most_in_flight)
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         self._poll = select.poll()
+        self._inode_by_connection: dict[int, int] = {}
+        self._idle_sockets: set[int] = set()
+        self._must_connect_anew: bool | None = None
+        self._closed_ones_until_seconds = -math.inf
         self._slots: list[_Slot[Key]] = []
         self._free: list[_Slot[Key]] = []
         self._slot_by_curl: dict[Any, _Slot[Key]] = {}
@@ -151,6 +161,11 @@ class Sender(Generic[Key]):
         else:
             curl.setopt(pycurl.POSTFIELDS, request.body)  # this makes it a POST, too
         curl.setopt(pycurl.HTTPHEADER, ["Expect:", *request.headers])
+        if self._must_connect_anew is None:
+            self._must_connect_anew = self._has_closed_connections()
+        if slot.connects_anew is not self._must_connect_anew:
+            slot.connects_anew = self._must_connect_anew
+            curl.setopt(pycurl.FRESH_CONNECT, int(slot.connects_anew))
         self._slot_by_curl[curl] = slot
         if self._holds_none_back:
             self._multi.add_handle(curl)
@@ -162,6 +177,7 @@ class Sender(Generic[Key]):
 
         Comes back early, perhaps with none, when something was heard of any call.
         """
+        self._must_connect_anew = None  # to be found out when the next call starts
         ended = self._advance(())  # sends what was started
         if ended:
             timeout_seconds = 0.0
@@ -196,9 +212,16 @@ class Sender(Generic[Key]):
 
     def _watch(self, interest: int, socket: int, _multi: object, _data: object) -> None:
         if interest == pycurl.POLL_REMOVE:
-            self._poll.unregister(socket)
-        else:
-            self._poll.register(socket, _EVENTS_BY_INTEREST[interest])
+            if socket in self._inode_by_connection:
+                self._idle_sockets.add(socket)
+                self._poll.register(socket, select.POLLIN)  # whatever comes there now is its end
+            else:
+                self._poll.unregister(socket)  # one of libcurl's own, that it closes
+            return
+        if interest != pycurl.POLL_IN:  # a connection that is being made
+            self._inode_by_connection[socket] = os.fstat(socket).st_ino
+        self._idle_sockets.discard(socket)
+        self._poll.register(socket, _EVENTS_BY_INTEREST[interest])
 
     def _sockets_ready(self, *, timeout_seconds: float) -> list[tuple[int, int]]:
         # No socket tells of libcurl's own clocks, such as an exchange's time being over.
@@ -208,7 +231,25 @@ class Sender(Generic[Key]):
         began_seconds = time.monotonic()
         ready = self._poll.poll(timeout_seconds * 1000)
         self.waited_seconds += time.monotonic() - began_seconds
-        return ready
+        return self._awaited(ready)
+
+    def _awaited(self, ready: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Leave idle connections out, and listen to those no more: the backend has closed them, or libcurl has."""
+        idle = self._idle_sockets.intersection(map(itemgetter(0), ready))
+        if not idle:
+            return ready
+        for socket in idle:
+            self._poll.unregister(socket)
+            if _inode(socket) == self._inode_by_connection.pop(socket):  # else its number is another's by now
+                self._closed_ones_until_seconds = time.monotonic() + _SECONDS_UNTIL_FORGOTTEN
+        self._idle_sockets -= idle
+        return [(socket, events) for socket, events in ready if socket not in idle]
+
+    def _has_closed_connections(self) -> bool:
+        """Tell whether libcurl may hold idle connections that the backend has closed, unannounced."""
+        if self._idle_sockets:
+            self._awaited(self._poll.poll(0))
+        return time.monotonic() < self._closed_ones_until_seconds
 
     def _advance(self, ready: Sequence[tuple[int, int]]) -> list[tuple[Key, Exchange]]:
         for socket, _events in ready:
@@ -336,6 +377,13 @@ def _demand_single_send() -> None:
             f"{pycurl.version} cannot guard a POST against being sent twice (no PREREQFUNCTION)",
             remedy="install pycurl 7.49 or newer from its wheel: pip install --upgrade --only-binary :all: pycurl",
         )
+
+
+def _inode(descriptor: int) -> int | None:
+    try:
+        return os.fstat(descriptor).st_ino
+    except OSError:  # it was closed
+        return None
 
 
 def _in_words(code: int, words: str) -> str:

@@ -20,6 +20,14 @@ from uploader.model import Reason
 from uploader.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
+TCP_SOCKETS = Path("/proc/net/tcp")
+ESTABLISHED = "01"
+
+
+def is_connected_to(port: int) -> bool:
+    """Tell whether a connection to a port was not closed at its end yet (proc_pid_net(5))."""
+    fields = [line.split() for line in TCP_SOCKETS.read_text().splitlines()]
+    return any(remote.endswith(f":{port:04X}") and state == ESTABLISHED for _, _, remote, state, *_ in fields)
 
 
 # Time
@@ -63,6 +71,29 @@ def test_a_connection_idle_for_long_is_not_used_again(billing_server: BillingSer
         assert post_one(sender, billing_server, "late").reason is None
     posts = {post.headers["x-device-id"]: post for post in billing_server.posts}
     assert posts["late"].connection == 2
+
+
+def test_a_connection_that_the_backend_closed_unannounced_is_not_used_again(billing_server: BillingServer) -> None:
+    """Its end arrives while another call is waited for; a post over it would be in doubt."""
+    billing_server.respond = scripted(posts=[Answer(data=RIGHT.data, then=Then.FIN), Answer(then=Then.HANG)])
+    with sending(timeout_seconds=0.5) as sender:
+        sender.start("idle", post_to(billing_server.base_url, "idle"))
+        sender.start("clock", post_to(billing_server.base_url, "clock"))
+        ended(sender)
+        assert post_one(sender, billing_server, "late").reason is None
+    posts = {post.headers["x-device-id"]: post for post in billing_server.posts}
+    assert posts["late"].connection == 2
+
+
+@pytest.mark.skipif(not TCP_SOCKETS.exists(), reason="the system does not tell of its sockets")
+def test_a_connection_closed_right_behind_its_answer_is_not_used_again(billing_server: BillingServer) -> None:
+    """Nobody waits for anything when its end arrives; it is seen before the next call starts."""
+    billing_server.respond = lambda received: Answer(data=contract(received).data, then=Then.FIN)
+    with sending() as sender:
+        for number in range(5):
+            assert post_one(sender, billing_server, f"d{number}").reason is None
+            while is_connected_to(billing_server.port):
+                pass
 
 
 # Slots and connections
