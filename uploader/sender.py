@@ -131,6 +131,7 @@ class Sender(Generic[Key]):
         self._idle_sockets: set[int] = set()
         self._must_connect_anew: bool | None = None
         self._closed_ones_until_seconds = -math.inf
+        self._left_to_connect_anew = 0
         self._slots: list[_Slot[Key]] = []
         self._free: list[_Slot[Key]] = []
         self._slot_by_curl: dict[Any, _Slot[Key]] = {}
@@ -163,9 +164,11 @@ class Sender(Generic[Key]):
         curl.setopt(pycurl.HTTPHEADER, ["Expect:", *request.headers])
         if self._must_connect_anew is None:
             self._must_connect_anew = self._has_closed_connections()
-        if slot.connects_anew is not self._must_connect_anew:
-            slot.connects_anew = self._must_connect_anew
-            curl.setopt(pycurl.FRESH_CONNECT, int(slot.connects_anew))
+        connects_anew = self._must_connect_anew and self._left_to_connect_anew > 0
+        self._left_to_connect_anew -= connects_anew
+        if slot.connects_anew is not connects_anew:
+            slot.connects_anew = connects_anew
+            curl.setopt(pycurl.FRESH_CONNECT, int(connects_anew))
         self._slot_by_curl[curl] = slot
         if self._holds_none_back:
             self._multi.add_handle(curl)
@@ -242,6 +245,8 @@ class Sender(Generic[Key]):
             self._poll.unregister(socket)
             if _inode(socket) == self._inode_by_connection.pop(socket):  # else its number is another's by now
                 self._closed_ones_until_seconds = time.monotonic() + _SECONDS_UNTIL_FORGOTTEN
+                # So many new ones, at the most, take the places of all that there were.
+                self._left_to_connect_anew = self._connection.most_in_flight
         self._idle_sockets -= idle
         return [(socket, events) for socket, events in ready if socket not in idle]
 
