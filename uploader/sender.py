@@ -22,7 +22,6 @@ from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -128,6 +127,7 @@ class Sender(Generic[Key]):
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         self._poll = select.poll()
         self._inode_by_connection: dict[int, int] = {}
+        self._idle_poll = select.poll()
         self._idle_sockets: set[int] = set()
         self._must_connect_anew: bool | None = None
         self._closed_ones_until_seconds = -math.inf
@@ -215,16 +215,20 @@ class Sender(Generic[Key]):
 
     def _watch(self, interest: int, socket: int, _multi: object, _data: object) -> None:
         if interest == pycurl.POLL_REMOVE:
-            if socket in self._inode_by_connection:
+            self._poll.unregister(socket)
+            if socket in self._inode_by_connection:  # and not one of libcurl's own, that it closes
                 self._idle_sockets.add(socket)
-                self._poll.register(socket, select.POLLIN)  # whatever comes there now is its end
-            else:
-                self._poll.unregister(socket)  # one of libcurl's own, that it closes
+                self._idle_poll.register(socket, select.POLLIN)  # whatever comes there is its end
             return
         if interest != pycurl.POLL_IN:  # a connection that is being made
             self._inode_by_connection[socket] = os.fstat(socket).st_ino
-        self._idle_sockets.discard(socket)
+        if socket in self._idle_sockets:
+            self._no_more_idle(socket)
         self._poll.register(socket, _EVENTS_BY_INTEREST[interest])
+
+    def _no_more_idle(self, socket: int) -> None:
+        self._idle_sockets.remove(socket)
+        self._idle_poll.unregister(socket)
 
     def _sockets_ready(self, *, timeout_seconds: float) -> list[tuple[int, int]]:
         # No socket tells of libcurl's own clocks, such as an exchange's time being over.
@@ -234,26 +238,17 @@ class Sender(Generic[Key]):
         began_seconds = time.monotonic()
         ready = self._poll.poll(timeout_seconds * 1000)
         self.waited_seconds += time.monotonic() - began_seconds
-        return self._awaited(ready)
-
-    def _awaited(self, ready: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Leave idle connections out, and listen to those no more: the backend has closed them, or libcurl has."""
-        idle = self._idle_sockets.intersection(map(itemgetter(0), ready))
-        if not idle:
-            return ready
-        for socket in idle:
-            self._poll.unregister(socket)
-            if _inode(socket) == self._inode_by_connection.pop(socket):  # else its number is another's by now
-                self._closed_ones_until_seconds = time.monotonic() + _SECONDS_UNTIL_FORGOTTEN
-                # So many new ones, at the most, take the places of all that there were.
-                self._left_to_connect_anew = self._connection.most_in_flight
-        self._idle_sockets -= idle
-        return [(socket, events) for socket, events in ready if socket not in idle]
+        return ready
 
     def _has_closed_connections(self) -> bool:
         """Tell whether libcurl may hold idle connections that the backend has closed, unannounced."""
-        if self._idle_sockets:
-            self._awaited(self._poll.poll(0))
+        for socket, _ in self._idle_poll.poll(0) if self._idle_sockets else ():
+            self._no_more_idle(socket)
+            # Else it is libcurl that has closed it, and its number may be another's by now.
+            if _inode(socket) == self._inode_by_connection.pop(socket):
+                self._closed_ones_until_seconds = time.monotonic() + _SECONDS_UNTIL_FORGOTTEN
+                # So many new ones, at the most, take the places of all that there were.
+                self._left_to_connect_anew = self._connection.most_in_flight
         return time.monotonic() < self._closed_ones_until_seconds
 
     def _advance(self, ready: Sequence[tuple[int, int]]) -> list[tuple[Key, Exchange]]:
