@@ -53,7 +53,7 @@ def upload(files: tuple[Path, ...], *, max_failed: str | None, sandbox: bool, dr
       0  every row was accepted, now or before
       1  finished; some rows failed: see the failed file
       2  nothing was posted: wrong usage, input, schema or settings
-      3  stopped early: the same command continues
+      3  stopped early: the same command continues; or one of several files could not be taken
       4  a fault of this program, or totals that do not balance
       129, 130, 143  interrupted; the same command continues
     """
@@ -98,7 +98,7 @@ def replay(file: Path, *, include_in_doubt: bool, accept_changes: bool, without_
 
     Rows marked yes or fix in upload_replay are checked and posted, accepted ones never. For a row marked confirm write
     resend (post it exactly as it was) or recorded (the backend has it) into upload_replay. It needs the --base-url,
-    --ledger, --schema and --delimiter of the upload, and ends with the exit codes of an upload.
+    --ledger and --schema of the upload, and ends with the exit codes of an upload.
 
     \b
     Examples:
