@@ -34,7 +34,7 @@ ROWS = [
         "sender",
         "timings",
     },
-    {"adopted", "amounts", "reservation", "run_totals"},
+    {"adopted", "amounts", "edits", "reservation", "run_file", "run_totals"},
     {
         "bucket",
         "csv_log",

@@ -17,8 +17,9 @@ import pytest
 from tests.full_disk import no_file_may_grow
 from uploader.errors import LedgerFault, LedgerRefusal
 from uploader.identity import EventIds, RunIdentity
-from uploader.ledger import LEDGER_VERSION, History, Ledger, Sending, known_run, remembered
+from uploader.ledger import History, Ledger, Sending
 from uploader.model import Outcome, Reason, RowState
+from uploader.run_file import LEDGER_VERSION, known_run, remembered
 
 IDENTITY = RunIdentity(base_url="http://127.0.0.1:1/api/v1", period="", content_sha256="0f" * 32)
 ACCEPTED = RowState(1, Outcome(None, "", 201, '{"id": "é=\\u0000"}'), 2, 1_795_000_000_123, "cus_1")
@@ -122,10 +123,10 @@ def test_a_later_outcome_replaces_an_earlier_one(ledger: Ledger) -> None:
 def test_a_failed_rows_original_cells_are_those_first_kept(folder: Path) -> None:
     """Keeping them again, after an edit, changes nothing; unknown rows have none."""
     with Ledger(folder, IDENTITY) as ledger:
-        ledger.keep_originals({2: {"tenant_id": "00123", "total_usage": 7}})
-        ledger.keep_originals({2: {"tenant_id": "123"}, 5: {"tenant_id": "x"}})
+        ledger.edits.keep_originals({2: {"tenant_id": "00123", "total_usage": 7}})
+        ledger.edits.keep_originals({2: {"tenant_id": "123"}, 5: {"tenant_id": "x"}})
     with Ledger(folder, IDENTITY) as ledger:
-        assert ledger.originals([1, 2]) == {2: {"tenant_id": "00123", "total_usage": 7}}
+        assert ledger.edits.originals([1, 2]) == {2: {"tenant_id": "00123", "total_usage": 7}}
 
 
 def test_a_commit_is_in_the_files_at_once(ledger: Ledger, tmp_path: Path) -> None:
@@ -226,7 +227,7 @@ def test_a_full_disk_is_a_fault_and_what_was_committed_before_stays(folder: Path
 
 @pytest.mark.parametrize(
     "write",
-    [lambda ledger: ledger.remember(rows=1), lambda ledger: ledger.keep_originals({1: {"tenant_id": "acme"}})],
+    [lambda ledger: ledger.remember(rows=1), lambda ledger: ledger.edits.keep_originals({1: {"tenant_id": "acme"}})],
     ids=["facts", "originals"],
 )
 def test_no_write_of_any_kind_fails_unsaid(ledger: Ledger, write: Callable[[Ledger], None]) -> None:
@@ -238,10 +239,10 @@ def test_no_write_of_any_kind_fails_unsaid(ledger: Ledger, write: Callable[[Ledg
 def test_what_a_replay_posted_is_kept_by_row(folder: Path) -> None:
     """The last values count; rows that went out as they were have none, and the facts of the run stay few."""
     with Ledger(folder, IDENTITY) as ledger:
-        ledger.keep_posted({2: {"total_usage": 7}, 5: {"total_usage": 1}})
-        ledger.keep_posted({2: {"total_usage": 8}})
+        ledger.edits.keep_posted({2: {"total_usage": 7}, 5: {"total_usage": 1}})
+        ledger.edits.keep_posted({2: {"total_usage": 8}})
     with Ledger(folder, IDENTITY) as ledger:
-        assert ledger.posted([1, 2, 5]) == {2: {"total_usage": 8}, 5: {"total_usage": 1}}
+        assert ledger.edits.posted([1, 2, 5]) == {2: {"total_usage": 8}, 5: {"total_usage": 1}}
     assert set(remembered(folder, IDENTITY.run_id) or {}) == {"identity"}
 
 
@@ -255,7 +256,7 @@ def test_a_ledger_of_version_1_is_taken_over(folder: Path) -> None:
         connection.executescript("drop table posted; drop table adopted_row; pragma user_version = 1")
     with Ledger(folder, IDENTITY) as ledger:
         assert ledger.known([1, 2]) == {1: ACCEPTED, 2: DOUBT}
-        assert ledger.posted([2]) == {2: {"total_usage": 8}}
+        assert ledger.edits.posted([2]) == {2: {"total_usage": 8}}
         assert ledger.recall("rows") == 3
         assert ledger.recall("posted for row 2") is None
     with contextlib.closing(sqlite3.connect(path)) as connection:

@@ -23,7 +23,7 @@ from tests.billing_contract import BilledRow, Received, contract
 from tests.billing_server import BillingServer
 from tests.command import EVENT_COLUMNS, Ended, Home, cells, read_rows, usage_rows, write_csv
 from uploader.identity import EventIds
-from uploader.ledger import known_run
+from uploader.run_file import known_run
 
 OWN_COLUMNS = [
     *("upload_row", "upload_status", "upload_reason", "upload_detail", "upload_replay", "upload_http_status"),

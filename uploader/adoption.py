@@ -19,12 +19,13 @@ from uploader.books import Books
 from uploader.desk import Plan
 from uploader.errors import InputError, LedgerRefusal
 from uploader.identity import RUN_ID, RunIdentity
-from uploader.ledger import Ledger, is_known
+from uploader.ledger import Ledger
 from uploader.marker import mark_of
 from uploader.model import Outcome, Reason, Replay, RowState, Status
 from uploader.notes import Level, Note
 from uploader.overlap import RowSketches
 from uploader.replay_log import Entry, ReplayLog, open_own_file
+from uploader.run_file import is_known
 from uploader.schema import RowCheck
 from uploader.seen import SeenRows
 

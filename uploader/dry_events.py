@@ -10,8 +10,8 @@ from pathlib import Path
 
 from uploader.claims import Claim, Claims, claims_path
 from uploader.glance import Glance
-from uploader.ledger import known_run
 from uploader.own_events import OwnEvents
+from uploader.run_file import known_run
 
 
 class DryEvents(OwnEvents):

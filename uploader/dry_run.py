@@ -22,13 +22,14 @@ from uploader.errors import LedgerRefusal, StoppedError, UploaderError
 from uploader.glance import Glance, try_ledger_folder
 from uploader.guards import InputFacts, demand_little_overlap
 from uploader.identity import EventIds, RunIdentity
-from uploader.ledger import Sending, remembered
+from uploader.ledger import Sending
 from uploader.model import REPLAY_BY_REASON, Outcome, Reason, RowState
 from uploader.overlap import RowSketches
 from uploader.posting import Due, Posting, Progress
 from uploader.readers import UsageLog, open_usage_log
 from uploader.reservation import Reservation, room_needed_bytes
 from uploader.results import NOT_SENT
+from uploader.run_file import remembered
 from uploader.schema import RowCheck
 from uploader.seen import SeenRows
 from uploader.upload_run import Naming, admitted_run, due_rows, fitted_check, names_for, own_ids_of, read_through

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from uploader.database import Database, unusable
+from uploader.edits import own_ids_in
 from uploader.identity import RunIdentity
-from uploader.ledger import History, Ledger, is_in, looked_at
+from uploader.ledger import History, Ledger, is_in
 from uploader.model import Outcome, Reason, RowState
+from uploader.run_file import looked_at
 
 _ISLANDS = """
 select min(row), max(row) from (
@@ -111,7 +113,7 @@ def _own_ids(database: Database) -> dict[int, str]:
     if column is None:
         return {}
     kept = [(row, json.loads(cells)) for table in ("original", "posted") for row, cells in _kept(database, table)]
-    return {row: str(cells[column]) for row, cells in kept if cells.get(column) not in (None, "")}
+    return own_ids_in(dict(kept), event_id=column)
 
 
 def _kept(database: Database, table: str) -> list[tuple[int, str]]:

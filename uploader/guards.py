@@ -16,9 +16,9 @@ from typing import Any
 
 from uploader.errors import LedgerRefusal, UploaderError
 from uploader.identity import RunIdentity
-from uploader.ledger import remembered
 from uploader.model import Batch
 from uploader.readers import open_usage_log
+from uploader.run_file import remembered
 from uploader.seen import SeenRows
 
 _MOST_SHARE = 0.5

@@ -83,8 +83,8 @@ class Judge:
         """Decide of the next rows; a state that is given as such is to be recorded."""
         known = self._known(entries)
         numbers = [entry.number for entry in entries]
-        originals = self._ledger.originals(numbers)
-        self._posted_by_row = self._ledger.posted(numbers)
+        originals = self._ledger.edits.originals(numbers)
+        self._posted_by_row = self._ledger.edits.posted(numbers)
         decisions = []
         posted: dict[int, dict[str, Any]] = {}
         for entry in entries:
@@ -101,15 +101,16 @@ class Judge:
             decisions.append(decision)
             self._last_judged = entry.row.number
         if posted:
-            self._ledger.keep_posted(posted)  # before the POST: should it end in doubt, these are the values to resend
+            # Before the POST: should it end in doubt, these are the values to resend.
+            self._ledger.edits.keep_posted(posted)
         return decisions
 
     def states(self, entries: Sequence[Entry]) -> list[RowState]:
         """Give what the results say of some rows, once posting has ended; it may have ended before their turn."""
         known = self._known(entries)
         numbers = [entry.number for entry in entries]
-        originals = self._ledger.originals(numbers)
-        self._posted_by_row = self._ledger.posted(numbers)
+        originals = self._ledger.edits.originals(numbers)
+        self._posted_by_row = self._ledger.edits.posted(numbers)
         states = [self._state_in_the_end(entry, known, originals.get(entry.number, {})) for entry in entries]
         self.failed_rows += sum(state.row > 0 and state.outcome.reason is not None for state in states)
         return states
@@ -176,7 +177,7 @@ class Judge:
             return entry.seems_recorded and entry.event_id == self._own_ids.event_id(entry.row)
         column = self._own_ids.column
         own_ids = [str(cells.get(column) or "") for cells in (original, posted) if cells is not None]
-        own_ids += self._ledger.former_own_ids([entry.number]).get(entry.number, [])
+        own_ids += self._ledger.edits.former_own_ids([entry.number]).get(entry.number, [])
         return entry.event_id in map(self._own_ids.event_id_of, own_ids)
 
     def _put_back(self, entry: Entry, posted: dict[str, Any]) -> str:

@@ -19,9 +19,10 @@ from uploader.claims import Claim, Claims, claims_path
 from uploader.errors import InputError, LedgerRefusal
 from uploader.identity import OwnEventIds, RunIdentity
 from uploader.known_cells import Column
-from uploader.ledger import Ledger, known_run, ledger_path
+from uploader.ledger import Ledger
 from uploader.model import Cell, Outcome, Reason, Row, RowState, UsageEvent
 from uploader.posting import Due
+from uploader.run_file import known_run, ledger_path
 
 _LEDGER_GONE = "and that run's ledger is gone; ask the backend's owners whether they have it"
 

@@ -13,7 +13,7 @@ from uploader.desk import Desk, FileReport, Plan, Watcher, open_desk, reserved, 
 from uploader.errors import InputError, LedgerRefusal, UploaderError
 from uploader.identity import RUN_ID, RunIdentity
 from uploader.judge import Judge, Kept, Permissions
-from uploader.ledger import Ledger, known_run, remembered
+from uploader.ledger import Ledger
 from uploader.mapping import ColumnMap
 from uploader.model import Batch, Reason, RowState, Status
 from uploader.notes import Level, Note
@@ -22,6 +22,7 @@ from uploader.own_events import OwnEvents, OwnIds, own_events_of
 from uploader.posting import Due, Progress
 from uploader.replay_log import ReplayLog, open_own_file
 from uploader.reservation import choose_replay_names
+from uploader.run_file import known_run, remembered
 from uploader.run_report import report_of_run
 from uploader.schema import RowCheck
 from uploader.seen import SeenRows

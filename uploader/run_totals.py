@@ -11,6 +11,11 @@ from uploader.model import Reason
 
 _ACCEPTED = "accepted"
 _ROWS_AT_A_TIME = 5_000
+_ACCEPTED_AS_EDITED = """
+select original.cells from posted left join original using (row)
+where exists (select 1 from outcome where row = posted.row and reason is null)
+  or ifnull((select last from accepted_range where first <= posted.row order by first desc limit 1), 0) >= posted.row
+"""
 _ROWS_WITH_CELLS = """
 with some as (
   select row from original where row > :after union select row from posted where row > :after order by row limit :most
@@ -47,6 +52,24 @@ def run_totals(database: Database, *, rows: int, units_uploaded: int) -> dict[st
     return {reason: [row_counts[reason], units[reason]] for reason in reasons if row_counts[reason]}
 
 
+def keep_units_uploaded(database: Database, *, units_of_log: int) -> int:
+    """Keep the units of all accepted rows, and which of them need not be counted by their cells any more.
+
+    Those that a replay edited are counted by what it posted, ever; gives how many they are.
+
+    units_of_log: of all accepted rows, as the log states them.
+    """
+    edited = database.rows(_ACCEPTED_AS_EDITED)
+    units = units_of_log - sum(_usage_in(cells) for (cells,) in edited)
+    with database.transaction() as connection:
+        connection.execute(
+            "insert or ignore into counted select row from outcome where reason is null "
+            "and row in (select row from original) and row not in (select row from posted)"
+        )
+        connection.execute("insert or replace into run values ('units_uploaded', ?)", (json.dumps(units),))
+    return len(edited)
+
+
 def _row_counts(database: Database) -> Counter[str]:
     found = database.rows("select reason, count(*) from outcome group by reason")
     counts = Counter({reason or _ACCEPTED: rows for reason, rows in found})
@@ -55,8 +78,7 @@ def _row_counts(database: Database) -> Counter[str]:
     return counts
 
 
-def usage_in(cells: str | None) -> int:
-    """Give the units that kept cells state, as JSON by column; 0 where they state none."""
+def _usage_in(cells: str | None) -> int:
     usage = json.loads(cells).get("total_usage") if cells else None
     return usage if isinstance(usage, int) else 0
 
@@ -67,5 +89,5 @@ def _usages(database: Database) -> Iterator[tuple[str, int]]:
     while found := database.rows(_ROWS_WITH_CELLS, {"after": last_row, "most": _ROWS_AT_A_TIME}):
         for _, reason, original, posted, is_counted in found:
             if not is_counted:
-                yield reason, usage_in(posted or original if reason == _ACCEPTED else original)
+                yield reason, _usage_in(posted or original if reason == _ACCEPTED else original)
         last_row = found[-1][0]

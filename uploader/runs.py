@@ -8,8 +8,8 @@ from typing import Any
 
 from uploader.errors import LedgerRefusal
 from uploader.identity import RUN_ID, RunIdentity
-from uploader.ledger import ledger_path, remembered, run_ids
 from uploader.lock import holder
+from uploader.run_file import ledger_path, remembered, run_ids
 
 _COLUMNS = (
     "run",

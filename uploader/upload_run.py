@@ -16,7 +16,7 @@ from uploader.desk import Desk, FileReport, Plan, Watcher, open_desk, reserved, 
 from uploader.errors import InputError, LedgerFault, StoppedError, UploaderError
 from uploader.guards import InputFacts, choose_run, demand_known_results, demand_little_overlap
 from uploader.identity import EventIds, RunIdentity
-from uploader.ledger import History, Ledger, is_known
+from uploader.ledger import History, Ledger
 from uploader.mapping import AS_IT_STANDS, ColumnMap
 from uploader.marker import Marker, demand_known_marks
 from uploader.model import Batch, Cell, Outcome, Reason, Row, RowState, UsageEvent
@@ -27,6 +27,7 @@ from uploader.posting import Due, Progress
 from uploader.readers import UsageLog, open_usage_log
 from uploader.reservation import Names, Reservation, choose_names
 from uploader.results import NOT_SENT
+from uploader.run_file import is_known
 from uploader.run_report import report_of_run
 from uploader.schema import RowCheck, RowSchema
 from uploader.seen import SeenRows
@@ -351,7 +352,7 @@ def _answered(
 def _told_of_edits(rows: Sequence[Row], states: list[RowState], naming: Naming, ledger: Ledger) -> list[RowState]:
     """Have rows in doubt say what a replay posted last, where the log's own cells are others."""
     doubtful = {row.number: at for at, row in enumerate(rows) if states[at].outcome.reason is Reason.IN_DOUBT}
-    posted_by_row = ledger.posted([*doubtful]) if doubtful else {}
+    posted_by_row = ledger.edits.posted([*doubtful]) if doubtful else {}
     for number, posted in posted_by_row.items():
         row, state = rows[doubtful[number]], states[doubtful[number]]
         stated = {} if row.fault else naming.stated(row)
@@ -368,7 +369,7 @@ def _keep_originals(rows: Sequence[Row], states: Sequence[RowState], naming: Nam
         if state.outcome.reason is not None and not row.fault
     }
     if failed:
-        ledger.keep_originals(failed)
+        ledger.edits.keep_originals(failed)
 
 
 def _cells_posted(rows: Sequence[Row], states: Sequence[RowState]) -> list[Sequence[Cell]]:

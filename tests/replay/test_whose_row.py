@@ -34,7 +34,7 @@ from tests.replay.scene import (
 from uploader.errors import InputError, LedgerRefusal, RefusedError
 from uploader.identity import EventIds
 from uploader.judge import Permissions
-from uploader.ledger import known_run
+from uploader.run_file import known_run
 from uploader.settings import Settings
 from uploader.upload_run import upload
 

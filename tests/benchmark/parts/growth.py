@@ -20,8 +20,9 @@ from tests.benchmark.table import Grid, Row, Section, UnmeasuredError, at_most, 
 from tests.benchmark.usage import COLUMNS, usage_rows
 from tests.command import Home
 from uploader.identity import RunIdentity
-from uploader.ledger import Ledger, known_run, ledger_path, run_ids
+from uploader.ledger import Ledger
 from uploader.overlap import RowSketch
+from uploader.run_file import known_run, ledger_path, run_ids
 from uploader.seen import SeenRows
 
 NAME = "growth"

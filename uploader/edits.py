@@ -1,0 +1,78 @@
+"""What failed rows had in their cells, what replays posted in the place of that, and which own ids rows gave up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from typing import Any, TypeAlias
+
+from uploader.database import Database, marks
+
+CellsByRow: TypeAlias = dict[int, dict[str, Any]]
+"""Cells as they are read, by column, of some rows by number."""
+
+_POSTED_AND_NOT_RECORDED = """
+select row, cells from posted
+where not exists (select 1 from outcome where row = posted.row and (reason is null or reason = 'in_doubt'))
+  and ifnull((select last from accepted_range where first <= posted.row order by first desc limit 1), 0) < posted.row
+"""
+
+
+class Edits:
+    """A part of one run's file; its methods raise LedgerFault as those of the ledger do."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def keep_originals(self, cells_by_row: CellsByRow) -> None:
+        """Keep failed rows' cells as they were, so that a replay can tell what was edited; the first ones stay."""
+        self._keep("insert or ignore into original values (?, ?)", cells_by_row)
+
+    def originals(self, rows: Sequence[int]) -> CellsByRow:
+        """Give back what ``keep_originals`` kept of some rows."""
+        return self._kept("original", rows)
+
+    def keep_posted(self, cells_by_row: CellsByRow) -> None:
+        """Keep what is about to be posted for some rows, where that is not what was posted before or the original."""
+        self._keep("insert or replace into posted values (?, ?)", cells_by_row)
+
+    def posted(self, rows: Sequence[int]) -> CellsByRow:
+        """Give back what ``keep_posted`` kept last of some rows."""
+        return self._kept("posted", rows)
+
+    def forget_what_was_not_recorded(self, *, event_id: str | None) -> None:
+        """Forget what a replay posted of rows that an upload posts again as its log has them, but for their own ids.
+
+        event_id: the column of the log's own ids; None without.
+        """
+        cells_by_row = {row: json.loads(cells) for row, cells in self._database.rows(_POSTED_AND_NOT_RECORDED)}
+        given_up = [(row, str(cells.get(event_id) or "")) for row, cells in cells_by_row.items()]
+        with self._database.transaction() as connection:
+            connection.executemany("insert or ignore into former_id values (?, ?)", filter(itemgetter(1), given_up))
+            connection.executemany("delete from posted where row = ?", [(row,) for row in cells_by_row])
+
+    def own_ids(self, rows: Sequence[int], *, event_id: str) -> dict[int, str]:
+        """Give the log's own ids, of the column ``event_id``, that some rows had last, where their cells are kept."""
+        return own_ids_in({**self.originals(rows), **self.posted(rows)}, event_id=event_id)
+
+    def former_own_ids(self, rows: Sequence[int]) -> dict[int, list[str]]:
+        """Give the log's own ids that a replay gave some rows, before an upload posted them again."""
+        query = f"select row, own_id from former_id where row in ({marks(rows)})"  # noqa: S608 -- question marks alone
+        own_ids_by_row: dict[int, list[str]] = {}
+        for row, own_id in self._database.rows(query, rows):
+            own_ids_by_row.setdefault(row, []).append(own_id)
+        return own_ids_by_row
+
+    def _keep(self, statement: str, cells_by_row: CellsByRow) -> None:
+        with self._database.transaction() as connection:
+            connection.executemany(statement, [(row, json.dumps(cells)) for row, cells in cells_by_row.items()])
+
+    def _kept(self, table: str, rows: Sequence[int]) -> CellsByRow:
+        query = f"select row, cells from {table} where row in ({marks(rows)})"  # noqa: S608 -- names and question marks
+        return {row: json.loads(cells) for row, cells in self._database.rows(query, rows)}
+
+
+def own_ids_in(cells_by_row: Mapping[int, Mapping[str, Any]], *, event_id: str) -> dict[int, str]:
+    """Give the log's own ids, of the column ``event_id``, that kept cells state; rows without one are left out."""
+    return {row: str(cells[event_id]) for row, cells in cells_by_row.items() if cells.get(event_id) not in (None, "")}

@@ -1,0 +1,105 @@
+"""One run's file in the ledger's folder: its name, its tables, and a look into it that does not hold it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from uploader.database import Database, unusable
+from uploader.errors import LedgerRefusal
+from uploader.identity import RUN_ID, RunIdentity
+from uploader.lock import Lock, holder
+
+LEDGER_VERSION = 3
+# Version 1 kept what a replay posted among the facts of the run; version 2 knew no former ids.
+TABLES = """
+create table if not exists run (name text primary key, value text not null) without rowid;
+create table if not exists outcome (
+  row integer primary key, reason text, detail text not null, http_status integer, response text not null,
+  attempts integer not null, at_milliseconds integer not null, customer_id text not null
+);
+create table if not exists sending (
+  row integer primary key, attempts integer not null, at_milliseconds integer not null, customer_id text not null
+);
+create table if not exists accepted_range (first integer primary key, last integer not null);
+create table if not exists original (row integer primary key, cells text not null);
+create table if not exists posted (row integer primary key, cells text not null);
+insert or ignore into posted
+  select cast(substr(name, 16) as integer), value from run where name glob 'posted for row *';
+delete from run where name glob 'posted for row *';
+create table if not exists former_id (row integer, own_id text, primary key (row, own_id)) without rowid;
+create table if not exists counted (row integer primary key);
+create table if not exists adopted_row (row integer primary key, event_id text not null unique);
+"""
+
+
+def ledger_path(folder: Path, run_id: str) -> Path:
+    """Name a run's file."""
+    return folder / f"{run_id}.sqlite"
+
+
+def run_ids(folder: Path) -> list[str]:
+    """List the runs that a ledger folder knows."""
+    return sorted(path.stem for path in folder.glob("r*.sqlite"))
+
+
+def remembered(folder: Path, run_id: str) -> dict[str, Any] | None:
+    """Read what a run remembers of itself, without holding it; None when this folder does not know the run.
+
+    Raises:
+        LedgerRefusal: a process is at work on it just now, or its file cannot be read.
+    """
+    with looked_at(folder, run_id) as database:
+        facts = database.rows("select name, value from run") if database else []
+    return {name: json.loads(value) for name, value in facts} if facts else None
+
+
+@contextlib.contextmanager
+def looked_at(folder: Path, run_id: str) -> Iterator[Database | None]:
+    """Open a run's file for a moment, to look at it; None when this folder does not know the run.
+
+    Raises:
+        LedgerRefusal: a process is at work on it just now, or its file cannot be read.
+    """
+    path = ledger_path(folder, run_id)
+    if not path.exists():
+        yield None
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            lock = Lock(path.with_suffix(".lock"))
+        except OSError as error:
+            raise unusable(path, error) from error
+        stack.callback(lock.release)
+        yield stack.enter_context(contextlib.closing(Database(path, tables=TABLES, version=LEDGER_VERSION)))
+
+
+def is_known(folder: Path, run_id: str) -> bool:
+    """Tell whether a run was begun or adopted in this ledger, or is at work just now; an empty file is no knowledge.
+
+    Raises:
+        LedgerRefusal: its file cannot be read.
+    """
+    if not RUN_ID.fullmatch(run_id):
+        return False
+    if holder(ledger_path(folder, run_id).with_suffix(".lock")):
+        return True
+    return bool({"input", "adopted"} & (remembered(folder, run_id) or {}).keys())
+
+
+def known_run(folder: Path, run_id: str) -> RunIdentity:
+    """Find what a run was about.
+
+    Raises:
+        LedgerRefusal: this ledger does not know it, or a process is at work on it.
+    """
+    known = remembered(folder, run_id) if RUN_ID.fullmatch(run_id) else None
+    if known is None:
+        raise LedgerRefusal(
+            f"run {run_id} is not known to the ledger in {folder}",
+            remedy="give --ledger the folder that the upload used; for one that is lost there is --without-ledger",
+        )
+    return RunIdentity.from_canonical(known["identity"])
