@@ -15,7 +15,8 @@ ROWS = [
     {"ending", "options", "trial"},
     {"commands", "console", "doctor", "dry_run", "log_lines", "report", "runs", "sandbox", "validate"},
     {"charts", "dry_events", "effective", "export", "findings", "frames", "replay_run", "summary", "upload_run"},
-    {"adoption", "judge", "run_report", "sandbox_backend"},
+    {"adoption", "answers", "due_rows", "judge", "run_report", "sandbox_backend"},
+    {"admission", "naming"},
     {"desk", "glance", "guards", "own_events", "replay_log", "workbook"},
     {"pacing_notes", "posting"},
     {

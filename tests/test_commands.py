@@ -8,6 +8,7 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import pandas as pd
@@ -78,12 +79,18 @@ def test_several_files_and_one_that_is_not_there(home: Home) -> None:
 def test_what_forbids_the_whole_is_raised(home: Home, billing_server: BillingServer) -> None:
     """A wrong option or schema is an exception, before anything is asked of the backend."""
     log = write_csv(home.folder / "usage.csv", usage_rows(2))
-    with pytest.raises(SettingsError, match="results_dir"):
+    with pytest.raises(SettingsError, match="results-dir"):
         upload([log, log], base_url=home.base_url, ledger=home.ledger, results="r.csv")
     with pytest.raises(SettingsError):
         upload(log, base_url="ftp://x", ledger=home.ledger)
     with pytest.raises(SettingsError):
         upload(log, base_url=home.base_url, ledger=home.ledger, max_failed="some")
+    with pytest.raises(SettingsError, match="no usage log"):
+        upload([], base_url=home.base_url, ledger=home.ledger)
+    wrong: Any
+    for wrong in ({"timeout": "5"}, {"safe_status": "500,502"}, {"concurrency": "some"}, {"retries": None}):
+        with pytest.raises(SettingsError):
+            upload(log, base_url=home.base_url, ledger=home.ledger, **wrong)
     with pytest.raises(SchemaError):
         replay(log, base_url=home.base_url, ledger=home.ledger, schema="nowhere.json")
     assert billing_server.received == []
@@ -117,8 +124,7 @@ def test_options_are_those_of_the_command_line(name: str, function: object) -> N
         option.name: option.default
         for option in command.params
         if isinstance(option, click.Option)
-        and option.name
-        not in ("summary", "report", "sandbox", "safe_status", "log_format", "concurrency", *_OF_THE_COMMAND_LINE)
+        and option.name not in ("summary", "report", "sandbox", "safe_status", "log_format", *_OF_THE_COMMAND_LINE)
     }
     assert set(defaults) <= set(parameters)
     for option, default in defaults.items():

@@ -291,3 +291,21 @@ def test_lost_claims_are_noticed(home: Home, billing_server: BillingServer) -> N
     assert run.exit_code == 2, run.said
     assert "claims.sqlite is gone" in run.said
     assert billing_server.billed() == Counter(ROWS[:7])
+
+
+def test_a_replay_and_a_dry_run_notice_lost_claims(home: Home, billing_server: BillingServer) -> None:
+    """A replay whose rows have ids of their own needs the claims as an upload does, and makes no new file of them."""
+    write_log(home, "usage.csv", numbered(ROWS[:3]))
+    assert upload(home, "usage.csv").exit_code == 0
+    write_log(home, "more.csv", [("e0", ROWS[0]._replace(total_usage=7)), ("new", ROWS[4])])
+    assert upload(home, "more.csv").exit_code == 1
+    billed = billing_server.billed()
+    (home.ledger / "claims.sqlite").unlink()
+    write_log(home, "last.csv", numbered(ROWS[:5]))
+    for command in (("replay", "more.failed.csv"), ("upload", "last.csv", "--event-id", "id", "--dry-run")):
+        run = home.run_here(*command)
+        assert run.exit_code == 2, run.said
+        assert "claims.sqlite is gone" in run.said
+    assert upload(home, "last.csv").exit_code == 2
+    assert billing_server.billed() == billed
+    assert "last.csv" not in home.run_here("runs").said

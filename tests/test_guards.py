@@ -17,6 +17,7 @@ from tests.billing_contract import BilledRow, Received, contract
 from tests.billing_server import BillingServer
 from tests.command import Home, cells, read_rows, usage_rows, write_csv
 from tests.faults.scene import rewrite
+from uploader.settings import FailureBudget
 
 LATER_NANOSECONDS = 1_900_000_000_000_000_000
 
@@ -221,6 +222,25 @@ def test_the_failure_budget_ends_a_run(home: Home, billing_server: BillingServer
     reasons = cells(read_rows(home.folder / "usage.results.csv"), "upload_reason")
     assert Counter(reasons) == {"rejected": 4, "not_sent": 26}
     assert len(billing_server.posts) == 4
+
+
+@pytest.mark.parametrize(("budget", "rows", "most"), [("29%", 100, 29), ("0.7%", 1000, 7), ("0.7%", 999, 6)])
+def test_a_share_of_the_rows_is_exact(budget: str, rows: int, most: int) -> None:
+    """A share allows for as many whole rows as are in it."""
+    assert FailureBudget.parse(budget).most_failed(rows=rows) == most
+
+
+def test_a_file_that_is_over_its_budget_does_not_stop_the_others(home: Home, billing_server: BillingServer) -> None:
+    """The failure budget is each file's own: the file after one that went over it is posted; the exit code is 3."""
+    contract = billing_server.respond
+    billing_server.respond = lambda got: reply(422) if b"refused" in got.body else contract(got)
+    write_csv(home.folder / "a.csv", [("acme", "d", "refused", 1)] * 5)
+    write_csv(home.folder / "b.csv", usage_rows(3))
+    ended = home.run_here("upload", "a.csv", "b.csv", "--max-failed", "1", "--concurrency", "1")
+    assert ended.exit_code == 3, ended.said
+    assert Counter(cells(read_rows(home.folder / "a.results.csv"), "upload_reason")) == {"rejected": 2, "not_sent": 3}
+    assert cells(read_rows(home.folder / "b.results.csv"), "upload_status") == ["accepted"] * 3
+    assert ended.said.count("no further call starts: more than 1 rows failed") == 1
 
 
 @pytest.mark.parametrize("budget", ["x", "-1", "1.5", "101%", ""])

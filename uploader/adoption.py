@@ -112,7 +112,7 @@ def _rows(log: ReplayLog, check: RowCheck, taken: _Taken) -> Iterator[list[Adopt
             rows.append(AdoptedRow(state=state, event_id=entry.event_id, cells=cells))
             taken.books.give_out(check.units(entry.row), state)
             taken.last_row = max(taken.last_row, entry.number)
-            if state.outcome.reason in (None, Reason.IN_DOUBT) and not entry.row.fault:
+            if state.outcome.may_be_recorded and not entry.row.fault:
                 taken.posted.add(entry.row.cells)
         yield rows
 

@@ -19,7 +19,7 @@ import click
 
 from uploader.effective import is_typed, plan_of
 from uploader.ending import end, last_words, log_the_end, noted_signals
-from uploader.errors import SettingsError, UploaderError
+from uploader.errors import UploaderError
 from uploader.options import FILE, of_replay, of_upload
 from uploader.settings import DEFAULT_BASE_URL, FailureBudget
 
@@ -52,13 +52,11 @@ def upload(files: tuple[Path, ...], *, max_failed: str | None, sandbox: bool, dr
     Exit codes:
       0  every row was accepted, now or before
       1  finished; some rows failed: see the failed file
-      2  nothing was posted: wrong usage, input, schema or settings
+      2  nothing was posted: wrong usage, input, schema or settings, or a guard
       3  stopped early: the same command continues; or one of several files could not be taken
       4  a fault of this program, or totals that do not balance
       129, 130, 143  interrupted; the same command continues
     """
-    if options["results"] is not None and len(files) > 1:
-        raise SettingsError(f"--results names one file, and there are {len(files)} inputs", remedy="use --results-dir")
     options["max_failed"] = None if max_failed is None else FailureBudget.parse(max_failed)
     # From here on no signal can end an import half-way, or be lost in one.
     with noted_signals() as noted, _sandboxed(options) if sandbox else contextlib.nullcontext() as and_say:

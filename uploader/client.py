@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from uploader import api
 from uploader.errors import SettingsError
 from uploader.model import UsageEvent
-from uploader.settings import DEFAULT_BASE_URL, Settings, key_of_environment, stays_inside
+from uploader.settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT_SECONDS, Settings, key_of_environment, stays_inside
 
 if TYPE_CHECKING:
     import requests
@@ -116,7 +116,11 @@ class MeterClient:
     """
 
     def __init__(
-        self, *, base_url: str = DEFAULT_BASE_URL, api_key: str | None = None, timeout_seconds: float = 10.0
+        self,
+        *,
+        base_url: str = DEFAULT_BASE_URL,
+        api_key: str | None = None,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
     ) -> None:
         self._settings = Settings(base_url=base_url, api_key=api_key, timeout_seconds=timeout_seconds)
         self._customer_id_by_tenant: dict[str, str] = {}

@@ -1,6 +1,8 @@
 """Upload and replay for programs: they return what came of it, and print nothing.
 
-Options are named as on the command line, and mean the same; no environment variable is read. A file that could not be
+The options of the upload itself are named as on the command line, and mean the same; what is written for a reader
+(``--summary``, ``--report``, the log) and what tries or sets up (``--dry-run``, ``--sandbox``, ``--config``) is the
+command line's alone. ``safe_status`` is some numbers here. No environment variable is read. A file that could not be
 taken is in the summary with its error, beside the others; what forbids the command as a whole is raised. Changes of the
 run's state are logged (``logging``, logger ``uploader.commands``). For one thread at a time; no signal handler is set:
 an exception such as KeyboardInterrupt is like a crash, which leaves the rows in flight in doubt, so have
@@ -17,12 +19,19 @@ from pathlib import Path
 
 from uploader.configuration import default_ledger_folder
 from uploader.desk import FileReport, Plan, Watcher
-from uploader.errors import SettingsError
 from uploader.judge import Permissions
 from uploader.mapping import ColumnMap
 from uploader.notes import Level
 from uploader.replay_run import replay as _replay
-from uploader.settings import DEFAULT_BASE_URL, FailureBudget, Settings
+from uploader.settings import (
+    DEFAULT_BASE_URL,
+    DEFAULT_PATIENCE_SECONDS,
+    DEFAULT_RETRIES,
+    DEFAULT_TIMEOUT_SECONDS,
+    FailureBudget,
+    Settings,
+    parse_concurrency,
+)
 from uploader.summary import Summary, exit_code_of, summarize
 from uploader.upload_run import upload as _upload
 
@@ -48,11 +57,11 @@ def upload(
     ledger: Path | str | None = None,
     period: str = "",
     event_id: str | None = None,
-    concurrency: int | None = None,
+    concurrency: int | str = "auto",
     max_rate: float | None = None,
-    timeout: float = 10.0,
-    retries: int = 2,
-    patience: float = 600.0,
+    timeout: float = DEFAULT_TIMEOUT_SECONDS,
+    retries: int = DEFAULT_RETRIES,
+    patience: float = DEFAULT_PATIENCE_SECONDS,
     safe_status: Iterable[int] = (),
     idempotency_header: str | None = None,
     max_failed: int | str | None = None,
@@ -64,7 +73,7 @@ def upload(
 
     column:      the log's own name of a column, by the schema's.
     constant:    the text that stands in each row of a column that the log does not have, by the schema's name.
-    concurrency: calls in flight at the most; None to find out what the backend takes (``auto``).
+    concurrency: calls in flight at the most; ``auto`` finds out what the backend takes.
     max_rate:    posts started a second at the most; None for no cap.
     timeout:     seconds for each whole exchange.
     patience:    seconds of waiting in all for a backend in trouble.
@@ -83,7 +92,7 @@ def upload(
             api_key=api_key,
             timeout_seconds=timeout,
             retries=retries,
-            concurrency=concurrency,
+            concurrency=parse_concurrency(str(concurrency)),
             max_rate=max_rate,
             patience_seconds=patience,
             safe_statuses=frozenset(safe_status),
@@ -102,8 +111,6 @@ def upload(
         allow_overlap=allow_overlap,
     )
     begun_at = datetime.now(timezone.utc)
-    if results is not None and len(paths) > 1:
-        raise SettingsError(f"results names one file, and there are {len(paths)} inputs", remedy="use results_dir")
     reports = _upload(paths, plan=plan, watcher=_watcher(should_stop))
     return _summary("upload", reports, plan, begun_at)
 
@@ -119,11 +126,11 @@ def replay(
     constant: Mapping[str, str] | None = None,
     results_dir: Path | str | None = None,
     ledger: Path | str | None = None,
-    concurrency: int | None = None,
+    concurrency: int | str = "auto",
     max_rate: float | None = None,
-    timeout: float = 10.0,
-    retries: int = 2,
-    patience: float = 600.0,
+    timeout: float = DEFAULT_TIMEOUT_SECONDS,
+    retries: int = DEFAULT_RETRIES,
+    patience: float = DEFAULT_PATIENCE_SECONDS,
     safe_status: Iterable[int] = (),
     idempotency_header: str | None = None,
     include_in_doubt: bool = False,
@@ -148,7 +155,7 @@ def replay(
             api_key=api_key,
             timeout_seconds=timeout,
             retries=retries,
-            concurrency=concurrency,
+            concurrency=parse_concurrency(str(concurrency)),
             max_rate=max_rate,
             patience_seconds=patience,
             safe_statuses=frozenset(safe_status),

@@ -24,14 +24,13 @@ class Customers:
 
     def __init__(self, *, most_recent: int = _MOST_RECENT, pages: int = _PAGES) -> None:
         self._most_recent = most_recent
-        self._recent: dict[str, str] = {}
+        self._recent_id_by_tenant: dict[str, str] = {}
         self._found = _Pages(pages)
-        self._failed: dict[str, Outcome] = {}
+        self._failure_by_tenant: dict[str, Outcome] = {}
         self._last_failure: Outcome | None = None
         self._waiting: set[str] = set()
         self._to_ask: deque[str] = deque()
         self.first_tenant: str | None = None
-        self.look_ups = 0
 
     @property
     def has_some_to_ask(self) -> bool:
@@ -43,11 +42,11 @@ class Customers:
 
         A tenant that was never asked for is put in the queue.
         """
-        known = self._recent.get(tenant_id)
+        known = self._recent_id_by_tenant.get(tenant_id)
         if known is not None:
             return known
-        if tenant_id in self._failed:
-            return self._failed[tenant_id]
+        if tenant_id in self._failure_by_tenant:
+            return self._failure_by_tenant[tenant_id]
         if tenant_id in self._waiting:
             return None
         found = self._found_before(tenant_id)
@@ -59,7 +58,7 @@ class Customers:
     def found_id(self, tenant_id: str) -> str:
         """Give the customer id of a tenant that was found; KeyError for any other."""
         try:
-            return self._recent[tenant_id]
+            return self._recent_id_by_tenant[tenant_id]
         except KeyError:
             found = self._found_before(tenant_id)
         if found is None:
@@ -68,7 +67,6 @@ class Customers:
 
     def next_to_ask(self) -> str:
         """Take a tenant from the queue, to be looked up now."""
-        self.look_ups += 1
         tenant_id = self._to_ask.popleft()
         self.first_tenant = self.first_tenant or tenant_id
         return tenant_id
@@ -82,7 +80,7 @@ class Customers:
         else:
             if verdict.outcome != self._last_failure:
                 self._last_failure = verdict.outcome
-            self._failed[tenant_id] = self._last_failure  # most fail alike: one outcome serves them all
+            self._failure_by_tenant[tenant_id] = self._last_failure  # most fail alike: one outcome serves them all
 
     def _found_before(self, tenant_id: str) -> str | None:
         found = self._found.customer_id(tenant_id)
@@ -91,9 +89,9 @@ class Customers:
         return found
 
     def _remember(self, tenant_id: str, customer_id: str) -> None:
-        if len(self._recent) >= self._most_recent:
-            self._recent.clear()
-        self._recent[tenant_id] = customer_id
+        if len(self._recent_id_by_tenant) >= self._most_recent:
+            self._recent_id_by_tenant.clear()
+        self._recent_id_by_tenant[tenant_id] = customer_id
 
 
 class _Pages:

@@ -189,11 +189,12 @@ class Desk:
     _begun: tuple[Path, Ledger, Progress] | None = None
 
     def __post_init__(self) -> None:
-        self.pacing_notes = PacingNotes(self.pacing, say=self.watcher.say, why_stopped=self.why_stopped)
+        self.pacing_notes = PacingNotes(self.pacing, say=self.watcher.say)
 
-    def why_stopped(self) -> str:
-        """Say why the run ends early; empty when it does not."""
-        return self.pacing.stop or ("the command was interrupted" if self.watcher.should_stop() else "")
+    def why_stopped(self, progress: Progress | None = None) -> str:
+        """Say why the command ends early, or one file's posting with this progress; empty when it does not."""
+        stop = self.pacing.stop or ("the command was interrupted" if self.watcher.should_stop() else "")
+        return stop or (progress.stop if progress else "")
 
     def posting(self, path: Path, ledger: Ledger, progress: Progress) -> Posting:
         """Set up the posting of one file."""
@@ -208,7 +209,7 @@ class Desk:
             pacing=self.pacing,
             progress=progress,
             should_stop=self.watcher.should_stop,
-            watch=_Watch(self.watcher.watch, self.pacing_notes, path, ledger).watch,
+            watch=_Watch(self, path, ledger).watch,
             most_failed=None if self.plan.max_failed is None else self.plan.max_failed.most_failed(rows=progress.rows),
         )
 
@@ -237,18 +238,15 @@ class Desk:
 class _Watch:
     """Passes progress on, and has the run's lock file say it to other processes, once a second."""
 
-    def __init__(
-        self, watch: Callable[[Progress], None], pacing_notes: PacingNotes, path: Path, ledger: Ledger
-    ) -> None:
-        self._watch = watch
-        self._pacing_notes = pacing_notes
+    def __init__(self, desk: Desk, path: Path, ledger: Ledger) -> None:
+        self._desk = desk
         self._path = path
         self._ledger = ledger
         self._next_seconds = 0.0
 
     def watch(self, progress: Progress) -> None:
-        self._watch(progress)
-        self._pacing_notes.look(self._path)
+        self._desk.watcher.watch(progress)
+        self._desk.pacing_notes.look(self._path, stop=self._desk.why_stopped(progress))
         now_seconds = time.monotonic()
         if now_seconds >= self._next_seconds:
             self._next_seconds = now_seconds + 1.0

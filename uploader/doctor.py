@@ -19,6 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from uploader import api
+from uploader.admission import fitted_check
 from uploader.client import Route, answer_date, settle_route
 from uploader.desk import Plan
 from uploader.errors import UploaderError
@@ -28,7 +29,6 @@ from uploader.readers import open_usage_log
 from uploader.schema import RowSchema
 from uploader.sender import Connection, Sender
 from uploader.settings import Settings
-from uploader.upload_run import fitted_check
 
 _FEW_DAYS = 21
 _LITTLE_ROOM_BYTES = 500_000_000
@@ -202,9 +202,11 @@ def _judge(settings: Settings, tenant_id: str, exchange: api.Exchange) -> Iterat
     if exchange.http_status == 403:
         yield Finding(State.FAIL, "auth", f"{verdict.outcome.detail} -- check the key, and what it may do")
         return
-    if exchange.http_status:
+    if 200 <= exchange.http_status <= 299:
         key = "the key is taken" if settings.api_key else "no key is set, and none is asked for"
         yield Finding(State.OK, "auth", key)
+    elif exchange.http_status:
+        yield Finding(State.WARN, "auth", f"not known: HTTP {exchange.http_status} does not tell -- see look-up")
     yield _judge_customer(tenant_id, exchange, verdict)
 
 

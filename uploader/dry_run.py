@@ -13,17 +13,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from uploader.admission import admitted_run, fitted_check, names_for, own_ids_of, read_through
 from uploader.api import Verdict
 from uploader.books import Books, Entry
 from uploader.customers import Customers
 from uploader.desk import Desk, FileReport, Plan, Watcher, complaint_about, open_desk
 from uploader.dry_events import dry_events
+from uploader.due_rows import due_rows
 from uploader.errors import LedgerRefusal, StoppedError, UploaderError
 from uploader.glance import Glance, try_ledger_folder
 from uploader.guards import InputFacts, demand_little_overlap
 from uploader.identity import EventIds, RunIdentity
 from uploader.ledger import Sending
 from uploader.model import REPLAY_BY_REASON, Outcome, Reason, RowState
+from uploader.naming import Naming
 from uploader.overlap import RowSketches
 from uploader.posting import Due, Posting, Progress
 from uploader.readers import UsageLog, open_usage_log
@@ -32,7 +35,7 @@ from uploader.results import NOT_SENT
 from uploader.run_file import remembered
 from uploader.schema import RowCheck
 from uploader.seen import SeenRows
-from uploader.upload_run import Naming, admitted_run, due_rows, fitted_check, names_for, own_ids_of, read_through
+from uploader.upload_run import demand_names_for_all
 
 _WOULD_BE_POSTED = Outcome(None, "would be posted")
 _ACCEPTED = Outcome(None)
@@ -65,6 +68,7 @@ def dry_run(paths: Sequence[Path], *, plan: Plan, watcher: Watcher) -> list[DryR
     Raises:
         RefusedError: the command as a whole could not begin.
     """
+    demand_names_for_all(paths, plan)
     with open_desk(plan, watcher) as desk:
         dry_desk = replace(desk, customers=_IdsKeptBack())
         with tempfile.TemporaryDirectory(prefix="uploader-dry-run-") as scratch:
@@ -208,9 +212,9 @@ def _try_file(path: Path, desk: Desk, earlier: _EarlierFiles) -> DryReport:
         progress = Progress(rows=log.row_count)
         tally = _Tally(rows=log.row_count)
         with dry_events(desk.plan.ledger_folder, known, scratch=earlier.scratch) as events:
-            naming = Naming(check, own_ids, events, EventIds(identity))
-            _look_up_all(desk, due_rows(log, naming, known, progress), progress, tally)
-        stop = desk.why_stopped()
+            naming = Naming(check, own_ids, EventIds(identity))
+            _look_up_all(desk, due_rows(log, naming, events, known, progress), progress, tally)
+        stop = desk.why_stopped(progress)
         to_post, accepted_before, tenants = _summed_up(log, check, known, books, tally)
         if imbalance := books.imbalance(accepted=None, may_leave_unsent=bool(stop)):
             raise imbalance

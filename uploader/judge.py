@@ -15,7 +15,7 @@ from uploader.api import shown, values_in_words, wire_problems
 from uploader.errors import LedgerRefusal
 from uploader.ledger import Ledger
 from uploader.model import Outcome, Reason, Row, RowState, UsageEvent
-from uploader.own_events import OwnIds
+from uploader.own_events import OwnIds, event_in
 from uploader.posting import Due
 from uploader.replay_log import Entry, damaged_columns, edited_columns
 from uploader.results import NOT_SENT
@@ -249,9 +249,7 @@ class Judge:
             )
             outcome = Outcome(Reason.CHANGED, f"{words}; put it back, or use --accept-changes")
             return replace(state, outcome=outcome, at_milliseconds=_now_milliseconds())
-        event = self._check.event(entry.row)
-        if self._own_ids is not None:
-            event = self._own_ids.checked(entry.row, event)
+        event = event_in(entry.row, self._check, self._own_ids)
         if isinstance(event, Outcome):
             return replace(state, outcome=event, at_milliseconds=_now_milliseconds())
         values = {**self._own_id_stated(entry), **asdict(event)}
@@ -263,7 +261,7 @@ class Judge:
 def _state(entry: Entry, known: Mapping[int, RowState]) -> RowState:
     """Believe the ledger; but where it has a row as not recorded and the file has it as more, nobody knows."""
     state = known.get(entry.number) or RowState(entry.number, NOT_SENT)
-    if not entry.seems_recorded or state.outcome.reason in (None, Reason.IN_DOUBT):
+    if not entry.seems_recorded or state.outcome.may_be_recorded:
         return state
     words = "may have been recorded: the file says so, and the ledger does not know of it; is it the upload's ledger?"
     return replace(state, outcome=Outcome(Reason.IN_DOUBT, words))

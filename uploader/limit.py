@@ -5,7 +5,7 @@ It never looks at a clock: every method is handed the moment, in seconds of a cl
 The manner is that of TCP, of Vector's adaptive request concurrency and of Netflix's concurrency-limits: double while
 that pays, then take small steps, and back off at once when the backend says so. Latency alone cannot be the judge,
 since it also rises when this process is the slow one; so a step is judged by the throughput that it brought, and
-latency calls for a trial.
+latency calls for a trial. "Ours" and "ourselves" are said of calls that wait for this process, and not for the backend.
 
 Whoever looks for a limit that he is not told of must go past it once; what is left to choose is by how much, and how
 often. By how much is the business of ``climb.py``: gently beyond what the backend is known to have held. How often: not

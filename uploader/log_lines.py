@@ -13,7 +13,6 @@ from typing import Any
 from uploader.notes import Level, Note
 from uploader.posting import Progress as Counts
 
-FORMATS = ("text", "json")
 _SECONDS_BETWEEN_COUNTS = 60.0
 
 

@@ -130,14 +130,9 @@ class Outcome:
     response: str = ""
 
     @property
-    def status(self) -> Status:
-        """``accepted`` or ``failed``."""
-        return Status.ACCEPTED if self.reason is None else Status.FAILED
-
-    @property
-    def replay(self) -> Replay | None:
-        """What replaying the row means; None for an accepted row."""
-        return None if self.reason is None else REPLAY_BY_REASON[self.reason]
+    def may_be_recorded(self) -> bool:
+        """Whether the backend recorded the row, or may have: it is not posted again unless a person says so."""
+        return self.reason is None or self.reason is Reason.IN_DOUBT
 
 
 @row_record(frozen=True, slots=True)

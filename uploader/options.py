@@ -15,7 +15,7 @@ import click
 
 from uploader.configuration import Kind
 from uploader.effective import lay_file_under
-from uploader.settings import DEFAULT_BASE_URL
+from uploader.settings import DEFAULT_BASE_URL, DEFAULT_PATIENCE_SECONDS, DEFAULT_RETRIES, DEFAULT_TIMEOUT_SECONDS
 
 _KIND_BY_KEY: dict[str, Kind] = {}
 
@@ -163,7 +163,7 @@ _sending = _options(
     _option(
         "--timeout",
         type=float,
-        default=10.0,
+        default=DEFAULT_TIMEOUT_SECONDS,
         show_default=True,
         metavar="SECONDS",
         help="For each call, until its whole answer is in.",
@@ -171,14 +171,14 @@ _sending = _options(
     _option(
         "--retries",
         type=int,
-        default=2,
+        default=DEFAULT_RETRIES,
         show_default=True,
         help="Further attempts at a row that was certainly not recorded, or at a look-up.",
     ),
     _option(
         "--patience",
         type=float,
-        default=600.0,
+        default=DEFAULT_PATIENCE_SECONDS,
         show_default=True,
         metavar="SECONDS",
         help="How long to wait in all for a backend in trouble, before the run stops.",

@@ -23,6 +23,7 @@ from uploader.ledger import Ledger
 from uploader.model import Cell, Outcome, Reason, Row, RowState, UsageEvent
 from uploader.posting import Due
 from uploader.run_file import known_run, ledger_path
+from uploader.schema import RowCheck
 
 _LEDGER_GONE = "and that run's ledger is gone; ask the backend's owners whether they have it"
 
@@ -74,6 +75,15 @@ class OwnIds:
         problem = "is empty" if cell in (None, "") else f"{shown(cell)} is neither text nor an integer"
         words = [event.detail] if isinstance(event, Outcome) else []
         return Outcome(Reason.INVALID, "; ".join([*words, f"{self.column}: {problem}"]))
+
+
+def event_in(row: Row, check: RowCheck, own_ids: OwnIds | None) -> UsageEvent | Outcome:
+    """Give a row's usage event, or why it cannot be posted: what the schema says of it, and the log's own id.
+
+    own_ids: None where events are not named by the log.
+    """
+    event = check.event(row)
+    return event if own_ids is None else own_ids.checked(row, event)
 
 
 class Owner(Protocol):
@@ -211,12 +221,13 @@ def own_events_of(ledger: Ledger, own_ids: OwnIds | None) -> Iterator[OwnEvents 
     """Open the claims of a run that goes by the log's own ids; give None for any other.
 
     Raises:
-        LedgerRefusal: they cannot be used.
+        LedgerRefusal: they cannot be used, or their file was lost.
     """
     if own_ids is None:
         yield None
         return
     folder = ledger.path.parent
+    demand_known_claims(folder)
     with contextlib.closing(Claims(folder)) as claims:
         yield OwnEvents(folder, ledger, claims)
 

@@ -16,27 +16,27 @@ _SAME_PAUSE_SECONDS = 0.5
 class PacingNotes:
     """Compares the pacing with how it last was, and says what has changed.
 
-    say:         takes the notes.
-    why_stopped: why no further call starts; empty while the run goes on.
+    say: takes the notes.
     """
 
-    def __init__(self, pacing: Pacing, *, say: Callable[[Note], None], why_stopped: Callable[[], str]) -> None:
+    def __init__(self, pacing: Pacing, *, say: Callable[[Note], None]) -> None:
         self._pacing = pacing
         self._say = say
-        self._why_stopped = why_stopped
         self._mode = pacing.mode
         self._paused_until_seconds = 0.0
         self._is_probing = False
-        self._has_stopped = False
+        self._stopped: Path | None = None
 
-    def look(self, path: Path) -> None:
-        """Say what has changed, while posting the rows of one file."""
-        if self._has_stopped:
-            return
-        if why := self._why_stopped():
-            self._has_stopped = True
-            text = f"no further call starts: {why}; those in flight are waited for"
-            self._say(Note(text, "stopping", level=Level.WARNING, path=path, facts={"why": why}))
+    def look(self, path: Path, *, stop: str) -> None:
+        """Say what has changed, while posting the rows of one file.
+
+        stop: why no further call starts for it; empty while it goes on.
+        """
+        if stop:
+            if self._stopped != path:
+                self._stopped = path
+                text = f"no further call starts: {stop}; those in flight are waited for"
+                self._say(Note(text, "stopping", level=Level.WARNING, path=path, facts={"why": stop}))
             return
         now_seconds = time.monotonic()
         wait_seconds = self._pacing.wait_seconds(now_seconds=now_seconds)

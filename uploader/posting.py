@@ -68,7 +68,10 @@ Call: TypeAlias = Due | LookUp
 
 @dataclass(slots=True)
 class Progress:
-    """Counts of one file's posting so far. ``rows`` is all of its rows; look-ups, posts and retries are calls."""
+    """Counts of one file's posting so far. ``rows`` is all of its rows; look-ups, posts and retries are calls.
+
+    stop: why no further call starts for this file, whatever becomes of others; empty while it goes on.
+    """
 
     rows: int
     settled: int = 0
@@ -78,6 +81,7 @@ class Progress:
     look_ups: int = 0
     posts: int = 0
     retries: int = 0
+    stop: str = ""
     timings: Timings = field(default_factory=Timings)
 
     def settle(self, state: RowState) -> None:
@@ -102,7 +106,7 @@ class Posting:
 
     should_stop: asked in every round; True after a signal. Calls in flight are then waited for, none is started.
     watch:       called in every round.
-    most_failed: the failure budget, in rows; one more ends the run. None for none.
+    most_failed: the failure budget, in rows; one more ends the posting of this file. None for none.
     """
 
     settings: Settings
@@ -130,8 +134,8 @@ class Posting:
     def post_all(self, rows: Iterator[Due | RowState]) -> None:
         """Post every row that is due, and record every state that is handed in settled.
 
-        Returns when all is recorded, or when the run must stop (``pacing.stop``, a signal) and nothing is in flight any
-        more; rows that were not reached have no new state then.
+        Returns when all is recorded, or when the run must stop (``pacing.stop``, ``progress.stop``, a signal) and
+        nothing is in flight any more; rows that were not reached have no new state then.
 
         Raises:
             UploaderError: as the rows or the ledger raised it.
@@ -148,7 +152,7 @@ class Posting:
             raise self._fault
 
     def _is_stopping(self) -> bool:
-        return bool(self.pacing.stop) or self._fault is not None or self.should_stop()
+        return bool(self.pacing.stop or self.progress.stop) or self._fault is not None or self.should_stop()
 
     def _is_over(self) -> bool:
         if self.sender.in_flight or self._settled:
@@ -333,7 +337,7 @@ class Posting:
         self._settled.append(state)
         self.progress.settle(state)
         if self.most_failed is not None and self.progress.failed > self.most_failed:
-            self.pacing.end(
+            self.progress.stop = (
                 f"more than {self.most_failed:,} rows failed (--max-failed); correct those first, or allow for more"
             )
 

@@ -15,7 +15,7 @@ from uploader.identity import RUN_ID, RunIdentity
 from uploader.judge import Judge, Kept, Permissions
 from uploader.ledger import Ledger
 from uploader.mapping import ColumnMap
-from uploader.model import Batch, Reason, RowState, Status
+from uploader.model import Batch, RowState, Status
 from uploader.notes import Level, Note
 from uploader.overlap import RowSketches, merged
 from uploader.own_events import OwnEvents, OwnIds, own_events_of
@@ -208,6 +208,6 @@ def _answered(
         states = judge.states(entries)
         for entry, state in zip(entries, states, strict=True):
             books.give_out(check.units(entry.row), state)
-            if state.outcome.reason in (None, Reason.IN_DOUBT) and not entry.row.fault:
+            if state.outcome.may_be_recorded and not entry.row.fault:
                 posted.add(entry.row.cells)
         yield Batch([entry.row for entry in entries]), states

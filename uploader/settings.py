@@ -6,14 +6,18 @@ import ipaddress
 import os
 import re
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from uploader.errors import SettingsError
 
 DEFAULT_BASE_URL = "http://metering.metering.svc.cluster.local:8000/api/v1"
+DEFAULT_TIMEOUT_SECONDS = 10.0
+DEFAULT_RETRIES = 2
+DEFAULT_PATIENCE_SECONDS = 600.0
 MOST_IN_FLIGHT = 500
-"""libcurl waits with select(2), which sees only the first 1,024 file descriptors of a process."""
+"""Each call in flight is a question to a person, should the process be killed, and one of often 1,024 descriptors."""
 
 PRINTABLE_ASCII = re.compile(r"[\x21-\x7e]+")
 """What a header value may hold: libcurl would send a line break in one as it stands."""
@@ -52,11 +56,11 @@ class Settings:
 
     base_url: str = DEFAULT_BASE_URL
     api_key: str | None = field(default=None, repr=False)
-    timeout_seconds: float = 10.0
-    retries: int = 2
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
+    retries: int = DEFAULT_RETRIES
     concurrency: int | None = None
     max_rate: float | None = None
-    patience_seconds: float = 600.0
+    patience_seconds: float = DEFAULT_PATIENCE_SECONDS
     safe_statuses: frozenset[int] = frozenset()
     idempotency_header: str | None = None
 
@@ -127,6 +131,8 @@ def parse_concurrency(text: str) -> int | None:
 
 
 def _demand_range(option: str, value: float, *, least: float, most: float) -> None:
+    if not isinstance(value, int | float):  # as a program may give
+        raise SettingsError(f"{option} {value!r}: not a number", remedy=f"give a number for {option}")
     if not least <= value <= most:  # also refuses NaN
         raise SettingsError(
             f"{option} {value}: outside {least:g} to {most:g}", remedy=f"choose a value within it for {option}"
@@ -134,10 +140,11 @@ def _demand_range(option: str, value: float, *, least: float, most: float) -> No
 
 
 def _check_safe_statuses(statuses: frozenset[int]) -> None:
-    wrong = sorted(status for status in statuses if not 500 <= status <= 599)
+    wrong = [status for status in statuses if not isinstance(status, int) or not 500 <= status <= 599]
     if wrong:
+        named = ",".join(sorted(map(str, wrong)))
         raise SettingsError(
-            f"--safe-status {','.join(map(str, wrong))}: only a 5xx status leaves it open whether a row was recorded",
+            f"--safe-status {named}: only a 5xx status leaves it open whether a row was recorded",
             remedy="name 5xx statuses alone, as in --safe-status 500,502",
         )
 
@@ -207,7 +214,7 @@ class FailureBudget:
     """How many rows of a file may fail: so many, or such a share of all."""
 
     rows: int | None = None
-    share: float | None = None
+    share: Fraction = Fraction(0)
 
     @classmethod
     def parse(cls, text: str) -> FailureBudget:
@@ -217,13 +224,13 @@ class FailureBudget:
             SettingsError: it is neither.
         """
         match = _BUDGET.fullmatch(text.strip())
-        if match is None or (match[2] and float(match[1]) > 100) or (not match[2] and "." in match[1]):
+        if match is None or (match[2] and Fraction(match[1]) > 100) or (not match[2] and "." in match[1]):
             raise SettingsError(
                 f"--max-failed {text!r}: neither a number of rows nor a share",
                 remedy="write it as in --max-failed 100 or 0.5%",
             )
-        return cls(share=float(match[1]) / 100) if match[2] else cls(rows=int(match[1]))
+        return cls(share=Fraction(match[1]) / 100) if match[2] else cls(rows=int(match[1]))
 
     def most_failed(self, *, rows: int) -> int:
         """Give the number of rows that may fail, of so many."""
-        return self.rows if self.rows is not None else int(rows * (self.share or 0.0))
+        return self.rows if self.rows is not None else int(rows * self.share)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from uploader.admission import demand_within_budget, fitted_check
 from uploader.books import ByReason
 from uploader.desk import FileReport
 from uploader.findings import CheckFindings, EventCells
 from uploader.mapping import ColumnMap
 from uploader.model import Outcome
-from uploader.own_events import OwnIds
+from uploader.own_events import OwnIds, event_in
 from uploader.readers import open_usage_log, sifted
 from uploader.schema import RowSchema
 from uploader.settings import FailureBudget
-from uploader.upload_run import demand_within_budget, fitted_check
 
 _WOULD_BE_POSTED = Outcome(None)
 
@@ -53,9 +53,7 @@ def validate(
             if findings is not None:
                 findings.take_good(rows=part.good_rows, units=part.good_units)
             for row in part.rows:
-                event, units = check.event(row), check.units(row)
-                if own_ids is not None:
-                    event = own_ids.checked(row, event)
+                event, units = event_in(row, check, own_ids), check.units(row)
                 if findings is not None:
                     findings.take_verdict(row, event_cells, event, units)
                 outcome = event if isinstance(event, Outcome) else _WOULD_BE_POSTED

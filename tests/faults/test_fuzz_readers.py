@@ -18,11 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.faults.tally import Extent
+from uploader.admission import fitted_check
 from uploader.errors import UploaderError
 from uploader.model import Row
 from uploader.readers import open_usage_log
 from uploader.schema import EVENT_COLUMNS, RowSchema
-from uploader.upload_run import fitted_check
 
 HEADER = ",".join(EVENT_COLUMNS).encode()
 SCHEMA = RowSchema.load(None)

@@ -22,6 +22,7 @@ _STARTING = "the interpreter, imports, the rest"
 STAGE_BY_FILE = {
     "sender": "the exchange itself (libcurl, the kernel)",
     "database": "the ledger's commits (SQLite, the disk)",
+    "edits": "rows into the ledger's statements",
     "ledger": "rows into the ledger's statements",
     "identity": "event ids",
     "api": "requests written, answers judged",
@@ -41,7 +42,7 @@ STAGE_BY_FILE = {
 }
 _LOOP = "the loop: which row next"
 PASS_BY_FUNCTION = {
-    ("upload_run", "read_through"): "first pass",
+    ("admission", "read_through"): "first pass",
     ("posting", "post_all"): "posting",
     ("desk", "write_out"): "results",
 }
