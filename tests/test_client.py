@@ -268,7 +268,9 @@ def test_the_proxy_is_settled_from_the_environment(
     """The run and the client take the proxy that `requests` would, without a scheme too."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert settle_route(base_url) == Route(proxy=proxy_url, ca_bundle=requests.utils.DEFAULT_CA_BUNDLE_PATH)
+    assert settle_route(base_url, carries_key=False) == Route(
+        proxy=proxy_url, ca_bundle=requests.utils.DEFAULT_CA_BUNDLE_PATH
+    )
 
 
 def test_a_key_does_not_cross_the_network_in_plain_text_to_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,6 +282,33 @@ def test_a_key_does_not_cross_the_network_in_plain_text_to_a_proxy(monkeypatch: 
     MeterClient(base_url=base_url).close()
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:3128")
     MeterClient(base_url=base_url, api_key="secret").close()
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        "http://user:hunter2@127.0.0.1:99999",
+        "http://user:hunter2@127.0.0.1:0",
+        "http://user:hunter2@bad host:1",
+        "http://user:hunter2@",
+        "http://user:hun#ter2@proxy.example:3128",
+        "http://user:hun/ter2@proxy.example:3128",
+        "http://user:hunter2\u00e4@proxy.example:3128",
+        "http://user:hunter2@[::1",
+        "ftp://user:hunter2@proxy.example:21",
+        "//user:hunter2@proxy.example:3128",
+    ],
+)
+@pytest.mark.parametrize("base_url", ["http://backend.example", "https://backend.example"])
+def test_a_proxy_that_is_no_url_is_refused_and_its_password_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, base_url: str, proxy: str
+) -> None:
+    """Else each row would fail by it, with the password in the results."""
+    monkeypatch.setenv("http_proxy", proxy)
+    monkeypatch.setenv("https_proxy", proxy)
+    with pytest.raises(SettingsError, match="the proxy that the environment names") as refusal:
+        settle_route(base_url, carries_key=False)
+    assert "ter2" not in f"{refusal.value} {refusal.value.remedy}"
 
 
 def test_an_answer_that_does_not_end_is_given_up(billing_server: BillingServer) -> None:
@@ -296,13 +325,13 @@ def test_the_certificates_are_settled_from_the_environment(
 ) -> None:
     """A file or a folder is taken as it is; one that is missing is refused where TLS would need it."""
     monkeypatch.setenv(name, str(tmp_path))
-    assert settle_route("https://backend.example").ca_bundle == str(tmp_path)
+    assert settle_route("https://backend.example", carries_key=False).ca_bundle == str(tmp_path)
     missing = tmp_path / "missing.pem"
     monkeypatch.setenv(name, str(missing))
     with pytest.raises(SettingsError, match=r"missing\.pem") as refusal:
         MeterClient(base_url="https://backend.example")
     assert "REQUESTS_CA_BUNDLE" in refusal.value.remedy
-    assert settle_route("http://backend.example").proxy == ""
+    assert settle_route("http://backend.example", carries_key=False).proxy == ""
 
 
 def test_the_function_takes_backend_and_key_from_the_environment(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,8 +16,10 @@ import pytest
 from tests.billing_answers import Answer, Then, reply
 from tests.billing_contract import BilledRow, Received, contract
 from tests.billing_server import BillingServer
-from tests.command import Home, cells, read_rows, usage_rows, write_csv
+from tests.command import Home, cells, ended, read_rows, usage_rows, write_csv
 from tests.faults.scene import rewrite
+from tests.held_back import HeldBack
+from uploader.lock import turn
 from uploader.settings import FailureBudget
 
 LATER_NANOSECONDS = 1_900_000_000_000_000_000
@@ -358,3 +361,44 @@ def test_the_totals_of_a_stopped_upload_are_true_after_a_replay(home: Home, bill
     assert totals_shown(home) == ["accepted: 5 rows, 510 units"]
     assert home.run_here("replay", "part.csv").exit_code == 0
     assert totals_shown(home) == ["accepted: 5 rows, 510 units"]
+
+
+def test_a_lost_ledger_is_noticed_though_another_process_has_the_number_of_the_killed_one(
+    home: Home, billing_server: BillingServer
+) -> None:
+    """In a container each process is number 1: what a killed one left in its lock file says nothing of the ledger."""
+    backend = HeldBack(answered=3)
+    billing_server.respond = backend
+    write_csv(home.folder / "usage.csv", usage_rows(6))
+    with home.started("upload", "usage.csv", "--concurrency", "1") as process:
+        billing_server.wait_for(posts=4)
+        process.kill()
+    backend.release()
+    for path in home.ledger.glob("r*.sqlite*"):
+        path.unlink()
+    [lock] = home.ledger.glob("r*.lock")
+    lock.write_text(f"process {os.getpid()} on usage.csv: 3 of 6 rows\n", encoding="utf-8")
+    again = home.run_here("upload", "usage.csv")
+    assert again.exit_code == 2, again.said
+    assert "does not know" in again.said
+    assert len(billing_server.posts) == 4
+
+
+@pytest.mark.parametrize("sizes", [(20, 20, 20, 20), (20, 19, 18, 17)], ids=["the same content", "most of the rows"])
+def test_of_uploads_that_begin_at_once_each_heeds_those_before_it(
+    home: Home, billing_server: BillingServer, sizes: tuple[int, ...]
+) -> None:
+    """Uploads begin one at a time, so that none passes the guards before the others are known."""
+    for name, rows in zip("abcd", sizes, strict=True):
+        write_csv(home.folder / f"{name}.csv", usage_rows(rows))
+    write_csv(home.folder / "before.csv", usage_rows(60)[30:])  # with which all are compared: that takes a while
+    assert home.run_here("upload", "before.csv").exit_code == 0
+    with contextlib.ExitStack() as all_of_them:
+        with turn(home.ledger / "beginning.lock"):
+            processes = [all_of_them.enter_context(home.started("upload", f"{name}.csv")) for name in "abcd"]
+            for process in processes:
+                assert process.stderr is not None
+                assert "being read" in process.stderr.readline()
+                assert "rows read" in process.stderr.readline()
+        assert sorted(ended(process).exit_code for process in processes) == [0, 2, 2, 2]
+    assert set(billing_server.billed().values()) == {1}

@@ -9,12 +9,14 @@ import sqlite3
 import stat
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.full_disk import no_file_may_grow
+from uploader.claims import Claims, claims_path
 from uploader.errors import LedgerFault, LedgerRefusal
 from uploader.identity import EventIds, RunIdentity
 from uploader.ledger import History, Ledger, Sending
@@ -323,3 +325,17 @@ def test_a_copy_of_the_file_alone_of_a_ledger_in_use_is_refused(folder: Path, tm
                 Ledger(copy, IDENTITY)
         shutil.copy(ledger.path, copy)
         Ledger(copy, IDENTITY).close()
+
+
+def test_a_shared_file_that_another_process_begins_just_now_is_waited_for(tmp_path: Path) -> None:
+    """SQLite itself gives up at once when a file is to get its write-ahead log while it is being made."""
+    other = sqlite3.connect(claims_path(tmp_path), isolation_level=None)
+    other.execute("begin immediate")
+    other.execute("create table begun (at integer)")
+    with ThreadPoolExecutor() as pool:
+        opened = pool.submit(lambda: Claims(tmp_path).close())
+        wait([opened], timeout=0.2)
+        assert not opened.done()
+        other.execute("commit")
+        opened.result(timeout=60)
+    other.close()

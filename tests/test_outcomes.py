@@ -231,7 +231,7 @@ LOOK_UP_LINE_BY_NAME = {
 def test_what_a_look_up_comes_to(line: LookUpLine) -> None:
     """A look-up gives the customer, or the reason for which all the tenant's rows fail; a GET may be retried."""
     for exchange in line.exchanges:
-        verdict = api.judge_look_up(exchange)
+        verdict = api.judge_look_up(SETTINGS, exchange)
         assert (verdict.customer_id, verdict.outcome.reason) == (line.customer_id, line.reason), exchange
         assert (verdict.retry, bool(verdict.stop)) == (line.retried, line.stops), exchange
         assert bool(verdict.outcome.detail) is (line.reason is not None)
@@ -278,7 +278,7 @@ NONSENSE = ("", "soon", "-1", "1.5", "1e3", "\u0663", "1 Jan 9999999999999999999
 def test_retry_after_is_read_as_seconds_or_as_a_date(status: int, retry_after: str, least: float, most: float) -> None:
     """The wait that the backend asks for is passed on, for a post and a look-up alike; a past date is no wait."""
     (exchange,) = whole(status, retry_after=retry_after)
-    for verdict in (api.judge_post(SETTINGS, exchange), api.judge_look_up(exchange)):
+    for verdict in (api.judge_post(SETTINGS, exchange), api.judge_look_up(SETTINGS, exchange)):
         assert verdict.retry_after_seconds is not None
         assert least <= verdict.retry_after_seconds <= most
 
@@ -287,7 +287,7 @@ def test_retry_after_is_read_as_seconds_or_as_a_date(status: int, retry_after: s
 def test_no_retry_after_is_no_wait(retry_after: str | None) -> None:
     """A missing or nonsensical Retry-After asks for nothing."""
     (exchange,) = whole(429, retry_after=retry_after)
-    for verdict in (api.judge_post(SETTINGS, exchange), api.judge_look_up(exchange)):
+    for verdict in (api.judge_post(SETTINGS, exchange), api.judge_look_up(SETTINGS, exchange)):
         assert verdict.retry
         assert verdict.retry_after_seconds is None
 
@@ -298,7 +298,7 @@ def test_retry_after_counts_for_a_safe_status() -> None:
     assert api.judge_post(SAFE, exchange).retry_after_seconds == 9
 
 
-@pytest.mark.parametrize("judge", [lambda exchange: api.judge_post(SETTINGS, exchange), api.judge_look_up])
+@pytest.mark.parametrize("judge", [api.judge_post, api.judge_look_up])
 def test_a_stop_names_its_remedy(judge: Any) -> None:
     """A stop of the whole run says what came back and where to look."""
     for exchange, words in (
@@ -306,7 +306,7 @@ def test_a_stop_names_its_remedy(judge: Any) -> None:
         (whole(302)[0], ("302", "--base-url")),
         (unsent(Failure.MISCONFIGURED)[0], ("(libcurl 7)", "REQUESTS_CA_BUNDLE")),
     ):
-        stop = judge(exchange).stop
+        stop = judge(SETTINGS, exchange).stop
         assert all(word in stop for word in words), stop
 
 
@@ -406,3 +406,17 @@ def test_a_problem_quotes_no_more_than_a_line_holds() -> None:
     problem = api.wire_problems(replace(EVENT, device_id="x y" * 100_000))["device_id"]
     assert problem.startswith("'x yx y")
     assert len(problem) < 200
+
+
+@pytest.mark.parametrize("status", [201, 422, 500])
+def test_a_key_that_an_answer_repeats_is_not_kept(status: int) -> None:
+    """A backend for debugging may send the headers back; what becomes of the row stays the same."""
+    settings = replace(SETTINGS, api_key="s3cret")
+    (plain,) = whole(status)
+    exchange = replace(plain, body=b'{"authorization": "Bearer s3cret", "x": "' + b"y" * 980 + b's3cret"}')
+    for judge in (api.judge_post, api.judge_look_up):
+        masked, as_it_stands = judge(settings, exchange), judge(SETTINGS, exchange)
+        assert "s3c" not in masked.outcome.response
+        assert "s3c" in as_it_stands.outcome.response or as_it_stands.outcome.reason is None
+        assert masked.outcome.reason is as_it_stands.outcome.reason
+    assert "(the API key)" in api.judge_post(settings, exchange).outcome.response

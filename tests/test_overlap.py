@@ -51,6 +51,28 @@ def test_a_row_that_two_runs_hold_counts_once() -> None:
     assert overlap.share < 0.5
 
 
+@pytest.mark.parametrize("rows", [20, 50, 100, 1_000])
+def test_a_short_log_that_stands_in_a_long_run_is_found_or_said_to_be_too_short(rows: int) -> None:
+    """All of its rows that could be in the sample of the long run are; when they are few, it says so."""
+    long_run = _sketch(range(200_000))
+    for first in range(0, 10_000, 1_000):
+        overlap = overlap_with(_sketch(range(first, first + rows)), {"r": long_run})
+        assert overlap.share == 1 or overlap.too_large == ["r"]
+        assert overlap_with(_sketch(range(10**6 + first, 10**6 + first + rows)), {"r": long_run}).share == 0
+    assert overlap_with(_sketch(range(10**6, 10**6 + rows)), {"r": _sketch(range(2_000))}).too_large == []
+
+
+@pytest.mark.parametrize(
+    ("in_csv", "in_parquet"), [("", None), ("7", 7), ("7", 7.0), ("true", True), ("1.5", 1.5), ("x", "x")]
+)
+def test_a_copy_in_parquet_is_the_same(in_csv: str, in_parquet: Cell) -> None:
+    """An empty cell that has become null, and an integer that a gap beside it has made a float, are what they were."""
+    csv, parquet = RowSketch(["device_id", "note"]), RowSketch(["device_id", "note"])
+    csv.add_all([["d1", in_csv], ["d2", "text"]])
+    parquet.add_all([["d1", in_parquet], ["d2", "text"]])
+    assert overlap_with(parquet.to_bytes(), {"r": csv.to_bytes()}).share == 1
+
+
 @pytest.mark.parametrize("spelled", ["{}.0", "+{}", "00{}", int, float, Decimal])
 def test_a_usage_that_another_tool_spelled_otherwise_is_the_same(spelled: str | Callable[[str], Cell]) -> None:
     """What is read as the same number is the same usage, as when pandas writes a column with a gap as 7.0."""

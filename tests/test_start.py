@@ -86,7 +86,7 @@ def test_requests_is_asked_wherever_there_may_be_something_to_settle(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     ca_bundle = requests.utils.DEFAULT_CA_BUNDLE_PATH if is_asked else ""
-    assert settle_route(base_url) == Route(proxy="", ca_bundle=ca_bundle)
+    assert settle_route(base_url, carries_key=False) == Route(proxy="", ca_bundle=ca_bundle)
 
 
 @pytest.mark.parametrize("type_of_usage", ["integer", "number", "string", ["integer", "null"]], ids=str)

@@ -1,23 +1,29 @@
-"""Whether an upload may begin: the first pass over its log, and every guard that stands before the first POST."""
+"""How an upload begins: the first pass over its log, every guard, and the run in the ledger; nothing is posted yet."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from uploader.books import Books
-from uploader.desk import Plan
+from uploader.database import unusable
+from uploader.desk import Plan, reserved
 from uploader.errors import InputError
 from uploader.guards import InputFacts, choose_run, demand_known_results, demand_little_overlap
 from uploader.identity import RunIdentity
+from uploader.ledger import Ledger
+from uploader.lock import turn
 from uploader.mapping import AS_IT_STANDS, ColumnMap
 from uploader.marker import demand_known_marks
 from uploader.model import Outcome
-from uploader.notes import Level, Note
+from uploader.notes import Note
 from uploader.overlap import RowSketches
-from uploader.own_events import OwnIds, event_in
+from uploader.own_events import OwnEvents, OwnIds, event_in, own_events_of
 from uploader.readers import UsageLog
-from uploader.reservation import Names, choose_names
+from uploader.reservation import Names, Reservation, choose_names
 from uploader.run_file import is_known
 from uploader.schema import RowCheck, RowSchema
 from uploader.seen import SeenRows
@@ -111,9 +117,69 @@ def admitted_run(
     demand_known_marks(folder, input_name=log.path.name, knows=knows, ledger_folder=plan.ledger_folder)
     if not knows(identity.run_id) and not plan.again and not plan.allow_overlap:
         seen = SeenRows(plan.ledger_folder, identity, event_id=plan.event_id)
-        for words in {demand_little_overlap(seen, sketch, path=log.path) for sketch in rows.each()} - {""}:
-            say(Note(words, "overlap", level=Level.WARNING, path=log.path, run_id=identity.run_id))
+        notes = [demand_little_overlap(seen, sketch, path=log.path) for sketch in rows.each()]
+        for note in {note.text: note for note in notes if note is not None}.values():
+            say(replace(note, run_id=identity.run_id))
     return identity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """An upload that has begun, or goes on.
+
+    own_events: the claims of its events; None where these have no ids of their own.
+    seen:       keeps the sketch of its rows: of all of them, until the run's end tells which were posted.
+    """
+
+    ledger: Ledger
+    own_events: OwnEvents | None
+    reservation: Reservation
+    seen: SeenRows
+
+
+@contextlib.contextmanager
+def admitted(
+    log: UsageLog,
+    facts: InputFacts,
+    rows: RowSketches,
+    own_ids: OwnIds | None,
+    plan: Plan,
+    *,
+    say: Callable[[Note], None],
+) -> Iterator[Admitted]:
+    """Begin or continue the run of a log that was read through; hold its ledger and its results' names meanwhile.
+
+    Uploads begin one at a time: what the guards of one look for is known as soon as the one before it has begun.
+
+    Raises:
+        LedgerRefusal: a guard forbids it, or the ledger cannot be used; nothing was posted.
+    """
+    with contextlib.ExitStack() as held:
+        with _turn_to_begin(plan.ledger_folder):
+            identity = admitted_run(log, facts, rows, plan, say=say)
+            ledger = held.enter_context(Ledger(plan.ledger_folder, identity))
+            own_events = held.enter_context(own_events_of(ledger, own_ids))
+            reservation = held.enter_context(reserved(names_for(log, plan), log, ledger, rows=log.row_count))
+            ledger.begin(
+                path=str(log.path),
+                facts=[facts.name, facts.modified_nanoseconds],
+                rows=log.row_count,
+                event_id=plan.event_id,
+            )
+            seen = SeenRows(plan.ledger_folder, identity, event_id=plan.event_id)
+            seen.keep(rows.to_bytes())
+        yield Admitted(ledger=ledger, own_events=own_events, reservation=reservation, seen=seen)
+
+
+@contextlib.contextmanager
+def _turn_to_begin(ledger_folder: Path) -> Iterator[None]:
+    with contextlib.ExitStack() as held:
+        try:
+            ledger_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            held.enter_context(turn(ledger_folder / "beginning.lock"))
+        except OSError as error:
+            raise unusable(ledger_folder, error) from error
+        yield
 
 
 def names_for(log: UsageLog, plan: Plan) -> Iterator[Names]:

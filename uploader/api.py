@@ -10,6 +10,7 @@ import email.utils
 import functools
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from enum import Enum
 from json.encoder import encode_basestring_ascii as json_text
@@ -195,8 +196,12 @@ def json_of(body: bytes) -> Any:
         return None
 
 
-def judge_look_up(exchange: Exchange) -> Verdict:
+def judge_look_up(settings: Settings, exchange: Exchange) -> Verdict:
     """Say what a look-up came to; being a GET it may always be asked again, unless the answer would stay the same."""
+    return _without_key(_judge_look_up(exchange), settings, exchange)
+
+
+def _judge_look_up(exchange: Exchange) -> Verdict:
     if stop := _why_stop(exchange):
         return Verdict(outcome=_outcome(Reason.NOT_SENT, exchange, stop), stop=stop)
     status = exchange.http_status
@@ -231,6 +236,10 @@ def judge_post(settings: Settings, exchange: Exchange) -> Verdict:
 
     A row counts as not recorded only when that is certain: the request never left, or the answer says so.
     """
+    return _without_key(_judge_post(settings, exchange), settings, exchange)
+
+
+def _judge_post(settings: Settings, exchange: Exchange) -> Verdict:
     status = exchange.http_status
     if not exchange.sent:
         stop = _why_stop(exchange)
@@ -242,6 +251,14 @@ def judge_post(settings: Settings, exchange: Exchange) -> Verdict:
     if 200 <= status <= 299:
         return _judge_recorded(settings, exchange)
     return _judge_refused(settings, exchange)
+
+
+def _without_key(verdict: Verdict, settings: Settings, exchange: Exchange) -> Verdict:
+    """Take the API key out of what is kept of an answer that repeats it, as one for debugging may."""
+    if settings.api_key is None or (key := settings.api_key.encode()) not in exchange.body:
+        return verdict
+    response = _response(exchange.body.replace(key, b"(the API key)"))
+    return replace(verdict, outcome=replace(verdict.outcome, response=response))
 
 
 def _judge_refused(settings: Settings, exchange: Exchange) -> Verdict:

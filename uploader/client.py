@@ -18,12 +18,20 @@ from urllib.parse import urlsplit
 from uploader import api
 from uploader.errors import SettingsError
 from uploader.model import UsageEvent
-from uploader.settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT_SECONDS, Settings, key_of_environment, stays_inside
+from uploader.settings import (
+    DEFAULT_BASE_URL,
+    DEFAULT_TIMEOUT_SECONDS,
+    PRINTABLE_ASCII,
+    Settings,
+    key_of_environment,
+    stays_inside,
+)
 
 if TYPE_CHECKING:
     import requests
 
 log = logging.getLogger(__name__)
+_PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +46,12 @@ class Route:
     ca_bundle: str
 
 
-def settle_route(base_url: str, *, carries_key: bool = False) -> Route:
+def settle_route(base_url: str, *, carries_key: bool) -> Route:
     """Settle proxy (``http_proxy``, ``NO_PROXY`` and so on) and CA bundle (``REQUESTS_CA_BUNDLE``) for a base URL.
 
     Raises:
-        SettingsError: the backend is reached over TLS, and the CA bundle is not there; or the API key would cross the
-            network in plain text to a proxy.
+        SettingsError: the proxy is no URL; the backend is reached over TLS, and the CA bundle is not there; or the API
+            key would cross the network in plain text to a proxy.
     """
     if _is_direct(base_url):
         return Route(proxy="", ca_bundle="")
@@ -52,8 +60,7 @@ def settle_route(base_url: str, *, carries_key: bool = False) -> Route:
     with requests.Session() as session:
         chosen = session.merge_environment_settings(base_url, {}, None, None, None)
     proxy = requests.utils.select_proxy(base_url, chosen["proxies"]) or ""
-    if proxy and not urlsplit(proxy).netloc:
-        proxy = f"http://{proxy}"  # "proxy:3128" is allowed in the environment
+    proxy = _checked_proxy(proxy, base_url=base_url) if proxy else ""
     verify = chosen["verify"]
     ca_bundle = verify if isinstance(verify, str) else requests.utils.DEFAULT_CA_BUNDLE_PATH
     if base_url.startswith("https:") and not Path(ca_bundle).exists():
@@ -67,6 +74,28 @@ def settle_route(base_url: str, *, carries_key: bool = False) -> Route:
             remedy="name the backend's host in NO_PROXY, or use https",
         )
     return Route(proxy=proxy, ca_bundle=ca_bundle)
+
+
+def _checked_proxy(proxy: str, *, base_url: str) -> str:
+    """Give a proxy's URL as libcurl and `requests` alike read it; what they stumble over has a password in it, perhaps.
+
+    Raises:
+        SettingsError: it is none.
+    """
+    if "//" not in proxy:
+        proxy = f"http://{proxy}"  # "proxy:3128" is allowed in the environment
+    try:
+        parts = urlsplit(proxy)
+        is_one = parts.scheme.lower() in _PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_one = False
+    if not is_one or parts.query or parts.fragment or not PRINTABLE_ASCII.fullmatch(proxy):
+        raise SettingsError(
+            f"the proxy that the environment names for {base_url} is no URL such as http://proxy.example.com:3128",
+            remedy="correct http_proxy, https_proxy or all_proxy, with special characters of a password as in %40; or "
+            "name the backend's host in NO_PROXY",
+        )
+    return proxy
 
 
 def _is_direct(base_url: str) -> bool:
@@ -222,7 +251,8 @@ def post_meter_usage(tenant_id: str, device_id: str, meter_id: str, total_usage:
     """Look the tenant's customer up and record one usage event, as meter-lib's function of the same name does.
 
     The backend is the one of ``UPLOADER_BASE_URL``, with the key of ``UPLOADER_API_KEY_FILE`` or ``UPLOADER_API_KEY``
-    if set; 10 seconds a call. Synchronous. See ``MeterClient.post_meter_usage`` for what is returned and raised.
+    if set; 10 seconds for each wait on the network. Synchronous. See ``MeterClient.post_meter_usage`` for what is
+    returned and raised.
     """
     base_url = os.environ.get("UPLOADER_BASE_URL") or DEFAULT_BASE_URL
     with MeterClient(base_url=base_url, api_key=key_of_environment()) as client:

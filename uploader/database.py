@@ -9,6 +9,7 @@ import contextlib
 import os
 import sqlite3
 import sys
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ _IN_USE = "create table if not exists in_use (process integer not null)"
 """Has a row from ``hold`` until the file is closed; a shared file, which several hold, does without."""
 _LONGEST_WAIT_SECONDS = 10.0
 """For another process's transaction on a shared file; each takes some milliseconds."""
+_SECONDS_BETWEEN_TRIES = 0.02
 _TEMPORARY_CACHE_KIB = 1024
 _REMEDY_OF_DAMAGE = (
     "the file is damaged, and what it recorded may be lost: put a sound copy in its place, with its -wal if it has "
@@ -275,7 +277,7 @@ def _connect(path: Path, *, is_shared: bool) -> sqlite3.Connection:
 
 
 def _demand_durability(path: Path, connection: sqlite3.Connection) -> None:
-    mode = connection.execute("pragma journal_mode = wal").fetchone()[0]
+    mode = _mode_once_free(connection)
     if mode != "wal":
         raise LedgerRefusal(
             f"{path}: SQLite cannot keep a write-ahead log there (it answers {mode!r})",
@@ -284,3 +286,20 @@ def _demand_durability(path: Path, connection: sqlite3.Connection) -> None:
     connection.execute("pragma synchronous = full")
     if sys.platform == "darwin":
         connection.execute("pragma fullfsync = 1")
+
+
+def _mode_once_free(connection: sqlite3.Connection) -> str:
+    """Switch to a write-ahead log, for which SQLite itself does not wait while another process begins the file."""
+    deadline_seconds = time.monotonic() + _LONGEST_WAIT_SECONDS
+    while (mode := _mode_unless_locked(connection, raises=time.monotonic() > deadline_seconds)) is None:
+        time.sleep(_SECONDS_BETWEEN_TRIES)
+    return mode
+
+
+def _mode_unless_locked(connection: sqlite3.Connection, *, raises: bool) -> str | None:
+    try:
+        return str(connection.execute("pragma journal_mode = wal").fetchone()[0])
+    except sqlite3.OperationalError as error:
+        if raises or "locked" not in str(error):
+            raise
+        return None

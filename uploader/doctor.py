@@ -28,13 +28,12 @@ from uploader.model import Reason, UsageEvent
 from uploader.readers import open_usage_log
 from uploader.schema import RowSchema
 from uploader.sender import Connection, Sender
-from uploader.settings import Settings
+from uploader.settings import DEFAULT_PORT_BY_SCHEME, Settings
 
 _FEW_DAYS = 21
 _LITTLE_ROOM_BYTES = 500_000_000
 """Of a million rows the ledger and its log take some 300 MB."""
 _MOST_CLOCK_SECONDS = 30.0
-_DEFAULT_PORT_BY_SCHEME = {"http": 80, "https": 443}
 
 
 class State(enum.Enum):
@@ -122,12 +121,12 @@ def _route_in_words(settings: Settings, route: Route) -> str:
 
 def _examine_network(settings: Settings, route: Route) -> Iterator[Finding]:
     target = urlsplit(route.proxy or settings.base_url)
-    host, port = target.hostname or "", target.port or _DEFAULT_PORT_BY_SCHEME.get(target.scheme, 80)
+    host, port = target.hostname or "", target.port or DEFAULT_PORT_BY_SCHEME.get(target.scheme, 80)
     try:
         addresses = dict.fromkeys(str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a proxy's name may be none
         remedy = "check --base-url, the proxy settings and this machine's name server"
-        yield Finding(State.FAIL, "dns", f"{host}: {error.strerror or error} -- {remedy}")
+        yield Finding(State.FAIL, "dns", f"{host}: {getattr(error, 'strerror', None) or error} -- {remedy}")
         return
     yield Finding(State.OK, "dns", f"{host} is {', '.join(addresses)}")
     if settings.base_url.startswith("https:") and not route.proxy:
@@ -137,10 +136,14 @@ def _examine_network(settings: Settings, route: Route) -> Iterator[Finding]:
 def _examine_certificate(host: str, port: int, route: Route, settings: Settings) -> Finding:
     bundle = Path(route.ca_bundle)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # which verifies, and trusts nothing by itself
-    if bundle.is_dir():
-        context.load_verify_locations(capath=bundle)
-    else:
-        context.load_verify_locations(cafile=bundle)
+    try:
+        if bundle.is_dir():
+            context.load_verify_locations(capath=bundle)
+        else:
+            context.load_verify_locations(cafile=bundle)
+    except OSError as error:
+        remedy = "set REQUESTS_CA_BUNDLE to a file or folder of certificates (PEM), or unset it and CURL_CA_BUNDLE"
+        return Finding(State.FAIL, "tls", f"{bundle}: {error.strerror or error} -- {remedy}")
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # as libcurl, which posts the rows
     try:
         with (
@@ -195,7 +198,7 @@ def _exchange(sender: Sender[str], request: api.Request) -> api.Exchange:
 
 
 def _judge(settings: Settings, tenant_id: str, exchange: api.Exchange) -> Iterator[Finding]:
-    verdict = api.judge_look_up(exchange)
+    verdict = api.judge_look_up(settings, exchange)
     if exchange.http_status == 401:
         yield Finding(State.FAIL, "auth", verdict.stop)
         return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os.path
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 from uploader.errors import LedgerRefusal, UploaderError
 from uploader.identity import RunIdentity
 from uploader.model import Batch
+from uploader.notes import Level, Note
 from uploader.readers import open_usage_log
 from uploader.run_file import remembered
 from uploader.seen import SeenRows
@@ -71,10 +72,10 @@ def choose_run(
     return latest
 
 
-def demand_little_overlap(seen: SeenRows, rows: bytes, *, path: Path) -> str:
+def demand_little_overlap(seen: SeenRows, rows: bytes, *, path: Path) -> Note | None:
     """Refuse a log most of whose rows earlier runs to the same destination and period accepted or left in doubt.
 
-    Gives words about a share that is smaller but not small; empty for none.
+    Gives a note of a share that is smaller but not small, or that cannot be told.
 
     Raises:
         LedgerRefusal: more than half of its rows stand in earlier runs.
@@ -82,12 +83,12 @@ def demand_little_overlap(seen: SeenRows, rows: bytes, *, path: Path) -> str:
     # datasketches takes 0.15 s to import, and a fresh ledger has nothing to compare with.
     earlier = seen.kept_by_run_id()
     if not earlier:
-        return ""
+        return None
     from uploader.overlap import overlap_with  # noqa: PLC0415 -- see above
 
     overlap = overlap_with(rows, earlier)
     if overlap.share <= _SHARE_WORTH_A_WORD:
-        return ""
+        return _too_few(path, overlap.too_large) if overlap.too_large else None
     largest = sorted(overlap.rows_by_run_id.items(), key=lambda item: -item[1])[:3]
     runs = ", ".join(f"some {count:,.0f} in run {run_id}" for run_id, count in largest)
     words = f"about {overlap.share:.0%} of its rows were posted before ({runs})"
@@ -97,7 +98,14 @@ def demand_little_overlap(seen: SeenRows, rows: bytes, *, path: Path) -> str:
             remedy="put the rows that are new into a file of their own; to send failed rows again, replay the failed "
             "file; if these are other events that look the same, use --allow-overlap",
         )
-    return f"{words}, and are posted as other events that look the same"
+    text = f"{words}, and are posted as other events that look the same"
+    return Note(text, "overlap", level=Level.WARNING, path=path)
+
+
+def _too_few(path: Path, run_ids: Sequence[str]) -> Note:
+    which = ", ".join(run_ids[:3])
+    text = f"too few rows to tell whether they stand in so large a run as {which}, too; they are posted"
+    return Note(text, "overlap_unknown", path=path)
 
 
 def demand_known_results(

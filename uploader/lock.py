@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from uploader.errors import LedgerRefusal
@@ -15,7 +15,8 @@ _MOST_BYTES = 4096
 _TRIES = 10
 _SECONDS_BETWEEN_TRIES = 0.05
 """Long enough to sit out a command that only looks at the run."""
-_PROCESS = re.compile(r"process (\d+)\b.*")
+_TRIES_FOR_A_TURN = 1200
+"""A minute: what is done in a turn takes less than a second, unless its process was stopped."""
 
 
 class Lock:
@@ -29,7 +30,7 @@ class Lock:
             OSError: the file cannot be made or opened.
         """
         self._file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        if not _is_taken(self._file):
+        if not _is_taken(self._file, fcntl.LOCK_EX, tries=_TRIES):
             who = _text(self._file) or "another process"
             os.close(self._file)
             raise LedgerRefusal(
@@ -53,23 +54,45 @@ class Lock:
             os.ftruncate(self._file, len(line))
 
 
+@contextlib.contextmanager
+def turn(path: Path) -> Iterator[None]:
+    """Hold a lock that others wait for, each for its turn.
+
+    Raises:
+        LedgerRefusal: another process has held it for a minute.
+        OSError: the file cannot be made or opened.
+    """
+    file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        if not _is_taken(file, fcntl.LOCK_EX, tries=_TRIES_FOR_A_TURN):
+            raise LedgerRefusal(
+                f"{path} has been held for a minute by another command that begins",
+                remedy="end it, if it hangs, then run the same command again",
+            )
+        yield
+    finally:
+        os.close(file)
+
+
 def holder(path: Path) -> str:
-    """Give what the process that holds a lock says of itself; empty when there is none. For people to read."""
+    """Give what the process that holds a lock says of itself; empty when none holds it. For people to read.
+
+    Only the lock itself tells: a process of the same number may be another one, in another container above all.
+    """
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:  # none there, or a folder that is none: whoever opens the ledger will say so
         return ""
     try:
-        said = _PROCESS.fullmatch(_text(file))
+        return "" if _is_taken(file, fcntl.LOCK_SH, tries=1) else _text(file) or "another process"
     finally:
         os.close(file)
-    return said[0] if said and _is_alive(int(said[1])) else ""
 
 
-def _is_taken(file: int) -> bool:
-    for tries_left in reversed(range(_TRIES)):
+def _is_taken(file: int, kind: int, *, tries: int) -> bool:
+    for tries_left in reversed(range(tries)):
         with contextlib.suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
             return True
         if tries_left:
             time.sleep(_SECONDS_BETWEEN_TRIES)
@@ -78,13 +101,3 @@ def _is_taken(file: int) -> bool:
 
 def _text(file: int) -> str:
     return os.pread(file, _MOST_BYTES, 0).decode("utf-8", "replace").strip()
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

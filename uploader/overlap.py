@@ -1,18 +1,20 @@
 """How much of a usage log was posted before, under another content: a theta sketch a run, never a list of rows.
 
 The only file that knows `datasketches`. A sketch is a sample of some 8,000 row hashes, so that a share is known to
-some two parts in a hundred whatever the number of rows (datasketches.apache.org, Theta Sketch Framework).
+some two parts in a hundred, unless a log is much shorter than that run (datasketches.apache.org,
+Theta Sketch Framework).
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 
-from datasketches import compact_theta_sketch, theta_intersection, theta_union, update_theta_sketch
+from datasketches import compact_theta_sketch, theta_a_not_b, theta_intersection, theta_union, update_theta_sketch
 
 from uploader.cell_readers import ABSENT, reader_of
 from uploader.mapping import ColumnMap
@@ -20,6 +22,7 @@ from uploader.model import Cell
 
 _LG_SAMPLE = 13
 _STANDARD_DEVIATIONS = 2
+_FEW = 10
 _BETWEEN_CELLS = "\x1f"
 _USAGE = "total_usage"
 _PLAIN_LINES = re.compile(r"(?:0|[1-9][0-9]*)(?:\n(?:0|[1-9][0-9]*))*")
@@ -43,7 +46,7 @@ class RowSketch:
         at = self._usage_at
         if at is not None and (usage := _read_usage(cells[at])) is not ABSENT:
             cells = [*cells[:at], usage, *cells[at + 1 :]]
-        self._sketch.update(self._start + _BETWEEN_CELLS.join(map(str, self._in_order(cells))))
+        self._sketch.update(self._start + _BETWEEN_CELLS.join(map(_text, self._in_order(cells))))
 
     def add_all(self, rows: Sequence[Sequence[Cell]]) -> None:
         """Take some rows into account."""
@@ -53,7 +56,7 @@ class RowSketch:
             return
         try:
             texts = list(map(_BETWEEN_CELLS.join, map(self._in_order, rows)))
-        except TypeError:  # not all of a Parquet log's cells are text
+        except TypeError:  # not all of a Parquet log's cells are text: see _text
             for cells in rows:
                 self.add(cells)
             return
@@ -127,36 +130,59 @@ class Overlap:
 
     share:          0 to 1, of all of them.
     rows_by_run_id: for each earlier run with some.
+    too_large:      earlier runs of so many rows that too few of this log's are in a sample of theirs to tell.
     """
 
     share: float
     rows_by_run_id: Mapping[str, float]
+    too_large: Sequence[str] = ()
 
 
 def overlap_with(rows: bytes, earlier_by_run_id: Mapping[str, bytes]) -> Overlap:
     """Estimate how many of some rows stand in the union of earlier runs.
 
-    Run by run the sample stays as fine as the smaller of the two, however many runs there are; but a row that two
+    Of those rows that would be in both samples, how many are: so that of a log that stands wholly in an earlier run
+    all are, however few they be. Run by run the samples stay as fine as the smaller of the two; but a row that two
     runs hold counts twice. The union counts it once, and coarsely. The share is the lower of the two answers.
     """
     candidate = compact_theta_sketch.deserialize(rows)
-    if candidate.is_empty():
-        return Overlap(0.0, {})
     union = theta_union(_LG_SAMPLE)
-    rows_by_run_id: dict[str, float] = {}
+    share_by_run_id: dict[str, float] = {}
+    too_large = []
     for run_id, kept in earlier_by_run_id.items():
         earlier = compact_theta_sketch.deserialize(kept)
         union.update(earlier)
-        common = _common(candidate, earlier)
-        if common.get_estimate() > 0:
-            rows_by_run_id[run_id] = common.get_estimate()
+        found, looked_for = _found(candidate, earlier)
+        if found:
+            share_by_run_id[run_id] = found / looked_for
+        if looked_for < min(_FEW, candidate.num_retained):
+            too_large.append(run_id)
+    share = min(1.0, sum(share_by_run_id.values()), _at_most(*_found(candidate, union.get_result())))
     all_rows = candidate.get_estimate()
-    at_most = _common(candidate, union.get_result()).get_upper_bound(_STANDARD_DEVIATIONS)
-    return Overlap(min(1.0, sum(rows_by_run_id.values()) / all_rows, at_most / all_rows), rows_by_run_id)
+    return Overlap(share, {run_id: part * all_rows for run_id, part in share_by_run_id.items()}, too_large)
 
 
-def _common(one: compact_theta_sketch, other: compact_theta_sketch) -> compact_theta_sketch:
+def _found(one: compact_theta_sketch, other: compact_theta_sketch) -> tuple[int, int]:
+    """Give how many of one's hashes that the other would have kept it has, and how many those are."""
     intersection = theta_intersection()
     intersection.update(one)
     intersection.update(other)
-    return intersection.get_result()
+    found: int = intersection.get_result().num_retained
+    return found, found + theta_a_not_b().compute(one, other).num_retained
+
+
+def _at_most(found: int, looked_for: int) -> float:
+    """Give the upper end of what a share may be (Wilson, 1927)."""
+    spread = _STANDARD_DEVIATIONS**2
+    middle = found + spread / 2
+    width = _STANDARD_DEVIATIONS * math.sqrt(found * (1 - found / max(looked_for, 1)) + spread / 4)
+    return (middle + width) / (looked_for + spread)
+
+
+def _text(cell: Cell) -> str:
+    """Spell a cell as it stands in a CSV copy: an integer that has become a float, for the gaps beside it, too."""
+    if cell is None:
+        return ""
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)

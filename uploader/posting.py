@@ -288,7 +288,7 @@ class Posting:
             took, is_retry = exchange.elapsed_seconds, call.tries > 0
             if isinstance(call, LookUp):
                 timings.note_look_up(took, is_retry=is_retry, is_probe=call.is_probe)
-                self._note_look_up(call, api.judge_look_up(exchange), took, now_seconds=now_seconds)
+                self._note_look_up(call, api.judge_look_up(self.settings, exchange), took, now_seconds=now_seconds)
             else:
                 verdict = api.judge_post(self.settings, exchange)
                 timings.note_post(took, is_accepted=verdict.outcome.reason is None, is_retry=is_retry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import re
@@ -22,6 +23,10 @@ MOST_IN_FLIGHT = 500
 PRINTABLE_ASCII = re.compile(r"[\x21-\x7e]+")
 """What a header value may hold: libcurl would send a line break in one as it stands."""
 
+_OLD_ADDRESS = re.compile(r"(?:0[xX][0-9a-fA-F]*|[0-9]+)(?:\.(?:0[xX][0-9a-fA-F]*|[0-9]+)){0,3}")  # inet_aton(3)
+_HOST_NAME = re.compile(r"(?=.{1,253}$)[^.]{1,63}(?:\.[^.]{1,63})*")  # RFC 1035 section 2.3.4
+_ESCAPE = re.compile(r"%([0-9a-fA-F]{2})")
+_UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")  # RFC 3986 section 2.3
 _BUDGET = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(%?)")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2, token
 _OWN_HEADERS = {
@@ -35,7 +40,7 @@ _OWN_HEADERS = {
     "x-device-id",
     "x-tenant-id",
 }
-_DEFAULT_PORT_BY_SCHEME = {"http": 80, "https": 443}
+DEFAULT_PORT_BY_SCHEME = {"http": 80, "https": 443}
 _CLUSTER_SUFFIXES = (".svc", ".svc.cluster.local")
 
 
@@ -91,26 +96,52 @@ class Settings:
 def normalised_base_url(text: str) -> str:
     """Give the one spelling of a base URL, so that a run is found again however it was typed.
 
+    Case, escapes, the default port and addresses are normalised (RFC 3986 section 6.2); what is seldom meant, such as a
+    path with dots or a host with one at its end, is refused.
+
     Raises:
         SettingsError: not an http(s) URL with a host, or one with a user name, a query or a fragment.
     """
     remedy = f"give it as in {DEFAULT_BASE_URL}"
+    named = f"base URL {text!r}" if "@" not in text else "the base URL"  # else there may be a password in it
     if not PRINTABLE_ASCII.fullmatch(text):
-        raise SettingsError(f"base URL {text!r}: empty, or with spaces or characters outside ASCII", remedy=remedy)
+        raise SettingsError(f"{named}: empty, or with spaces or characters outside ASCII", remedy=remedy)
     try:
         parts = urlsplit(text)
-        port = parts.port
+        port, host = parts.port, _normalised_host(parts.hostname or "")
     except ValueError as error:
-        raise SettingsError(f"base URL {text!r}: {error}", remedy=remedy) from None
-    scheme, host = parts.scheme.lower(), (parts.hostname or "").lower()
-    if scheme not in _DEFAULT_PORT_BY_SCHEME or not host:
-        raise SettingsError(f"base URL {text!r}: not an http or https URL with a host", remedy=remedy)
+        raise SettingsError(f"{named}: {error if '@' not in text else 'not a URL'}", remedy=remedy) from None
+    scheme = parts.scheme.lower()
+    if scheme not in DEFAULT_PORT_BY_SCHEME or not host:
+        raise SettingsError(f"{named}: not an http or https URL with a host", remedy=remedy)
     if parts.username is not None or parts.query or parts.fragment:
-        # Not shown: there may be a password in it.
         raise SettingsError(f"base URL at {host}: a user name, a query or a fragment has no place in it", remedy=remedy)
+    path = _ESCAPE.sub(_normalised_escape, parts.path.rstrip("/"))
+    if {".", ".."} & {*path.split("/")}:
+        raise SettingsError(f"{named}: its path has . or .. in it", remedy=remedy)
     shown_host = f"[{host}]" if ":" in host else host
-    shown_port = "" if port in (None, _DEFAULT_PORT_BY_SCHEME[scheme]) else f":{port}"
-    return f"{scheme}://{shown_host}{shown_port}{parts.path.rstrip('/')}"
+    shown_port = "" if port in (None, DEFAULT_PORT_BY_SCHEME[scheme]) else f":{port}"
+    return f"{scheme}://{shown_host}{shown_port}{path}"
+
+
+def _normalised_escape(escape: re.Match[str]) -> str:
+    character = chr(int(escape[1], 16))
+    return character if _UNRESERVED.fullmatch(character) else escape[0].upper()
+
+
+def _normalised_host(host: str) -> str:
+    """Give the one spelling of a host.
+
+    Raises:
+        ValueError: it is neither an address nor a name.
+    """
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.ip_address(host))
+    if _OLD_ADDRESS.fullmatch(host):
+        raise ValueError(f"{host} is no address; one has four numbers, such as 127.0.0.1")
+    if host and not _HOST_NAME.fullmatch(host):
+        raise ValueError(f"{host} is no host name: a part is empty or too long, or it ends with a dot")
+    return host.lower()
 
 
 def parse_concurrency(text: str) -> int | None:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from uploader.admission import admitted_run, fitted_check, names_for, own_ids_of, read_through, sketches_of
+from uploader.admission import admitted, fitted_check, own_ids_of, read_through, sketches_of
 from uploader.answers import Answers
-from uploader.desk import Desk, FileReport, Plan, Watcher, open_desk, reserved, results_note, write_out
+from uploader.desk import Desk, FileReport, Plan, Watcher, open_desk, results_note, write_out
 from uploader.due_rows import due_rows
 from uploader.errors import LedgerFault, SettingsError, StoppedError, UploaderError
 from uploader.guards import InputFacts
@@ -18,12 +18,10 @@ from uploader.ledger import Ledger
 from uploader.marker import Marker
 from uploader.naming import Naming
 from uploader.notes import Level, Note
-from uploader.own_events import own_events_of
 from uploader.posting import Progress
 from uploader.readers import UsageLog, open_usage_log
 from uploader.reservation import Reservation
 from uploader.run_report import report_of_run
-from uploader.seen import SeenRows
 
 
 def upload(paths: Sequence[Path], *, plan: Plan, watcher: Watcher) -> list[FileReport]:
@@ -78,37 +76,25 @@ def _upload_file(path: Path, desk: Desk) -> FileReport:
         facts = InputFacts.of(path)
         books, rows = read_through(log, check, own_ids, desk.plan)
         desk.watcher.say(Note(f"{log.row_count:,} rows read", "file_read", path=path, counts={"rows": log.row_count}))
-        identity = admitted_run(log, facts, rows, desk.plan, say=desk.watcher.say)
-        with (
-            Ledger(desk.plan.ledger_folder, identity) as ledger,
-            own_events_of(ledger, own_ids) as own_events,
-            reserved(names_for(log, desk.plan), log, ledger, rows=log.row_count) as reservation,
-        ):
-            ledger.begin(
-                path=str(path),
-                facts=[facts.name, facts.modified_nanoseconds],
-                rows=log.row_count,
-                event_id=desk.plan.event_id,
-            )
-            seen = SeenRows(desk.plan.ledger_folder, identity, event_id=desk.plan.event_id)
-            seen.keep(rows.to_bytes())  # until the run's end tells which of them were posted
+        with admitted(log, facts, rows, own_ids, desk.plan, say=desk.watcher.say) as run:
+            ledger, reservation, run_id = run.ledger, run.reservation, run.ledger.identity.run_id
             marker = _lay_marker(log, reservation, ledger)
             progress = Progress(rows=log.row_count)
             _say_what_is_known(path, ledger, progress, desk.watcher)
-            naming = Naming(check, own_ids, EventIds(identity))
-            desk.posting(path, ledger, progress).post_all(due_rows(log, naming, own_events, ledger, progress))
+            naming = Naming(check, own_ids, EventIds(ledger.identity))
+            desk.posting(path, ledger, progress).post_all(due_rows(log, naming, run.own_events, ledger, progress))
             stop = desk.why_stopped(progress)
             history = ledger.history()
             # The sketch of the first pass stands when every row was posted.
             posted = None if history.accepted + history.in_doubt == log.row_count else sketches_of(log, desk.plan)
-            answers = Answers(naming, ledger, books, own_events=own_events, posted=posted)
+            answers = Answers(naming, ledger, books, own_events=run.own_events, posted=posted)
             write_out(log, reservation, ledger, answers.states(log), event_id_of=answers.event_id_of)
-            desk.watcher.say(results_note(path, reservation, run_id=identity.run_id))
+            desk.watcher.say(results_note(path, reservation, run_id=run_id))
             if posted is not None:
-                seen.keep(posted.to_bytes())
+                run.seen.keep(posted.to_bytes())
             edited = ledger.end(is_finished=not stop, totals=books.totals())
             if edited:
-                desk.watcher.say(_note_of_edits(path, edited, run_id=identity.run_id))
+                desk.watcher.say(_note_of_edits(path, edited, run_id=run_id))
             marker.remove()
         imbalance = books.imbalance(accepted=history.accepted, may_leave_unsent=bool(stop))
     return report_of_run(

@@ -64,7 +64,7 @@ def test_no_exchange_is_accepted_but_a_whole_json_object(extent: Extent) -> None
         assert (verdict.outcome.reason is None) == right
         if verdict.outcome.reason is None:
             assert not verdict.retry
-        api.judge_look_up(exchange)
+        api.judge_look_up(Settings(), exchange)
 
     judge()
 

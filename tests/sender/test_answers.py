@@ -136,7 +136,7 @@ def test_rubbish_leaves_the_row_in_doubt(billing_server: BillingServer, name: st
         told = post_one(sender, billing_server)
     with sending() as sender:
         sender.start("look-up", look_up)
-        looked_up = api.judge_look_up(ended(sender)["look-up"])
+        looked_up = api.judge_look_up(Settings(), ended(sender)["look-up"])
     assert told.reason is (None if is_http else Reason.IN_DOUBT), told
     assert looked_up.outcome.reason is (Reason.CUSTOMER_NOT_FOUND if is_http else Reason.LOOKUP_FAILED)
     assert looked_up.stop == ""

@@ -215,7 +215,7 @@ def test_proxies_of_the_environment_are_settled_once(
 ) -> None:
     """The route settled at the start holds: what the environment says of proxies later, libcurl never asks."""
     with refusing_port() as port:
-        direct = settle_route(billing_server.base_url)
+        direct = settle_route(billing_server.base_url, carries_key=False)
         with monkeypatch.context() as environment:
             for name in ("http_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
                 environment.setenv(name, f"http://127.0.0.1:{port}")
@@ -223,7 +223,7 @@ def test_proxies_of_the_environment_are_settled_once(
                 assert post_one(sender, billing_server, "direct").reason is None
     assert proxy.received == []
     monkeypatch.setenv("http_proxy", url_of(proxy))
-    proxied = settle_route(billing_server.base_url)
+    proxied = settle_route(billing_server.base_url, carries_key=False)
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "*")
     with sending(proxy=proxied.proxy, ca_bundle=proxied.ca_bundle) as sender:

@@ -95,10 +95,10 @@ def test_a_look_up_over_a_dying_connection_is_asked_once_and_may_be_again(billin
     look_up = api.look_up_request(Settings(base_url=billing_server.base_url), "acme")
     with sending() as sender:
         sender.start("first", look_up)
-        assert api.judge_look_up(ended(sender)["first"]).customer_id == "cus_acme"
+        assert api.judge_look_up(Settings(), ended(sender)["first"]).customer_id == "cus_acme"
         billing_server.respond = dying(Then.FIN)
         sender.start("second", look_up)
-        verdict = api.judge_look_up(ended(sender)["second"])
+        verdict = api.judge_look_up(Settings(), ended(sender)["second"])
     assert (verdict.outcome.reason, verdict.retry) == (Reason.LOOKUP_FAILED, True)
     assert len(billing_server.look_ups) == 2
 

@@ -44,7 +44,7 @@ def test_the_timeout_is_of_the_whole_exchange_however_it_drips(billing_server: B
         sender.start("look-up", api.look_up_request(settings, "acme"))
         exchanges = ended(sender)
     assert judged(billing_server, {"d1": exchanges["post"]})["d1"].reason is Reason.IN_DOUBT
-    assert api.judge_look_up(exchanges["look-up"]).outcome.reason is Reason.LOOKUP_FAILED
+    assert api.judge_look_up(Settings(), exchanges["look-up"]).outcome.reason is Reason.LOOKUP_FAILED
     assert all(exchange.elapsed_seconds >= IMPATIENT_SECONDS for exchange in exchanges.values())
 
 
@@ -129,7 +129,7 @@ def test_connections_are_used_again(billing_server: BillingServer) -> None:
         told_by_device = post_all(sender, billing_server, (f"d{number}" for number in range(400)))
         for number in range(8):
             sender.start(f"t{number}", api.look_up_request(settings, f"t{number}"))
-        found = {key: api.judge_look_up(exchange).customer_id for key, exchange in ended(sender).items()}
+        found = {key: api.judge_look_up(Settings(), exchange).customer_id for key, exchange in ended(sender).items()}
         post_one(sender, billing_server, "last")
     assert {told.reason for told in told_by_device.values()} == {None}
     assert found == {f"t{number}": f"cus_t{number}" for number in range(8)}
