@@ -155,27 +155,29 @@ def overlap_with(rows: bytes, earlier_by_run_id: Mapping[str, bytes]) -> Overlap
         found, looked_for = _found(candidate, earlier)
         if found:
             share_by_run_id[run_id] = found / looked_for
-        if looked_for < min(_FEW, candidate.num_retained):
+        elif looked_for < min(_FEW, candidate.num_retained):
             too_large.append(run_id)
     share = min(1.0, sum(share_by_run_id.values()), _at_most(*_found(candidate, union.get_result())))
     all_rows = candidate.get_estimate()
     return Overlap(share, {run_id: part * all_rows for run_id, part in share_by_run_id.items()}, too_large)
 
 
-def _found(one: compact_theta_sketch, other: compact_theta_sketch) -> tuple[int, int]:
+def _found(one: compact_theta_sketch, other: compact_theta_sketch) -> tuple[int, float]:
     """Give how many of one's hashes that the other would have kept it has, and how many those are."""
     intersection = theta_intersection()
     intersection.update(one)
     intersection.update(other)
     found: int = intersection.get_result().num_retained
+    if not found:  # as of most runs: then an estimate is enough
+        return 0, one.num_retained * min(1.0, other.theta / one.theta)
     return found, found + theta_a_not_b().compute(one, other).num_retained
 
 
-def _at_most(found: int, looked_for: int) -> float:
+def _at_most(found: int, looked_for: float) -> float:
     """Give the upper end of what a share may be (Wilson, 1927)."""
     spread = _STANDARD_DEVIATIONS**2
     middle = found + spread / 2
-    width = _STANDARD_DEVIATIONS * math.sqrt(found * (1 - found / max(looked_for, 1)) + spread / 4)
+    width = _STANDARD_DEVIATIONS * math.sqrt(found * (1 - found / max(looked_for, 1.0)) + spread / 4)
     return (middle + width) / (looked_for + spread)
 
 
