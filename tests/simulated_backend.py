@@ -194,7 +194,7 @@ def simulate(
         if pacing.wants_probe(now_seconds=now) and not is_probing:
             is_probing = True
             heapq.heappush(in_flight, (now + backend.journey_seconds, next(serial), now, None))
-        free = pacing.posts_allowed(now_seconds=now, in_flight=len(in_flight))
+        free = pacing.calls_allowed(now_seconds=now, in_flight=len(in_flight))
         count = pacing.rows_allowed(free, now_seconds=now)
         pacing.note_rows_started(count, now_seconds=now)
         if count:

@@ -31,9 +31,11 @@ class Line(NamedTuple):
     reason: Reason | None = None
 
 
-def books_of(read: list[Units | None], written: list[Line], *, most_recent: int = 1_000) -> Books:
+def books_of(
+    read: list[Units | None], written: list[Line], *, most_recent: int = 1_000, most_named: int = 1_000
+) -> Books:
     """Enter rows, in and out; ``most_recent`` accounts are held in memory."""
-    books = Books(open_amounts=Amounts(most_recent=most_recent))
+    books = Books(most_named=most_named, open_amounts=Amounts(most_recent=most_recent))
     for units in read:
         books.take_in(units)
     for number, line in enumerate(written, 1):
@@ -127,8 +129,9 @@ def test_accounts_name_the_largest_and_sum_up_the_others() -> None:
             Line(STORAGE_5),
             Line(None, Reason.INVALID),
         ],
+        most_named=1,
     )
-    accounts = books.accounts(most=1)
+    accounts = books.accounts()
     assert accounts.total == Account(Entry(5, 22), Entry(2, 10), Entry(3, 12), Entry(1, 7))
     assert accounts.by_tenant_and_meter == {
         ("acme", "api.calls"): Account(Entry(2, 12), Entry(1, 5), Entry(1, 7), Entry(1, 7))
@@ -150,7 +153,7 @@ def test_accounts_are_the_sums_of_their_rows(most_recent: int) -> None:
         )
         for number in range(2_000)
     ]
-    books = books_of([line.units for line in lines], lines, most_recent=most_recent)
+    books = books_of([line.units for line in lines], lines, most_recent=most_recent, most_named=50)
     rows: Counter[tuple[str, tuple[str, str]]] = Counter()
     units: Counter[tuple[str, tuple[str, str]]] = Counter()
     for line in lines:
@@ -163,7 +166,7 @@ def test_accounts_are_the_sums_of_their_rows(most_recent: int) -> None:
     expected = {
         key: Account(*(Entry(rows[where, key], units[where, key]) for where in Account._fields)) for key in keys
     }
-    accounts = books.accounts(most=50)
+    accounts = books.accounts()
     assert books.imbalance(accepted=None, may_leave_unsent=False) is None
     assert list(accounts.by_tenant_and_meter) == sorted(keys, key=lambda key: expected[key].came_in.units)[:-51:-1]
     assert accounts.by_tenant_and_meter == {key: expected[key] for key in accounts.by_tenant_and_meter}
@@ -203,7 +206,7 @@ def test_accepted_rows_are_entered_at_once_as_one_by_one(written: list[Units | N
     at_once.give_out_accepted(rows=len(written), stated=stated)
     one_by_one = books_of(read, [Line(units) for units in written])
     assert at_once.entry_by_reason() == one_by_one.entry_by_reason()
-    assert at_once.accounts(most=9) == one_by_one.accounts(most=9)
+    assert at_once.accounts() == one_by_one.accounts()
     faults = [str(books.imbalance(accepted=3, may_leave_unsent=False)) for books in (at_once, one_by_one)]
     assert faults[0] == faults[1]
     assert (faults[0] == "None") == (written == read)

@@ -75,7 +75,7 @@ class Run:
 
     def room(self, *, in_flight: int = 0) -> int:
         """Tell how many calls may start at this moment."""
-        return self.pacing.posts_allowed(now_seconds=self.now_seconds, in_flight=in_flight)
+        return self.pacing.calls_allowed(now_seconds=self.now_seconds, in_flight=in_flight)
 
 
 @pytest.fixture
@@ -286,7 +286,7 @@ def test_a_wrong_set_up_ends_the_run_at_once(run: Run) -> None:
     run.post(asked_to_wait(3600))
     assert run.pacing.stop == WRONG_KEY.stop
     assert run.room() == 0
-    assert run.pacing.retry_delay_seconds(UNAVAILABLE, attempts=1) is None
+    assert run.pacing.retry_delay_seconds(UNAVAILABLE, tries=1) is None
     for note in ("look_up", "note_probe"):
         other = Run()
         if note == "look_up":
@@ -339,7 +339,7 @@ def test_five_unknown_tenants_at_the_start_end_the_run(run: Run, story: str, *, 
 )
 def test_a_call_is_tried_three_times_at_most(verdict: Verdict, attempts: int, retries: int, *, again: bool) -> None:
     """Only what cannot bill twice is tried again, so often as the settings allow."""
-    delay_seconds = Run(retries=retries).pacing.retry_delay_seconds(verdict, attempts=attempts)
+    delay_seconds = Run(retries=retries).pacing.retry_delay_seconds(verdict, tries=attempts)
     assert (delay_seconds is not None) is again
 
 
@@ -347,7 +347,7 @@ def test_a_call_is_tried_three_times_at_most(verdict: Verdict, attempts: int, re
 def test_the_wait_before_a_retry_is_drawn_from_a_window_that_doubles(attempts: int, longest_seconds: float) -> None:
     """Full jitter: from 0 to half a second, twice that each time, 30 seconds at most."""
     delays_seconds = [
-        Run(retries=100, seed=seed).pacing.retry_delay_seconds(UNAVAILABLE, attempts=attempts) for seed in range(200)
+        Run(retries=100, seed=seed).pacing.retry_delay_seconds(UNAVAILABLE, tries=attempts) for seed in range(200)
     ]
     drawn = sorted(delay_seconds for delay_seconds in delays_seconds if delay_seconds is not None)
     assert len(drawn) == 200
@@ -357,12 +357,12 @@ def test_the_wait_before_a_retry_is_drawn_from_a_window_that_doubles(attempts: i
 
 def test_a_retry_waits_as_long_as_the_backend_asks(run: Run) -> None:
     """Retry-After is the least wait before the same call is tried again."""
-    assert run.pacing.retry_delay_seconds(asked_to_wait(45), attempts=1) == 45
+    assert run.pacing.retry_delay_seconds(asked_to_wait(45), tries=1) == 45
 
 
 def count_retries(run: Run) -> int:
     """Take retries until there are none left."""
-    taken = iter(lambda: run.pacing.retry_delay_seconds(UNAVAILABLE, attempts=1), None)
+    taken = iter(lambda: run.pacing.retry_delay_seconds(UNAVAILABLE, tries=1), None)
     return sum(1 for _ in taken)
 
 

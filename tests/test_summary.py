@@ -304,11 +304,11 @@ def test_totals_that_do_not_balance_are_told_as_such() -> None:
     books.give_out(Units("acme", "api", 5), RowState(1, Outcome(Reason.REJECTED)))
     imbalance = books.imbalance(accepted=0, may_leave_unsent=False)
     assert isinstance(imbalance, ImbalanceError)
-    good = FileReport(path=Path("good.csv"), accounts=Books().accounts(most=9))
+    good = FileReport(path=Path("good.csv"), accounts=Books().accounts())
     bad = replace(
         good,
         path=Path("bad.csv"),
-        accounts=books.accounts(most=9),
+        accounts=books.accounts(),
         entry_by_reason=books.entry_by_reason(),
         error=imbalance,
     )

@@ -7,7 +7,6 @@ is not, and a row that it does not have is never posted.
 from __future__ import annotations
 
 import re
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,7 @@ from uploader.errors import InputError, LedgerRefusal
 from uploader.identity import RUN_ID, RunIdentity
 from uploader.ledger import Ledger
 from uploader.marker import mark_of
-from uploader.model import Outcome, Reason, Replay, RowState, Status
+from uploader.model import Outcome, Reason, Replay, RowState, Status, now_milliseconds
 from uploader.notes import Level, Note
 from uploader.overlap import RowSketches
 from uploader.replay_log import Entry, ReplayLog, open_own_file
@@ -62,7 +61,7 @@ def adopt(log: ReplayLog, check: RowCheck, *, run_id: str, plan: Plan, say: Call
                 last_row=taken.last_row,
                 totals=totals,
                 units_uploaded=totals.get("accepted", [0, 0])[1],
-                started_milliseconds=time.time_ns() // 1_000_000,
+                started_milliseconds=now_milliseconds(),
             )
         SeenRows(folder, identity, event_id=None).keep(taken.posted.to_bytes())
         history = ledger.history()

@@ -210,13 +210,13 @@ class Books:
             remedy="keep the results and the ledger, bill nothing from them, and report this",
         )
 
-    def accounts(self, *, most: int) -> Accounts:
-        """Give the largest accounts, at most so many and at most ``most_named``, and the sum of the others."""
+    def accounts(self) -> Accounts:
+        """Give the largest accounts, at most ``most_named``, and the sum of the others."""
         came_in, failures = self._came_in or self._end_intake(), self._failures
         went_out = came_in.amount - self.open_amounts.total()
         others = (came_in.amount, went_out, failures.in_all, failures.in_doubt_in_all)
         named: dict[AccountKey, Account] = {}
-        for key, amount in islice(came_in.amount_by_largest.items(), most):
+        for key, amount in came_in.amount_by_largest.items():
             went_out = amount - self.open_amounts.amount(key)
             amounts = (amount, went_out, failures.by_key[key], failures.in_doubt_by_key[key])
             others = tuple(map(sub, others, amounts))

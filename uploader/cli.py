@@ -15,10 +15,9 @@ import click
 
 from uploader import cli_look, cli_post
 from uploader.ending import end, last_words, log_the_end
-from uploader.errors import UploaderError
+from uploader.errors import ExitCode, UploaderError
 from uploader.options import Voice
 
-_FAULT_OF_OURS = 4
 _ALLOCATIONS_BETWEEN_COLLECTIONS = 50_000
 """Rows make no cycles to be collected; at Python's 700 the search for them took a fiftieth of an upload."""
 _SETTING_BY_VARIABLE = {
@@ -70,12 +69,10 @@ def main() -> None:
     try:
         cli(prog_name="uploader", obj=voice)
     except UploaderError as error:
-        from uploader.summary import exit_code_of_error  # noqa: PLC0415 -- heavy, see the top
-
-        _complain(voice, str(error), exit_code=exit_code_of_error(error))
+        _complain(voice, str(error), exit_code=error.exit_code)
     except Exception as error:  # noqa: BLE001 -- the last one who can say that it is our fault
         text = f"a fault of this program: {error!r} -- please report it; the ledger is safe"
-        _complain(voice, text, exit_code=_FAULT_OF_OURS, trace=traceback.format_exc())
+        _complain(voice, text, exit_code=ExitCode.FAULT, trace=traceback.format_exc())
 
 
 def _complain(voice: Voice, text: str, *, exit_code: int, trace: str = "") -> NoReturn:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from uploader.effective import is_typed, plan_of
-from uploader.ending import end, last_words, log_the_end, noted_signals
-from uploader.errors import UploaderError
+from uploader.effective import is_given, plan_of
+from uploader.ending import end, exit_code_of_signal, last_words, log_the_end, noted_signals
+from uploader.errors import ExitCode, UploaderError
 from uploader.options import FILE, of_replay, of_upload
 from uploader.settings import DEFAULT_BASE_URL, FailureBudget
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from uploader.desk import FileReport, Plan, Watcher
     from uploader.log_lines import LogLines
     from uploader.notes import Note
-
-_STOPPED = 3
 
 
 @click.command(short_help="Post each row of usage logs once.")
@@ -85,7 +83,7 @@ def _run_dry(files: tuple[Path, ...], options: dict[str, Any], noted: list[int])
     finally:
         display.end()
     last_words("\n".join(map(told, reports)))
-    end(128 + noted[0] if noted else exit_code_of(reports))
+    end(exit_code_of_signal(noted[0]) if noted else exit_code_of(reports))
 
 
 @click.command(short_help="Post the rows again that failed.")
@@ -108,7 +106,7 @@ def replay(file: Path, *, include_in_doubt: bool, accept_changes: bool, without_
         from uploader.replay_run import replay as run  # noqa: PLC0415 -- likewise
 
         if not without_ledger:  # the ledger knows how the upload saw the columns, and goes before the settings file
-            options.update({name: () for name in ("column", "constant") if not is_typed(name)})
+            options.update({name: () for name in ("column", "constant") if not is_given(name)})
         permissions = Permissions(
             include_in_doubt=include_in_doubt, accept_changes=accept_changes, without_ledger=without_ledger
         )
@@ -116,7 +114,7 @@ def replay(file: Path, *, include_in_doubt: bool, accept_changes: bool, without_
 
 
 def _run(
-    sending: dict[str, Any],
+    options: dict[str, Any],
     command: Callable[[Plan, Watcher], list[FileReport]],
     noted: list[int],
     *,
@@ -125,23 +123,23 @@ def _run(
     from uploader.console import next_steps, summary  # noqa: PLC0415 -- heavy, see the top
     from uploader.desk import Watcher  # noqa: PLC0415 -- likewise
     from uploader.log_lines import LogLines  # noqa: PLC0415 -- likewise
-    from uploader.summary import exit_code_of, exit_code_of_error  # noqa: PLC0415 -- likewise
+    from uploader.summary import exit_code_of  # noqa: PLC0415 -- likewise
 
     begun_at = datetime.now(timezone.utc)
-    plan = plan_of(sending)
-    _demand_places(sending)
-    display = _display(sending["log_format"])
-    write = functools.partial(_write_documents, sending, begun_at=begun_at, say=display.say)
+    plan = plan_of(options)
+    _demand_places(options)
+    display = _display(options["log_format"])
+    write = functools.partial(_write_documents, options, begun_at=begun_at, say=display.say)
     watcher = Watcher(begin=display.begin, watch=display.watch, say=display.say, should_stop=lambda: bool(noted))
     try:
         reports = command(plan, watcher)
     except BaseException as error:
         if isinstance(error, UploaderError):
-            write([], exit_code=exit_code_of_error(error), error=str(error))
+            write([], exit_code=error.exit_code, error=str(error))
         display.end()
         raise
-    replay_options = _replay_options(sending) if and_say is None else None
-    exit_code = 128 + noted[0] if noted else exit_code_of(reports)
+    replay_options = _replay_options(options) if and_say is None else None
+    exit_code = exit_code_of_signal(noted[0]) if noted else exit_code_of(reports)
     exit_code = write(reports, exit_code=exit_code, replay_options=replay_options)
     heard = "" if and_say is None else and_say()
     if isinstance(display, LogLines):
@@ -149,22 +147,22 @@ def _run(
         log_the_end(display, exit_code, facts={"next": steps, **({"sandbox": heard} if heard else {})})
     else:
         display.end()
-    if sending["log_format"] != "json":
+    if options["log_format"] != "json":
         last_words("\n".join(filter(None, (summary(reports, replay_options=replay_options), heard))))
     end(exit_code)
 
 
-def _demand_places(sending: dict[str, Any]) -> None:
+def _demand_places(options: dict[str, Any]) -> None:
     from uploader import documents  # noqa: PLC0415 -- heavy, see the top
 
-    if sending["summary"]:
-        documents.demand_place(sending["summary"], documents.SUMMARY)
-    if sending["report"]:
-        documents.demand_place(sending["report"], documents.REPORT)
+    if options["summary"]:
+        documents.demand_place(options["summary"], documents.SUMMARY)
+    if options["report"]:
+        documents.demand_place(options["report"], documents.REPORT)
 
 
 def _write_documents(
-    sending: dict[str, Any],
+    options: dict[str, Any],
     reports: list[FileReport],
     *,
     begun_at: datetime,
@@ -181,23 +179,23 @@ def _write_documents(
     summary = summarize(
         reports,
         command=str(click.get_current_context().info_name),
-        base_url=sending["base_url"],
-        period=sending.get("period", ""),
+        base_url=options["base_url"],
+        period=options.get("period", ""),
         begun_at=begun_at,
         exit_code=exit_code,
         error=error,
     )
     try:
-        if sending["summary"]:
-            documents.write_document(sending["summary"], summary.to_json(), documents.SUMMARY)
-        if sending["report"]:
+        if options["summary"]:
+            documents.write_document(options["summary"], summary.to_json(), documents.SUMMARY)
+        if options["report"]:
             from uploader.report import report_of_command  # noqa: PLC0415 -- heavy, and after the last POST
 
             page = report_of_command(summary, replay_options=replay_options)
-            documents.write_document(sending["report"], page, documents.REPORT)
+            documents.write_document(options["report"], page, documents.REPORT)
     except UploaderError as fault:
         say(Note(str(fault), "document_failed", level=Level.ERROR))
-        return _STOPPED if exit_code < 2 else exit_code
+        return ExitCode.STOPPED if exit_code < ExitCode.NOTHING_POSTED else exit_code
     return exit_code
 
 
@@ -211,9 +209,9 @@ def _display(log_format: str | None) -> Display | LogLines:
     return LogLines(log_format or "text")
 
 
-def _replay_options(sending: dict[str, Any]) -> str:
+def _replay_options(options: dict[str, Any]) -> str:
     """Spell the options without which a replay would not find the same run and backend; the file is found again."""
-    values = {name: sending[name] for name in ("config", "destination", "base_url", "ledger", "schema", "delimiter")}
+    values = {name: options[name] for name in ("config", "destination", "base_url", "ledger", "schema", "delimiter")}
     if values["base_url"] == DEFAULT_BASE_URL:
         del values["base_url"]
     if values["delimiter"] == "\t":
@@ -221,5 +219,5 @@ def _replay_options(sending: dict[str, Any]) -> str:
     return "".join(
         f" --{name.replace('_', '-')} {shlex.quote(str(value))}"
         for name, value in values.items()
-        if value and is_typed(name)
+        if value and is_given(name)
     )

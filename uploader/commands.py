@@ -21,7 +21,7 @@ from uploader.configuration import default_ledger_folder
 from uploader.desk import FileReport, Plan, Watcher
 from uploader.judge import Permissions
 from uploader.mapping import ColumnMap
-from uploader.notes import Level
+from uploader.notes import LOGGING_LEVEL_BY_LEVEL
 from uploader.replay_run import replay as _replay
 from uploader.settings import (
     DEFAULT_BASE_URL,
@@ -36,7 +36,6 @@ from uploader.summary import Summary, exit_code_of, summarize
 from uploader.upload_run import upload as _upload
 
 log = logging.getLogger(__name__)
-_LOG_LEVEL_BY_LEVEL = {Level.INFO: logging.INFO, Level.WARNING: logging.WARNING, Level.ERROR: logging.ERROR}
 
 
 def _never() -> bool:
@@ -188,7 +187,7 @@ def _watcher(should_stop: Callable[[], bool]) -> Watcher:
     return Watcher(
         begin=lambda _path, _progress: None,
         watch=lambda _progress: None,
-        say=lambda note: log.log(_LOG_LEVEL_BY_LEVEL[note.level], "%s", note.sentence),
+        say=lambda note: log.log(LOGGING_LEVEL_BY_LEVEL[note.level], "%s", note.sentence),
         should_stop=should_stop,
     )
 

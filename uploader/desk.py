@@ -30,9 +30,6 @@ from uploader.sender import Connection, Sender
 from uploader.settings import FailureBudget, Settings
 from uploader.timings import Timings
 
-MOST_ACCOUNTS = 1000
-"""Tenants and meters that are named in a report; the others are summed up."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from uploader.ledger import History
-from uploader.model import Row, RowState, UsageEvent
+from uploader.model import Row, RowState, UsageEvent, now_milliseconds
 from uploader.naming import Naming
 from uploader.own_events import OwnEvents
 from uploader.posting import Due, Progress
@@ -50,4 +49,4 @@ def _decided(
         if isinstance(event, UsageEvent):
             yield Due(row.number, event, naming.event_id(row), attempts=attempts)
         else:
-            yield RowState(row.number, event, attempts, time.time_ns() // 1_000_000)
+            yield RowState(row.number, event, attempts, now_milliseconds())

@@ -61,7 +61,7 @@ def _source(name: str) -> str:
     return "default"
 
 
-def is_typed(name: str) -> bool:
+def is_given(name: str) -> bool:
     """Tell whether an option was given by the command line or its variable, and not by the settings file."""
     origin = click.get_current_context().get_parameter_source(name)
     return origin in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
@@ -84,7 +84,7 @@ def _shown(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def plan_of(sending: Mapping[str, Any]) -> Plan:
+def plan_of(options: Mapping[str, Any]) -> Plan:
     """Make the plan of a command from its options.
 
     Raises:
@@ -92,23 +92,23 @@ def plan_of(sending: Mapping[str, Any]) -> Plan:
     """
     from uploader.desk import Plan  # noqa: PLC0415 -- heavy, and `uploader --help` does without
 
-    if sending.get("period") == "" and is_typed("period"):
+    if options.get("period") == "" and is_given("period"):
         raise SettingsError(
             "--period '': a label is missing, perhaps an unset variable of the shell",
             remedy="write it as in --period 2026-11-21; nothing was posted",
         )
     return Plan(
-        settings=settings_of(sending),
-        ledger_folder=sending["ledger"] or default_ledger_folder(),
-        schema_path=sending["schema"],
-        delimiter=sending["delimiter"],
-        results_dir=sending["results_dir"],
-        mapping=ColumnMap.parse(sending["column"], sending["constant"]),
-        **{name: sending[name] for name in _OF_UPLOADS if name in sending},
+        settings=settings_of(options),
+        ledger_folder=options["ledger"] or default_ledger_folder(),
+        schema_path=options["schema"],
+        delimiter=options["delimiter"],
+        results_dir=options["results_dir"],
+        mapping=ColumnMap.parse(options["column"], options["constant"]),
+        **{name: options[name] for name in _OF_UPLOADS if name in options},
     )
 
 
-def settings_of(sending: Mapping[str, Any]) -> Settings:
+def settings_of(options: Mapping[str, Any]) -> Settings:
     """Make the settings of a command from its options.
 
     Raises:
@@ -116,15 +116,15 @@ def settings_of(sending: Mapping[str, Any]) -> Settings:
     """
     _demand_whole_destination()
     return Settings(
-        base_url=sending["base_url"],
+        base_url=options["base_url"],
         api_key=_api_key(),
-        timeout_seconds=sending["timeout"],
-        retries=sending["retries"],
-        concurrency=parse_concurrency(sending["concurrency"]),
-        max_rate=sending["max_rate"],
-        patience_seconds=sending["patience"],
-        safe_statuses=_statuses(sending["safe_status"] or ""),
-        idempotency_header=sending["idempotency_header"],
+        timeout_seconds=options["timeout"],
+        retries=options["retries"],
+        concurrency=parse_concurrency(options["concurrency"]),
+        max_rate=options["max_rate"],
+        patience_seconds=options["patience"],
+        safe_statuses=_statuses(options["safe_status"] or ""),
+        idempotency_header=options["idempotency_header"],
     )
 
 

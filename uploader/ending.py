@@ -34,6 +34,11 @@ def log_the_end(
     log.end()
 
 
+def exit_code_of_signal(number: int) -> int:
+    """Give the exit code of a command that a signal ended."""
+    return 128 + number
+
+
 def end(exit_code: int) -> NoReturn:
     """End with this exit code; with words left that no one reads, Python would end with its own, 120."""
     for stream in filter(None, (sys.stdout, sys.stderr)):  # None when the caller closed it (2>&-)
@@ -55,7 +60,7 @@ def noted_signals() -> Iterator[list[int]]:
 
     def note(number: int, _frame: FrameType | None) -> None:
         if noted:
-            os._exit(128 + number)
+            os._exit(exit_code_of_signal(number))
         noted.append(number)
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

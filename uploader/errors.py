@@ -15,9 +15,24 @@
 What happens to a single row is never an exception; it is an ``Outcome``.
 """
 
+import enum
+from typing import ClassVar
+
+
+class ExitCode(enum.IntEnum):
+    """What a command's exit code means; a public contract. One that a signal ended has 128 and the signal's number."""
+
+    ACCEPTED = 0
+    SOME_FAILED = 1
+    NOTHING_POSTED = 2
+    STOPPED = 3
+    FAULT = 4
+
 
 class UploaderError(Exception):
     """A command ends; the text says what happened and where, ``remedy`` what to do next."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.STOPPED
 
     def __init__(self, what: str, *, remedy: str = "") -> None:
         super().__init__(what)
@@ -30,6 +45,8 @@ class UploaderError(Exception):
 
 class RefusedError(UploaderError):
     """Nothing was posted."""
+
+    exit_code = ExitCode.NOTHING_POSTED
 
 
 class SettingsError(RefusedError):
@@ -66,3 +83,5 @@ class LedgerFault(StoppedError):  # noqa: N818 -- the operating system's fault, 
 
 class ImbalanceError(UploaderError):
     """Rows or units in are not rows or units out: a fault of this program."""
+
+    exit_code = ExitCode.FAULT

@@ -13,7 +13,7 @@ from uploader.edits import own_ids_in
 from uploader.identity import RunIdentity
 from uploader.ledger import History, Ledger, is_in
 from uploader.model import Outcome, Reason, RowState
-from uploader.run_file import looked_at
+from uploader.run_file import in_a_range, looked_at
 
 _ISLANDS = """
 select min(row), max(row) from (
@@ -27,7 +27,7 @@ _KEPT_CELLS = """
 select row, cells from {table} as kept
 where exists (select 1 from outcome where row = kept.row and (reason is null or reason = 'in_doubt'))
   or exists (select 1 from sending where row = kept.row)
-  or ifnull((select last from accepted_range where first <= kept.row order by first desc limit 1), 0) >= kept.row
+  or {in_range}
 """
 
 
@@ -117,7 +117,8 @@ def _own_ids(database: Database) -> dict[int, str]:
 
 
 def _kept(database: Database, table: str) -> list[tuple[int, str]]:
-    return [(row, cells) for row, cells in database.rows(_KEPT_CELLS.format(table=table))]
+    query = _KEPT_CELLS.format(table=table, in_range=in_a_range("kept.row"))
+    return [(row, cells) for row, cells in database.rows(query)]
 
 
 def _count(ranges: Sequence[tuple[int, int]]) -> int:

@@ -6,7 +6,6 @@ about it. Where they differ the ledger is right: a row that it has as accepted i
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from uploader.api import shown, values_in_words, wire_problems
 from uploader.errors import LedgerRefusal
 from uploader.ledger import Ledger
-from uploader.model import Outcome, Reason, Row, RowState, UsageEvent
+from uploader.model import Outcome, Reason, Row, RowState, UsageEvent, now_milliseconds
 from uploader.own_events import OwnIds, event_in
 from uploader.posting import Due
 from uploader.replay_log import Entry, damaged_columns, edited_columns
@@ -207,7 +206,7 @@ class Judge:
                 words = f"{doubt}; not taken as recorded: {self._put_back(entry, posted)}"
                 return Kept(_reworded(state, words))
             outcome = Outcome(None, "recorded, by a person's word", state.outcome.http_status, state.outcome.response)
-            return replace(state, outcome=outcome, at_milliseconds=_now_milliseconds())
+            return replace(state, outcome=outcome, at_milliseconds=now_milliseconds())
         may_send = entry.word == "resend" or (entry.word in _WORDS_THAT_SEND and self._permissions.include_in_doubt)
         if not may_send:
             is_another_word = entry.word and entry.word != "confirm"
@@ -248,10 +247,10 @@ class Judge:
                 for column in damaged
             )
             outcome = Outcome(Reason.CHANGED, f"{words}; put it back, or use --accept-changes")
-            return replace(state, outcome=outcome, at_milliseconds=_now_milliseconds())
+            return replace(state, outcome=outcome, at_milliseconds=now_milliseconds())
         event = event_in(entry.row, self._check, self._own_ids)
         if isinstance(event, Outcome):
-            return replace(state, outcome=event, at_milliseconds=_now_milliseconds())
+            return replace(state, outcome=event, at_milliseconds=now_milliseconds())
         values = {**self._own_id_stated(entry), **asdict(event)}
         edits = [column for column, value in values.items() if original.get(column) != value]
         note = f"accepted as edited for the replay ({', '.join(edits)})" if edits else ""
@@ -275,7 +274,3 @@ def _can_be_posted(cells: Mapping[str, Any]) -> bool:
 
 def _reworded(state: RowState, words: str) -> RowState:
     return replace(state, outcome=replace(state.outcome, detail=words))
-
-
-def _now_milliseconds() -> int:
-    return time.time_ns() // 1_000_000

@@ -12,7 +12,6 @@ import bisect
 import contextlib
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from uploader.errors import LedgerRefusal
 from uploader.identity import EventIds, RunIdentity
 from uploader.local_disk import network_file_system
 from uploader.lock import Lock
-from uploader.model import Outcome, Reason, RowState
+from uploader.model import Outcome, Reason, RowState, now_milliseconds
 from uploader.records import row_record
 from uploader.run_file import LEDGER_VERSION, TABLES, ledger_path
 from uploader.run_totals import keep_units_uploaded, run_totals
@@ -128,7 +127,7 @@ class Ledger:
         facts:    tell the usage log from a copy of it.
         event_id: the column of the log's own ids; None without.
         """
-        started = self.recall("started_milliseconds") or _now_milliseconds()
+        started = self.recall("started_milliseconds") or now_milliseconds()
         self.edits.forget_what_was_not_recorded(event_id=event_id)
         self.remember(
             path=path, input=facts, rows=rows, event_id=event_id, started_milliseconds=started, is_finished=False
@@ -144,7 +143,7 @@ class Ledger:
         edited = keep_units_uploaded(self._database, units_of_log=totals.get("accepted", [0, 0])[1])
         if is_finished:
             self._shrink()
-        self.remember(is_finished=is_finished, totals=totals, ended_milliseconds=_now_milliseconds())
+        self.remember(is_finished=is_finished, totals=totals, ended_milliseconds=now_milliseconds())
         if edited:
             self.sum_up()
         return edited
@@ -273,10 +272,6 @@ def _record(connection: Any, states: Sequence[RowState]) -> None:
             for state in states
         ],
     )
-
-
-def _now_milliseconds() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def is_in(row: int, ranges: Sequence[tuple[int, int]]) -> bool:

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from uploader.notes import Level, Note
+from uploader.notes import LOGGING_LEVEL_BY_LEVEL, Note
 from uploader.posting import Progress as Counts
 
 _SECONDS_BETWEEN_COUNTS = 60.0
@@ -46,7 +46,7 @@ class LogLines:
 
     def say(self, note: Note) -> None:
         """Write a note."""
-        self._log.log(_NUMBER_BY_LEVEL[note.level], note.sentence, extra={"note": note})
+        self._log.log(LOGGING_LEVEL_BY_LEVEL[note.level], note.sentence, extra={"note": note})
 
     def end(self) -> None:
         """Write no more."""
@@ -64,9 +64,6 @@ def _by_name(counts: Counts) -> dict[str, int]:
         "posts": counts.posts,
         "retries": counts.retries,
     }
-
-
-_NUMBER_BY_LEVEL = {Level.INFO: logging.INFO, Level.WARNING: logging.WARNING, Level.ERROR: logging.ERROR}
 
 
 class _StandardError(logging.Handler):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -154,3 +155,8 @@ class RowState:
     def is_from_range(self) -> bool:
         """Whether no more is kept of the row than that it was accepted."""
         return self.outcome.reason is None and self.at_milliseconds == 0
+
+
+def now_milliseconds() -> int:
+    """Give the moment, since 1970 (UTC)."""
+    return time.time_ns() // 1_000_000

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -20,10 +19,11 @@ from uploader.errors import InputError, LedgerRefusal
 from uploader.identity import OwnEventIds, RunIdentity
 from uploader.known_cells import Column
 from uploader.ledger import Ledger
-from uploader.model import Cell, Outcome, Reason, Row, RowState, UsageEvent
+from uploader.model import Cell, Outcome, Reason, Row, RowState, UsageEvent, now_milliseconds
 from uploader.posting import Due
 from uploader.run_file import known_run, ledger_path
 from uploader.schema import RowCheck
+from uploader.seen import knows_runs_by_own_ids
 
 _LEDGER_GONE = "and that run's ledger is gone; ask the backend's owners whether they have it"
 
@@ -238,7 +238,7 @@ def demand_known_claims(ledger_folder: Path) -> None:
     Raises:
         LedgerRefusal: it is not there.
     """
-    if not claims_path(ledger_folder).exists() and next(ledger_folder.glob("seen/*/r*-*.theta"), None) is not None:
+    if not claims_path(ledger_folder).exists() and knows_runs_by_own_ids(ledger_folder):
         raise LedgerRefusal(
             f"{claims_path(ledger_folder)} is gone: which events earlier uploads with --event-id posted is not known",
             remedy="put it back from a backup; nothing was posted",
@@ -271,7 +271,7 @@ def _conflict(own: Claim, other: Claim) -> RowState:
 
 
 def _state(row: int, reason: Reason | None, words: str) -> RowState:
-    return RowState(row, Outcome(reason, words), at_milliseconds=time.time_ns() // 1_000_000)
+    return RowState(row, Outcome(reason, words), at_milliseconds=now_milliseconds())
 
 
 def _named(claim: Claim) -> str:

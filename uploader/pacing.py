@@ -16,7 +16,7 @@ from uploader.limit import AdaptiveLimit
 from uploader.model import Reason
 from uploader.settings import MOST_IN_FLIGHT
 
-_DOUBTS_IN_A_ROW = 5
+_TROUBLES_IN_A_ROW = 5
 _WINDOW_OUTCOMES = 1000
 _LEAST_OUTCOMES_FOR_A_SHARE = 200
 _MOST_TROUBLED_SHARE = 0.01
@@ -66,7 +66,7 @@ class Pacing:
         self._fixed_limit = concurrency
         self._adaptive_limit = AdaptiveLimit(most=MOST_IN_FLIGHT)
         self._bucket = None if max_rate_per_second is None else TokenBucket(rate_per_second=max_rate_per_second)
-        self._most_attempts = retries + 1
+        self._most_tries = retries + 1
         self._patience_seconds = patience_seconds
         self._chance = chance
         self._retries_left = _RETRIES_AT_FIRST
@@ -97,7 +97,7 @@ class Pacing:
         """Tell how long no call may start; 0 when one may."""
         return max(0.0, self._paused_until_seconds - now_seconds)
 
-    def posts_allowed(self, *, now_seconds: float, in_flight: int) -> int:
+    def calls_allowed(self, *, now_seconds: float, in_flight: int) -> int:
         """Tell how many further calls may start, look-ups and posts, given those in flight."""
         if self.stop or self.wait_seconds(now_seconds=now_seconds) > 0 or self.mode is Mode.PROBING:
             return 0
@@ -121,16 +121,16 @@ class Pacing:
         """Tell whether a look-up should now find out if the backend answers again."""
         return self.mode is Mode.PROBING and not self.stop and self.wait_seconds(now_seconds=now_seconds) == 0
 
-    def retry_delay_seconds(self, verdict: Verdict, *, attempts: int) -> float | None:
+    def retry_delay_seconds(self, verdict: Verdict, *, tries: int) -> float | None:
         """Give the wait before another attempt; None when there is to be none.
 
         Exponential back-off with full jitter, three attempts unless set otherwise, and one budget for the whole
         command, so that a backend in trouble is not sent twice the load.
         """
-        if not verdict.retry or attempts >= self._most_attempts or self._retries_left < 1 or self.stop:
+        if not verdict.retry or tries >= self._most_tries or self._retries_left < 1 or self.stop:
             return None
         self._retries_left -= 1
-        longest = min(_LONGEST_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2 ** (attempts - 1))
+        longest = min(_LONGEST_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2 ** (tries - 1))
         return max(self._chance.uniform(0, longest), verdict.retry_after_seconds or 0.0)
 
     def note_post(self, verdict: Verdict, *, now_seconds: float, elapsed_seconds: float) -> None:
@@ -219,7 +219,7 @@ class Pacing:
         too_large_a_share = (
             known >= _LEAST_OUTCOMES_FOR_A_SHARE and self._troubles_in_window > _MOST_TROUBLED_SHARE * known
         )
-        if self.mode is Mode.SINGLE or self._troubles_in_a_row.total() >= _DOUBTS_IN_A_ROW or too_large_a_share:
+        if self.mode is Mode.SINGLE or self._troubles_in_a_row.total() >= _TROUBLES_IN_A_ROW or too_large_a_share:
             self._trip(now_seconds=now_seconds)
 
     def _remember(self, *, in_trouble: bool) -> None:

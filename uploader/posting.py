@@ -19,7 +19,7 @@ from uploader import api
 from uploader.customers import Customers
 from uploader.errors import UploaderError
 from uploader.ledger import Sending
-from uploader.model import Outcome, Reason, RowState, UsageEvent
+from uploader.model import Outcome, Reason, RowState, UsageEvent, now_milliseconds
 from uploader.pacing import Pacing
 from uploader.records import row_record
 from uploader.sender import Sender
@@ -208,7 +208,7 @@ class Posting:
             self._is_probing = True
             return [LookUp(self.customers.first_tenant, is_probe=True)]
         self._wake(now_seconds)
-        free = self.pacing.posts_allowed(now_seconds=now_seconds, in_flight=in_flight)
+        free = self.pacing.calls_allowed(now_seconds=now_seconds, in_flight=in_flight)
         look_ups = self._choose_look_ups(self._share_of_look_ups(free))
         rows = self.pacing.rows_allowed(min(free - len(look_ups), len(self._ready)), now_seconds=now_seconds)
         if not self._is_ready_in_order:
@@ -246,7 +246,7 @@ class Posting:
     def _commit_and_start(self, calls: list[Call]) -> None:
         starting: list[tuple[Call, api.Request]] = []
         sending: list[Sending] = []
-        at_milliseconds = _now_milliseconds()
+        at_milliseconds = now_milliseconds()
         for call in calls:
             if isinstance(call, LookUp):
                 starting.append((call, api.look_up_request(self.settings, call.tenant_id)))
@@ -281,7 +281,7 @@ class Posting:
         if not self._is_stopping() and not self._is_full() and len(self._ready) < self._enough_ready():
             wait_seconds = 0.0  # there are rows to be read meanwhile
         ended = self.sender.wait(timeout_seconds=wait_seconds)
-        now_seconds, at_milliseconds = time.monotonic(), _now_milliseconds()
+        now_seconds, at_milliseconds = time.monotonic(), now_milliseconds()
         timings = self.progress.timings
         timings.tick(now_seconds=now_seconds)
         for call, exchange in ended:
@@ -302,7 +302,7 @@ class Posting:
             return
         self.pacing.note_look_up(verdict, now_seconds=now_seconds, elapsed_seconds=elapsed_seconds)
         tries = call.tries + 1
-        delay_seconds = self.pacing.retry_delay_seconds(verdict, attempts=tries)
+        delay_seconds = self.pacing.retry_delay_seconds(verdict, tries=tries)
         if delay_seconds is not None:
             self._call_later(replace(call, tries=tries), now_seconds + delay_seconds)
         elif not verdict.stop:
@@ -315,7 +315,7 @@ class Posting:
         outcome = _with_history(verdict.outcome, due)
         customer_id = self.customers.found_id(due.event.tenant_id)
         state = RowState(due.row, outcome, due.attempts + 1, at_milliseconds, customer_id)
-        delay_seconds = self.pacing.retry_delay_seconds(verdict, attempts=due.tries + 1) if verdict.retry else None
+        delay_seconds = self.pacing.retry_delay_seconds(verdict, tries=due.tries + 1) if verdict.retry else None
         if delay_seconds is None:
             self._rows_held -= 1
             self._settle_row(state)
@@ -331,7 +331,7 @@ class Posting:
 
     def _give_up(self, due: Due, outcome: Outcome) -> None:
         self._rows_held -= 1
-        self._settle_row(RowState(due.row, _with_history(outcome, due), due.attempts, _now_milliseconds()))
+        self._settle_row(RowState(due.row, _with_history(outcome, due), due.attempts, now_milliseconds()))
 
     def _settle_row(self, state: RowState) -> None:
         self._settled.append(state)
@@ -349,7 +349,3 @@ def _with_history(outcome: Outcome, due: Due) -> Outcome:
     if not due.doubt or outcome.reason is Reason.IN_DOUBT:
         return outcome
     return replace(outcome, reason=Reason.IN_DOUBT, detail=f"{due.doubt}; a later attempt: {outcome.detail}")
-
-
-def _now_milliseconds() -> int:
-    return time.time_ns() // 1_000_000

@@ -36,6 +36,12 @@ create table if not exists adopted_row (row integer primary key, event_id text n
 """
 
 
+def in_a_range(row: str) -> str:
+    """Give the SQL that tells whether a row, an expression, is in a range of accepted rows."""
+    last = f"select last from accepted_range where first <= {row} order by first desc limit 1"  # noqa: S608 -- words of ours alone
+    return f"ifnull(({last}), 0) >= {row}"
+
+
 def ledger_path(folder: Path, run_id: str) -> Path:
     """Name a run's file."""
     return folder / f"{run_id}.sqlite"

@@ -6,7 +6,7 @@ import time
 from datetime import datetime
 
 from uploader.books import Books
-from uploader.desk import MOST_ACCOUNTS, FileReport
+from uploader.desk import FileReport
 from uploader.errors import UploaderError
 from uploader.ledger import Ledger
 from uploader.mapping import ColumnMap
@@ -41,7 +41,7 @@ def report_of_run(
         look_ups=progress.look_ups,
         content_sha256=log.content_sha256,
         ledger=ledger.path,
-        accounts=books.accounts(most=MOST_ACCOUNTS),
+        accounts=books.accounts(),
         timings=progress.timings,
         begun_at=begun_at,
         seconds=time.monotonic() - started_seconds,

@@ -48,3 +48,8 @@ class SeenRows:
     @property
     def _path(self) -> Path:
         return self._folder / f"{self._run_id}{self._claims_by}.theta"
+
+
+def knows_runs_by_own_ids(ledger_folder: Path) -> bool:
+    """Tell whether there were uploads whose events are named by the log (``--event-id``)."""
+    return next(ledger_folder.glob("seen/*/r*-*.theta"), None) is not None

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from uploader.books import Account, Entry
 from uploader.desk import FileReport
-from uploader.errors import ImbalanceError, RefusedError, UploaderError
+from uploader.errors import ExitCode, ImbalanceError, RefusedError
 from uploader.mapping import AS_IT_STANDS, ColumnMap
 from uploader.model import Reason
 from uploader.timings import Interval, Latency
@@ -172,23 +172,16 @@ def summarize(
     )
 
 
-def exit_code_of(reports: Sequence[FileReport]) -> int:
+def exit_code_of(reports: Sequence[FileReport]) -> ExitCode:
     """Give the exit code for what became of the files; the worst counts."""
     errors = [report.error for report in reports if report.error is not None]
     if any(isinstance(error, ImbalanceError) for error in errors):
-        return exit_code_of_error(ImbalanceError(""))
+        return ExitCode.FAULT
     if len(errors) == len(reports) and all(isinstance(error, RefusedError) for error in errors):
-        return 2
+        return ExitCode.NOTHING_POSTED
     if errors or any(report.stop for report in reports):
-        return 3
-    return 1 if any(report.failed_rows for report in reports) else 0
-
-
-def exit_code_of_error(error: UploaderError) -> int:
-    """Give the exit code for an error that ends a command."""
-    if isinstance(error, ImbalanceError):
-        return 4
-    return 2 if isinstance(error, RefusedError) else 3
+        return ExitCode.STOPPED
+    return ExitCode.SOME_FAILED if any(report.failed_rows for report in reports) else ExitCode.ACCEPTED
 
 
 def _file_summary(report: FileReport) -> FileSummary:

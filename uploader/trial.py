@@ -13,13 +13,13 @@ from uploader.sandbox_backend import SandboxSettings
 
 
 @contextlib.contextmanager
-def sandboxed(sending: dict[str, Any]) -> Iterator[Callable[[], str]]:
+def sandboxed(options: dict[str, Any]) -> Iterator[Callable[[], str]]:
     """Point a run at a backend of its own, with a throw-away ledger and results in a fresh folder."""
     with SandboxProcess(SandboxSettings()) as backend, tempfile.TemporaryDirectory(prefix="uploader-ledger-") as ledger:
-        sending["base_url"] = backend.base_url
-        sending["ledger"] = Path(ledger)
-        fresh = None if sending["results_dir"] else Path(tempfile.mkdtemp(prefix="uploader-sandbox-"))
-        sending["results_dir"] = sending["results_dir"] or fresh
+        options["base_url"] = backend.base_url
+        options["ledger"] = Path(ledger)
+        fresh = None if options["results_dir"] else Path(tempfile.mkdtemp(prefix="uploader-sandbox-"))
+        options["results_dir"] = options["results_dir"] or fresh
 
         def what_it_recorded() -> str:
             recorded = backend.recorded()
