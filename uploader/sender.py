@@ -13,9 +13,6 @@ poll(2): epoll_ctl(2) for each call costs more than that, even with hundreds in 
 from __future__ import annotations
 
 import functools
-import math
-import os
-import re
 import select
 import time
 from collections import deque
@@ -23,12 +20,14 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import pycurl
 
+from uploader.answer_head import final_head
 from uploader.api import MOST_ANSWER_BYTES, Exchange, Failure, Request
 from uploader.errors import SettingsError
+from uploader.idle_connections import IdleConnections
 
 _FIRST_LIBCURL_WITH_THE_HOOK = 0x075000
 _MOST_BEFORE_A_CONNECTION = 8
@@ -36,8 +35,6 @@ _MOST_BEFORE_A_CONNECTION = 8
 some ten at a time, and the time of those that wait for their turn would run."""
 _MOST_IDLE_SECONDS = 2
 """A connection idle for longer is not reused: the backend may be closing it, and that race costs a doubt."""
-_SECONDS_UNTIL_FORGOTTEN = 1.5
-"""libcurl looks once a second which idle connections were closed; until then it would send a request over one."""
 
 _MISCONFIGURED = frozenset(
     {
@@ -52,13 +49,6 @@ _MISCONFIGURED = frozenset(
         pycurl.E_SSL_ISSUER_ERROR,
     }
 )
-# All are run over a head in lower case; each begins with characters that can be looked for fast.
-_FINAL_HEAD = re.compile(
-    rb"^http/1\.[01] (?!1\d\d)(\d{3})(?:[ \r][^\n]*)?(\n(?:(?!\r?\n)[^\n]*\n)*)\r?\n", re.MULTILINE
-)
-_FRAMED = re.compile(rb"\ncontent-length:[ \t]*[0-9]+[ \t]*\r?\n|\ntransfer-encoding:.*\bchunked[ \t]*\r?\n")
-_RETRY_AFTER = re.compile(rb"\nretry-after:[ \t]*([^\r\n]*?)[ \t]*\r?\n")
-
 _EVENTS_BY_INTEREST = {
     pycurl.POLL_IN: select.POLLIN,
     pycurl.POLL_OUT: select.POLLOUT,
@@ -126,12 +116,7 @@ class Sender(Generic[Key]):
         self._multi.setopt(pycurl.M_MAXCONNECTS, connection.most_in_flight)
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         self._poll = select.poll()
-        self._inode_by_connection: dict[int, int] = {}
-        self._idle_poll = select.poll()
-        self._idle_sockets: set[int] = set()
-        self._must_connect_anew: bool | None = None
-        self._closed_ones_until_seconds = -math.inf
-        self._left_to_connect_anew = 0
+        self._idle = IdleConnections(most=connection.most_in_flight)
         self._slots: list[_Slot[Key]] = []
         self._free: list[_Slot[Key]] = []
         self._slot_by_curl: dict[Any, _Slot[Key]] = {}
@@ -162,10 +147,7 @@ class Sender(Generic[Key]):
         else:
             curl.setopt(pycurl.POSTFIELDS, request.body)  # this makes it a POST, too
         curl.setopt(pycurl.HTTPHEADER, ["Expect:", *request.headers])
-        if self._must_connect_anew is None:
-            self._must_connect_anew = self._has_closed_connections()
-        connects_anew = self._must_connect_anew and self._left_to_connect_anew > 0
-        self._left_to_connect_anew -= connects_anew
+        connects_anew = self._idle.must_next_connect_anew()
         if slot.connects_anew is not connects_anew:
             slot.connects_anew = connects_anew
             curl.setopt(pycurl.FRESH_CONNECT, int(connects_anew))
@@ -180,7 +162,7 @@ class Sender(Generic[Key]):
 
         Comes back early, perhaps with none, when something was heard of any call.
         """
-        self._must_connect_anew = None  # to be found out when the next call starts
+        self._idle.begin_turn()
         ended = self._advance(())  # sends what was started
         if ended:
             timeout_seconds = 0.0
@@ -216,19 +198,12 @@ class Sender(Generic[Key]):
     def _watch(self, interest: int, socket: int, _multi: object, _data: object) -> None:
         if interest == pycurl.POLL_REMOVE:
             self._poll.unregister(socket)
-            if socket in self._inode_by_connection:  # and not one of libcurl's own, that it closes
-                self._idle_sockets.add(socket)
-                self._idle_poll.register(socket, select.POLLIN)  # whatever comes there is its end
+            self._idle.add(socket)
             return
-        if interest != pycurl.POLL_IN:  # a connection that is being made
-            self._inode_by_connection[socket] = os.fstat(socket).st_ino
-        if socket in self._idle_sockets:
-            self._no_more_idle(socket)
+        if interest != pycurl.POLL_IN:
+            self._idle.note_connecting(socket)
+        self._idle.remove(socket)
         self._poll.register(socket, _EVENTS_BY_INTEREST[interest])
-
-    def _no_more_idle(self, socket: int) -> None:
-        self._idle_sockets.remove(socket)
-        self._idle_poll.unregister(socket)
 
     def _sockets_ready(self, *, timeout_seconds: float) -> list[tuple[int, int]]:
         # No socket tells of libcurl's own clocks, such as an exchange's time being over.
@@ -239,17 +214,6 @@ class Sender(Generic[Key]):
         ready = self._poll.poll(timeout_seconds * 1000)
         self.waited_seconds += time.monotonic() - began_seconds
         return ready
-
-    def _has_closed_connections(self) -> bool:
-        """Tell whether libcurl may hold idle connections that the backend has closed, unannounced."""
-        for socket, _ in self._idle_poll.poll(0) if self._idle_sockets else ():
-            self._no_more_idle(socket)
-            # Else it is libcurl that has closed it, and its number may be another's by now.
-            if _inode(socket) == self._inode_by_connection.pop(socket):
-                self._closed_ones_until_seconds = time.monotonic() + _SECONDS_UNTIL_FORGOTTEN
-                # So many new ones, at the most, take the places of all that there were.
-                self._left_to_connect_anew = self._connection.most_in_flight
-        return time.monotonic() < self._closed_ones_until_seconds
 
     def _advance(self, ready: Sequence[tuple[int, int]]) -> list[tuple[Key, Exchange]]:
         for socket, _events in ready:
@@ -288,7 +252,7 @@ class Sender(Generic[Key]):
     def _read(self, slot: _Slot[Key], *, code: int, words: str) -> Exchange:
         sent = slot.prereq_calls > 0 or self._went_out_all_the_same(slot, code=code)
         # Unsent, any head there is a proxy's answer to CONNECT.
-        head = _final_head(b"".join(slot.head)) if sent else None
+        head = final_head(b"".join(slot.head)) if sent else None
         elapsed_seconds: float = slot.curl.getinfo(pycurl.TOTAL_TIME)
         if head is None:
             failure = self._failure(sent=sent, code=code or pycurl.E_GOT_NOTHING)
@@ -309,30 +273,6 @@ class Sender(Generic[Key]):
         if code in _MISCONFIGURED or (code == pycurl.E_SSL_CONNECT_ERROR and not self._has_had_an_answer):
             return Failure.MISCONFIGURED
         return Failure.UNREACHABLE
-
-
-class _Head(NamedTuple):
-    """What an answer's head says; the fields are those of ``Exchange``."""
-
-    status: int
-    framed: bool
-    retry_after: str | None
-
-
-@functools.lru_cache(maxsize=64)  # most backends answer alike but for the Date, and so within a second
-def _final_head(heads: bytes) -> _Head | None:
-    """Read the last of the heads that came, interim ones passed over; None when it is not whole."""
-    lowered = heads.lower()
-    found = list(_FINAL_HEAD.finditer(lowered))
-    if not found:
-        return None
-    start, end = found[-1].span(2)
-    retry_after = _RETRY_AFTER.search(lowered, start, end)
-    return _Head(
-        status=int(found[-1][1]),
-        framed=bool(_FRAMED.search(lowered, start, end)),
-        retry_after=heads[slice(*retry_after.span(1))].decode("latin-1") if retry_after else None,
-    )
 
 
 def _prepare(slot: _Slot[Any], connection: Connection) -> None:
@@ -377,13 +317,6 @@ def _demand_single_send() -> None:
             f"{pycurl.version} cannot guard a POST against being sent twice (no PREREQFUNCTION)",
             remedy="install pycurl 7.49 or newer from its wheel: pip install --upgrade --only-binary :all: pycurl",
         )
-
-
-def _inode(descriptor: int) -> int | None:
-    try:
-        return os.fstat(descriptor).st_ino
-    except OSError:  # it was closed
-        return None
 
 
 def _in_words(code: int, words: str) -> str:

@@ -21,6 +21,8 @@ _FRAME = re.compile(r"(?:\S*\.)?(?P<function>[^\s.]+) \((?P<path>.+?)(?::\d+)?\)
 _STARTING = "the interpreter, imports, the rest"
 STAGE_BY_FILE = {
     "sender": "the exchange itself (libcurl, the kernel)",
+    "idle_connections": "the exchange itself (libcurl, the kernel)",
+    "answer_head": "the exchange itself (libcurl, the kernel)",
     "database": "the ledger's commits (SQLite, the disk)",
     "edits": "rows into the ledger's statements",
     "ledger": "rows into the ledger's statements",
