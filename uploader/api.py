@@ -198,7 +198,8 @@ def json_of(body: bytes) -> Any:
 
 def judge_look_up(settings: Settings, exchange: Exchange) -> Verdict:
     """Say what a look-up came to; being a GET it may always be asked again, unless the answer would stay the same."""
-    return _without_key(_judge_look_up(exchange), settings, exchange)
+    verdict = _judge_look_up(exchange)
+    return verdict if settings.api_key is None else _without_key(verdict, settings.api_key, exchange)
 
 
 def _judge_look_up(exchange: Exchange) -> Verdict:
@@ -236,7 +237,8 @@ def judge_post(settings: Settings, exchange: Exchange) -> Verdict:
 
     A row counts as not recorded only when that is certain: the request never left, or the answer says so.
     """
-    return _without_key(_judge_post(settings, exchange), settings, exchange)
+    verdict = _judge_post(settings, exchange)
+    return verdict if settings.api_key is None else _without_key(verdict, settings.api_key, exchange)
 
 
 def _judge_post(settings: Settings, exchange: Exchange) -> Verdict:
@@ -253,11 +255,11 @@ def _judge_post(settings: Settings, exchange: Exchange) -> Verdict:
     return _judge_refused(settings, exchange)
 
 
-def _without_key(verdict: Verdict, settings: Settings, exchange: Exchange) -> Verdict:
+def _without_key(verdict: Verdict, api_key: str, exchange: Exchange) -> Verdict:
     """Take the API key out of what is kept of an answer that repeats it, as one for debugging may."""
-    if settings.api_key is None or (key := settings.api_key.encode()) not in exchange.body:
+    if api_key.encode() not in exchange.body:
         return verdict
-    response = _response(exchange.body.replace(key, b"(the API key)"))
+    response = _response(exchange.body.replace(api_key.encode(), b"(the API key)"))
     return replace(verdict, outcome=replace(verdict.outcome, response=response))
 
 

@@ -146,7 +146,7 @@ def _fitted_check(log: ReplayLog, desk: Desk, mapping: ColumnMap, *, takes_its_w
     try:
         return desk.schema.for_columns(log.columns, path=log.path, mapping=mapping)
     except InputError as error:
-        if not takes_its_word:  # then the ledger says how the columns are seen, and no option is heard
+        if not takes_its_word:  # then the mapping comes from the ledger, and an option cannot be the remedy
             error.remedy = "put the columns back, each under the name that it had"
         raise
 
