@@ -104,13 +104,12 @@ def test_a_run_that_the_ledger_lacks_is_refused(ledger: Ledger, folder: Path, ru
 def test_what_was_committed_is_there_when_the_ledger_is_opened_again(folder: Path) -> None:
     """Every field of every state, what was remembered and the counts come back as they were."""
     with Ledger(folder, IDENTITY) as ledger:
-        ledger.remember(rows=3, files={"/a b": [1, 2]})
+        ledger.remember({"rows": 3, "files": {"/a b": [1, 2]}})
         ledger.commit(settled=[ACCEPTED, DOUBT], sending=[])
         ledger.commit(settled=[INVALID], sending=[])
     with Ledger(folder, IDENTITY) as ledger:
         assert ledger.known([1, 2, 3, 4]) == {1: ACCEPTED, 2: DOUBT, 3: INVALID}
-        assert ledger.recall("files") == {"/a b": [1, 2]}
-        assert ledger.recall("nothing") is None
+        assert ledger.facts() == {"identity": IDENTITY.canonical, "rows": 3, "files": {"/a b": [1, 2]}}
         assert ledger.history() == History(accepted=1, in_doubt=1, last_row=3, at_milliseconds=1_795_000_000_789)
 
 
@@ -229,7 +228,10 @@ def test_a_full_disk_is_a_fault_and_what_was_committed_before_stays(folder: Path
 
 @pytest.mark.parametrize(
     "write",
-    [lambda ledger: ledger.remember(rows=1), lambda ledger: ledger.edits.keep_originals({1: {"tenant_id": "acme"}})],
+    [
+        lambda ledger: ledger.remember({"rows": 1}),
+        lambda ledger: ledger.edits.keep_originals({1: {"tenant_id": "acme"}}),
+    ],
     ids=["facts", "originals"],
 )
 def test_no_write_of_any_kind_fails_unsaid(ledger: Ledger, write: Callable[[Ledger], None]) -> None:
@@ -252,15 +254,16 @@ def test_a_ledger_of_version_1_is_taken_over(folder: Path) -> None:
     """What it has is kept, and what it kept among the run's facts is found in its own table."""
     with Ledger(folder, IDENTITY) as ledger:
         ledger.commit(settled=[ACCEPTED, DOUBT], sending=[])
-        ledger.remember(**{"posted for row 2": {"total_usage": 8}, "rows": 3})
+        ledger.remember({"rows": 3})
         path = ledger.path
     with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("insert into run values (?, ?)", ("posted for row 2", '{"total_usage": 8}'))
+        connection.commit()
         connection.executescript("drop table posted; drop table adopted_row; pragma user_version = 1")
     with Ledger(folder, IDENTITY) as ledger:
         assert ledger.known([1, 2]) == {1: ACCEPTED, 2: DOUBT}
         assert ledger.edits.posted([2]) == {2: {"total_usage": 8}}
-        assert ledger.recall("rows") == 3
-        assert ledger.recall("posted for row 2") is None
+        assert ledger.facts() == {"identity": IDENTITY.canonical, "rows": 3}
     with contextlib.closing(sqlite3.connect(path)) as connection:
         assert connection.execute("pragma user_version").fetchone() == (LEDGER_VERSION,)
 

@@ -14,6 +14,7 @@ from uploader.database import Database
 from uploader.errors import InputError
 from uploader.identity import RunIdentity
 from uploader.model import RowState
+from uploader.run_file import RunFacts, rows_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,7 @@ class Adoption:
     ) -> None:
         self._connection = connection
         self._record = record
-        self.remember(identity=identity.canonical)
+        self.remember({"identity": identity.canonical})
 
     def take(self, rows: Sequence[AdoptedRow]) -> None:
         """Take some rows.
@@ -71,8 +72,6 @@ class Adoption:
             [(row.state.row, json.dumps(row.cells)) for row in rows if row.cells is not None],
         )
 
-    def remember(self, **values: Any) -> None:
-        """Keep facts about the run itself, as JSON."""
-        self._connection.executemany(
-            "insert or replace into run values (?, ?)", [(name, json.dumps(value)) for name, value in values.items()]
-        )
+    def remember(self, facts: RunFacts) -> None:
+        """Keep facts about the run itself."""
+        self._connection.executemany("insert or replace into run values (?, ?)", rows_of(facts))

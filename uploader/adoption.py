@@ -55,13 +55,15 @@ def adopt(log: ReplayLog, check: RowCheck, *, run_id: str, plan: Plan, say: Call
             _demand_last_word(log, run_id, ledger)
             totals = taken.books.totals()
             adoption.remember(
-                adopted=str(log.path.absolute()),
-                path=str(log.path),
-                rows=taken.books.rows_out,
-                last_row=taken.last_row,
-                totals=totals,
-                units_uploaded=totals.get("accepted", [0, 0])[1],
-                started_milliseconds=now_milliseconds(),
+                {
+                    "adopted": str(log.path.absolute()),
+                    "path": str(log.path),
+                    "rows": taken.books.rows_out,
+                    "last_row": taken.last_row,
+                    "totals": totals,
+                    "units_uploaded": totals.get("accepted", [0, 0])[1],
+                    "started_milliseconds": now_milliseconds(),
+                }
             )
         SeenRows(folder, identity, event_id=None).keep(taken.posted.to_bytes())
         history = ledger.history()

@@ -287,16 +287,17 @@ def open_desk(plan: Plan, watcher: Watcher) -> Iterator[Desk]:
 @contextlib.contextmanager
 def reserved(choices: Iterator[Names], log: Log, ledger: Ledger, *, rows: int) -> Iterator[Reservation]:
     """Hold the names of the results; let go of them should the run fail."""
+    facts = ledger.facts()
     reservation = Reservation(
         choices,
         run_id=ledger.identity.run_id,
-        own_files=ledger.recall("files") or {},
+        own_files=facts.get("files", {}),
         room_bytes=room_needed_bytes(log, rows=rows),
-        announced_files=ledger.recall("announced_files") or {},
-        announce=lambda files: ledger.remember(announced_files=files),
+        announced_files=facts.get("announced_files", {}),
+        announce=lambda files: ledger.remember({"announced_files": files}),
     )
     try:
-        ledger.remember(files=reservation.facts())
+        ledger.remember({"files": reservation.facts()})
         yield reservation
     except BaseException:
         reservation.release()
@@ -326,7 +327,7 @@ def write_out(
             earlier=earlier,
             parquet_table=_parquet_table(log) if log.kind == "parquet" else None,
         )
-    ledger.remember(files=reservation.facts())
+    ledger.remember({"files": reservation.facts()})
 
 
 def results_note(path: Path, reservation: Reservation, *, run_id: str) -> Note:

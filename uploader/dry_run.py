@@ -32,7 +32,7 @@ from uploader.posting import Due, Posting, Progress
 from uploader.readers import UsageLog, open_usage_log
 from uploader.reservation import Reservation, room_needed_bytes
 from uploader.results import NOT_SENT
-from uploader.run_file import remembered
+from uploader.run_file import RunFacts, remembered
 from uploader.schema import RowCheck
 from uploader.seen import SeenRows
 from uploader.upload_run import demand_names_for_all
@@ -244,7 +244,7 @@ def _try_names(log: UsageLog, identity: RunIdentity, plan: Plan) -> None:
         Reservation(
             names_for(log, plan),
             run_id=identity.run_id,
-            own_files=(remembered(plan.ledger_folder, identity.run_id) or {}).get("files", {}),
+            own_files=(remembered(plan.ledger_folder, identity.run_id) or RunFacts()).get("files", {}),
             room_bytes=room_needed_bytes(log, rows=log.row_count),
         ).release()
     finally:

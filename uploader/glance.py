@@ -13,7 +13,7 @@ from uploader.edits import own_ids_in
 from uploader.identity import RunIdentity
 from uploader.ledger import History, Ledger, is_in
 from uploader.model import Outcome, Reason, RowState
-from uploader.run_file import in_a_range, looked_at
+from uploader.run_file import facts_in, in_a_range, looked_at
 
 _ISLANDS = """
 select min(row), max(row) from (
@@ -108,8 +108,7 @@ def _ranges(database: Database, query: str) -> list[tuple[int, int]]:
 
 
 def _own_ids(database: Database) -> dict[int, str]:
-    found = database.rows("select value from run where name = 'event_id'")
-    column = json.loads(found[0][0]) if found else None
+    column = facts_in(database).get("event_id")
     if column is None:
         return {}
     kept = [(row, json.loads(cells)) for table in ("original", "posted") for row, cells in _kept(database, table)]

@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from uploader.errors import LedgerRefusal, UploaderError
 from uploader.identity import RunIdentity
 from uploader.model import Batch
 from uploader.notes import Level, Note
 from uploader.readers import open_usage_log
-from uploader.run_file import remembered
+from uploader.run_file import RunFacts, remembered
 from uploader.seen import SeenRows
 
 _MOST_SHARE = 0.5
@@ -148,7 +147,7 @@ def _otherwise_named(facts: InputFacts, latest: RunIdentity, event_id: str | Non
     )
 
 
-def _demand_not_adopted(facts: InputFacts, identity: RunIdentity, knowledge: dict[str, Any]) -> None:
+def _demand_not_adopted(facts: InputFacts, identity: RunIdentity, knowledge: RunFacts) -> None:
     if "adopted" in knowledge:
         raise LedgerRefusal(
             f"{facts.name}: its run {identity.run_id} was adopted by this ledger from {knowledge['adopted']}, and what "
@@ -157,7 +156,7 @@ def _demand_not_adopted(facts: InputFacts, identity: RunIdentity, knowledge: dic
         )
 
 
-def _same_content(facts: InputFacts, latest: RunIdentity, knowledge: dict[str, Any]) -> LedgerRefusal:
+def _same_content(facts: InputFacts, latest: RunIdentity, knowledge: RunFacts) -> LedgerRefusal:
     name, modified_nanoseconds = knowledge["input"]
     then = datetime.fromtimestamp(modified_nanoseconds // 10**9, timezone.utc).isoformat()
     exactly = f"@{modified_nanoseconds // 10**9}.{modified_nanoseconds % 10**9:09}"

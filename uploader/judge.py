@@ -64,7 +64,8 @@ class Judge:
         self._permissions = permissions
         self._own_ids = own_ids
         self._event_id_of = ledger.event_id_of
-        rows_of_the_run = ledger.recall("last_row") or ledger.recall("rows")
+        facts = ledger.facts()
+        rows_of_the_run = facts.get("last_row") or facts.get("rows")
         if rows_of_the_run is None:
             raise LedgerRefusal(
                 f"{ledger.path} knows no row of run {ledger.identity.run_id}",

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from uploader.local_disk import network_file_system
 from uploader.lock import Lock
 from uploader.model import Outcome, Reason, RowState, now_milliseconds
 from uploader.records import row_record
-from uploader.run_file import LEDGER_VERSION, TABLES, ledger_path
+from uploader.run_file import LEDGER_VERSION, TABLES, RunFacts, facts_in, ledger_path, rows_of
 from uploader.run_totals import keep_units_uploaded, run_totals
 
 _CRASHED = "may have been recorded: the upload ended while the row was being sent"
@@ -108,18 +107,14 @@ class Ledger:
         self._database.close()
         self.lock.release()
 
-    def recall(self, name: str) -> Any:
-        """Give what was remembered under a name; None for nothing."""
-        found = self._database.rows("select value from run where name = ?", (name,))
-        return json.loads(found[0][0]) if found else None
+    def facts(self) -> RunFacts:
+        """Give what the run remembers of itself."""
+        return facts_in(self._database)
 
-    def remember(self, **values: Any) -> None:
-        """Keep facts about the run itself, as JSON, durably."""
+    def remember(self, facts: RunFacts) -> None:
+        """Keep facts about the run itself, durably."""
         with self._database.transaction() as connection:
-            connection.executemany(
-                "insert or replace into run values (?, ?)",
-                [(name, json.dumps(value)) for name, value in values.items()],
-            )
+            connection.executemany("insert or replace into run values (?, ?)", rows_of(facts))
 
     def begin(self, *, path: str, facts: list[Any], rows: int, event_id: str | None) -> None:
         """Note that an upload begins or continues the run.
@@ -127,10 +122,17 @@ class Ledger:
         facts:    tell the usage log from a copy of it.
         event_id: the column of the log's own ids; None without.
         """
-        started = self.recall("started_milliseconds") or now_milliseconds()
+        started = self.facts().get("started_milliseconds") or now_milliseconds()
         self.edits.forget_what_was_not_recorded(event_id=event_id)
         self.remember(
-            path=path, input=facts, rows=rows, event_id=event_id, started_milliseconds=started, is_finished=False
+            {
+                "path": path,
+                "input": facts,
+                "rows": rows,
+                "event_id": event_id,
+                "started_milliseconds": started,
+                "is_finished": False,
+            }
         )
 
     def end(self, *, is_finished: bool, totals: dict[str, list[int]]) -> int:
@@ -143,17 +145,17 @@ class Ledger:
         edited = keep_units_uploaded(self._database, units_of_log=totals.get("accepted", [0, 0])[1])
         if is_finished:
             self._shrink()
-        self.remember(is_finished=is_finished, totals=totals, ended_milliseconds=now_milliseconds())
+        self.remember({"is_finished": is_finished, "totals": totals, "ended_milliseconds": now_milliseconds()})
         if edited:
             self.sum_up()
         return edited
 
     def sum_up(self) -> None:
         """Bring the totals up to date after a replay."""
-        units_uploaded = self.recall("units_uploaded")
-        if units_uploaded is not None:  # which version 1 did not keep
-            rows = self.recall("rows")
-            self.remember(totals=run_totals(self._database, rows=rows, units_uploaded=units_uploaded))
+        facts = self.facts()
+        if "units_uploaded" in facts:  # which version 1 did not keep
+            totals = run_totals(self._database, rows=facts["rows"], units_uploaded=facts["units_uploaded"])
+            self.remember({"totals": totals})
 
     @contextlib.contextmanager
     def adopting(self) -> Iterator[Adoption]:
@@ -209,25 +211,25 @@ class Ledger:
             accepted=accepted + in_ranges,
             in_doubt=in_doubt,
             last_row=max(last_row, last_in_ranges),
-            at_milliseconds=max(at, self.recall("ended_milliseconds") or 0),
+            at_milliseconds=max(at, self.facts().get("ended_milliseconds", 0)),
         )
 
     def own_ids(self, rows: Sequence[int]) -> dict[int, str]:
         """Give the log's own ids (``--event-id``) that some rows had last, where their cells are kept."""
-        column = self.recall("event_id")
+        column = self.facts().get("event_id")
         return self.edits.own_ids(rows, event_id=column) if column else {}
 
     def _demand_own_file(self) -> None:
-        found = self.recall("identity")
-        if found == self.identity.canonical:
+        facts = self.facts()
+        if facts.get("identity") == self.identity.canonical:
             return
-        if self.recall("rows") is not None:
+        if "rows" in facts:
             raise LedgerRefusal(
                 f"{self.path} holds run {self.identity.run_id} as another command left it just now",
                 remedy="see: uploader runs",
             )
         if not self.identity.adopted_run_id:  # that one's is kept together with its rows
-            self.remember(identity=self.identity.canonical)
+            self.remember({"identity": self.identity.canonical})
 
     def _shrink(self) -> None:
         with self._database.transaction() as connection:

@@ -22,7 +22,7 @@ from uploader.own_events import OwnEvents, OwnIds, own_events_of
 from uploader.posting import Due, Progress
 from uploader.replay_log import ReplayLog, open_own_file
 from uploader.reservation import choose_replay_names
-from uploader.run_file import known_run, remembered
+from uploader.run_file import RunFacts, known_run, remembered
 from uploader.run_report import report_of_run
 from uploader.schema import RowCheck
 from uploader.seen import SeenRows
@@ -77,7 +77,7 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
                 desk.watcher.say(_note_of_late_edits(path, judge.late_edits, run_id=run_id))
             ledger.sum_up()
             _say_what_is_elsewhere(path, ledger, judge, desk.watcher)
-            seen = SeenRows(desk.plan.ledger_folder, identity, event_id=ledger.recall("event_id"))
+            seen = SeenRows(desk.plan.ledger_folder, identity, event_id=ledger.facts().get("event_id"))
             seen.keep(merged([posted.to_bytes(), *filter(None, [seen.own()])]))
         imbalance = books.imbalance(accepted=None, may_leave_unsent=True)
     return report_of_run(
@@ -103,7 +103,7 @@ def _note_of_late_edits(path: Path, rows: int, *, run_id: str) -> Note:
 
 
 def _say_what_is_elsewhere(path: Path, ledger: Ledger, judge: Judge, watcher: Watcher) -> None:
-    totals = ledger.recall("totals") or {}
+    totals = ledger.facts().get("totals", {})
     rows = sum(rows for reason, (rows, _) in totals.items() if reason != Status.ACCEPTED.value) - judge.failed_rows
     if rows > 0:
         run_id = ledger.identity.run_id
@@ -120,7 +120,7 @@ def _mapping_of(log: ReplayLog, plan: Plan) -> ColumnMap:
         LedgerRefusal: this command says otherwise than the upload.
     """
     run_id = next((entry.run_id for entries in log.entries() for entry in entries if entry.run_id), "")
-    facts = (remembered(plan.ledger_folder, run_id) if RUN_ID.fullmatch(run_id) else None) or {}
+    facts = (remembered(plan.ledger_folder, run_id) if RUN_ID.fullmatch(run_id) else None) or RunFacts()
     if "identity" not in facts:
         return plan.mapping
     mapping = RunIdentity.from_canonical(facts["identity"]).mapping
@@ -182,7 +182,7 @@ def _demand_same_destination(path: Path, identity: RunIdentity, plan: Plan) -> N
 
 def _own_ids(log: ReplayLog, ledger: Ledger) -> OwnIds | None:
     """Find the column of the log's own event ids, if the run was uploaded by them."""
-    column = ledger.recall("event_id")
+    column = ledger.facts().get("event_id")
     if column is None:
         return None
     return OwnIds(column, log.columns, base_url=ledger.identity.base_url, path=log.path)

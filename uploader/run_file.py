@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from uploader.database import Database, unusable
 from uploader.errors import LedgerRefusal
@@ -36,6 +36,50 @@ create table if not exists adopted_row (row integer primary key, event_id text n
 """
 
 
+class RunFacts(TypedDict, total=False):
+    """What a run remembers of itself; none of it is there before it is known.
+
+    identity:             as ``RunIdentity.canonical`` gives it.
+    path:                 of the usage log, as the last command named it.
+    input:                its file name, and when it was last modified (ns since 1970).
+    adopted:              the file whose word was taken for the run; only of a run that was adopted.
+    rows:                 of the usage log; of an adopted run those of its file, the last of which is ``last_row``.
+    event_id:             the column of the log's own event ids; None without.
+    started_milliseconds: since 1970, as is ``ended_milliseconds``, when results were last durable.
+    is_finished:          whether every row had its turn.
+    totals:               rows and units by reason, ``accepted`` for the accepted ones.
+    units_uploaded:       see ``run_totals``.
+    files:                size and modification time (ns) of the files that the run wrote, by path.
+    announced_files:      likewise, those that it was about to place.
+    """
+
+    identity: str
+    path: str
+    input: list[Any]
+    adopted: str
+    rows: int
+    last_row: int
+    event_id: str | None
+    started_milliseconds: int
+    ended_milliseconds: int
+    is_finished: bool
+    totals: dict[str, list[int]]
+    units_uploaded: int
+    files: dict[str, list[int]]
+    announced_files: dict[str, list[int]]
+
+
+def facts_in(database: Database) -> RunFacts:
+    """Read what a run remembers of itself."""
+    facts = {name: json.loads(value) for name, value in database.rows("select name, value from run")}
+    return cast("RunFacts", facts)
+
+
+def rows_of(facts: RunFacts) -> list[tuple[str, str]]:
+    """Give facts as the rows of the run's file that keep them."""
+    return [(name, json.dumps(value)) for name, value in facts.items()]
+
+
 def in_a_range(row: str) -> str:
     """Give the SQL that tells whether a row, an expression, is in a range of accepted rows."""
     last = f"select last from accepted_range where first <= {row} order by first desc limit 1"  # noqa: S608 -- words of ours alone
@@ -52,15 +96,15 @@ def run_ids(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("r*.sqlite"))
 
 
-def remembered(folder: Path, run_id: str) -> dict[str, Any] | None:
+def remembered(folder: Path, run_id: str) -> RunFacts | None:
     """Read what a run remembers of itself, without holding it; None when this folder does not know the run.
 
     Raises:
         LedgerRefusal: a process is at work on it just now, or its file cannot be read.
     """
     with looked_at(folder, run_id) as database:
-        facts = database.rows("select name, value from run") if database else []
-    return {name: json.loads(value) for name, value in facts} if facts else None
+        facts = facts_in(database) if database else None
+    return facts or None
 
 
 @contextlib.contextmanager
@@ -93,7 +137,7 @@ def is_known(folder: Path, run_id: str) -> bool:
         return False
     if holder(ledger_path(folder, run_id).with_suffix(".lock")):
         return True
-    return bool({"input", "adopted"} & (remembered(folder, run_id) or {}).keys())
+    return bool({"input", "adopted"} & (remembered(folder, run_id) or RunFacts()).keys())
 
 
 def known_run(folder: Path, run_id: str) -> RunIdentity:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from uploader.errors import LedgerRefusal
 from uploader.identity import RUN_ID, RunIdentity
 from uploader.lock import holder
-from uploader.run_file import ledger_path, remembered, run_ids
+from uploader.run_file import RunFacts, ledger_path, remembered, run_ids
 
 _COLUMNS = (
     "run",
@@ -101,7 +100,7 @@ def _line(folder: Path, run_id: str) -> tuple[str, ...]:
     )
 
 
-def _state(facts: dict[str, Any]) -> str:
+def _state(facts: RunFacts) -> str:
     if "adopted" in facts:
         return "adopted"
     return "finished" if facts.get("is_finished") else "unfinished"

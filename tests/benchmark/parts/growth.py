@@ -167,7 +167,7 @@ def _fill(folder: Path, template: Path, base_url: str, *, runs: int) -> None:
         identity = RunIdentity(base_url=base_url, period="", content_sha256=content_sha256)
         shutil.copyfile(ledger_path(template, real_run), ledger_path(folder, real_run))
         with Ledger(folder, real) as ledger:  # opened as what it is, and only then named as another
-            ledger.remember(identity=identity.canonical, input=[f"night-{night}.csv", night])
+            ledger.remember({"identity": identity.canonical, "input": [f"night-{night}.csv", night]})
         ledger.path.rename(ledger_path(folder, identity.run_id))
         sketch = RowSketch(COLUMNS)
         for row in usage_rows(_SKETCH_ROWS, tenants=200, night=1_000 + night):
