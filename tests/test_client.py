@@ -296,7 +296,6 @@ def test_a_key_does_not_cross_the_network_in_plain_text_to_a_proxy(monkeypatch: 
         "http://user:hunter2\u00e4@proxy.example:3128",
         "http://user:hunter2@[::1",
         "ftp://user:hunter2@proxy.example:21",
-        "//user:hunter2@proxy.example:3128",
     ],
 )
 @pytest.mark.parametrize("base_url", ["http://backend.example", "https://backend.example"])

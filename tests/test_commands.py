@@ -88,7 +88,14 @@ def test_what_forbids_the_whole_is_raised(home: Home, billing_server: BillingSer
     with pytest.raises(SettingsError, match="no usage log"):
         upload([], base_url=home.base_url, ledger=home.ledger)
     wrong: Any
-    for wrong in ({"timeout": "5"}, {"safe_status": "500,502"}, {"concurrency": "some"}, {"retries": None}):
+    for wrong in (
+        {"timeout": "5"},
+        {"safe_status": "500,502"},
+        {"safe_status": 500},
+        {"retries": None},
+        {"concurrency": "some"},
+        {"period": None},
+    ):
         with pytest.raises(SettingsError):
             upload(log, base_url=home.base_url, ledger=home.ledger, **wrong)
     with pytest.raises(SchemaError):

@@ -308,4 +308,5 @@ def test_a_replay_and_a_dry_run_notice_lost_claims(home: Home, billing_server: B
         assert "claims.sqlite is gone" in run.said
     assert upload(home, "last.csv").exit_code == 2
     assert billing_server.billed() == billed
+    assert home.run_here("runs").said.count("unfinished") == 0
     assert "last.csv" not in home.run_here("runs").said

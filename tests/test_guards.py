@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
@@ -246,6 +247,27 @@ def test_a_file_that_is_over_its_budget_does_not_stop_the_others(home: Home, bil
     assert ended.said.count("no further call starts: more than 1 rows failed") == 1
 
 
+def test_tenants_of_a_file_that_was_stopped_are_asked_for_again_by_the_next_one(
+    home: Home, billing_server: BillingServer
+) -> None:
+    """An answer that nobody waits for any more is asked for anew; tenants of the stopped file's alone are not."""
+    answers = [reply(503, headers={"Retry-After": "1"})]
+
+    def respond(got: Received) -> Answer:
+        if got.method == "POST" and got.body.count(b"refused"):
+            return reply(422)
+        return answers.pop() if got.tenant_id == "flaky" and answers else contract(got)
+
+    billing_server.respond = respond
+    others = [(f"other{number}", "d", "m", 1) for number in range(300)]
+    write_csv(home.folder / "a.csv", [("flaky", "d", "m", 2), ("acme", "d", "refused", 1), *others])
+    write_csv(home.folder / "b.csv", [("flaky", "d1", "m", 10), ("acme", "d1", "m", 20)])
+    ended = home.run("upload", "a.csv", "b.csv", "--max-failed", "0", "--concurrency", "2")
+    assert ended.exit_code == 3, ended.said
+    assert cells(read_rows(home.folder / "b.results.csv"), "upload_status") == ["accepted"] * 2
+    assert len(billing_server.look_ups) < 200
+
+
 @pytest.mark.parametrize("budget", ["x", "-1", "1.5", "101%", ""])
 def test_a_budget_that_is_none_is_refused(home: Home, billing_server: BillingServer, budget: str) -> None:
     """--max-failed takes a number of rows or a share."""
@@ -394,7 +416,7 @@ def test_of_uploads_that_begin_at_once_each_heeds_those_before_it(
     write_csv(home.folder / "before.csv", usage_rows(60)[30:])  # with which all are compared: that takes a while
     assert home.run_here("upload", "before.csv").exit_code == 0
     with contextlib.ExitStack() as all_of_them:
-        with turn(home.ledger / "beginning.lock"):
+        with turn(home.ledger / "beginning.lock", should_stop=lambda: False):
             processes = [all_of_them.enter_context(home.started("upload", f"{name}.csv")) for name in "abcd"]
             for process in processes:
                 assert process.stderr is not None
@@ -402,3 +424,21 @@ def test_of_uploads_that_begin_at_once_each_heeds_those_before_it(
                 assert "rows read" in process.stderr.readline()
         assert sorted(ended(process).exit_code for process in processes) == [0, 2, 2, 2]
     assert set(billing_server.billed().values()) == {1}
+
+
+def test_a_signal_ends_the_wait_for_others_that_begin(home: Home, billing_server: BillingServer) -> None:
+    """Nothing was begun, and nothing is left beside the file."""
+    write_csv(home.folder / "usage.csv", usage_rows(2))
+    home.ledger.mkdir()
+    with (
+        turn(home.ledger / "beginning.lock", should_stop=lambda: False),
+        home.started("upload", "usage.csv") as process,
+    ):
+        assert process.stderr is not None
+        assert "being read" in process.stderr.readline()
+        assert "rows read" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        last = ended(process)
+    assert (last.exit_code, billing_server.received) == (143, [])
+    assert "not begun" in last.said
+    assert {path.name for path in home.folder.iterdir()} == {"usage.csv", "ledger"}

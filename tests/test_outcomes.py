@@ -420,3 +420,5 @@ def test_a_key_that_an_answer_repeats_is_not_kept(status: int) -> None:
         assert "s3c" in as_it_stands.outcome.response or as_it_stands.outcome.reason is None
         assert masked.outcome.reason is as_it_stands.outcome.reason
     assert "(the API key)" in api.judge_post(settings, exchange).outcome.response
+    quoted = replace(plain, body=rb'{"authorization": "Bearer s3c\"ret"}')
+    assert "ret" not in api.judge_post(replace(SETTINGS, api_key='s3c"ret'), quoted).outcome.response

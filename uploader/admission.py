@@ -21,7 +21,7 @@ from uploader.marker import demand_known_marks
 from uploader.model import Outcome
 from uploader.notes import Note
 from uploader.overlap import RowSketches
-from uploader.own_events import OwnEvents, OwnIds, event_in, own_events_of
+from uploader.own_events import OwnEvents, OwnIds, demand_known_claims, event_in, own_events_of
 from uploader.readers import UsageLog
 from uploader.reservation import Names, Reservation, choose_names
 from uploader.run_file import is_known
@@ -110,6 +110,8 @@ def admitted_run(
         mapping=plan.mapping,
     )
     identity = choose_run(plan.ledger_folder, first, facts, asks_for_all_again=plan.again, event_id=plan.event_id)
+    if plan.event_id is not None:  # before anything is made, though the claims' own door asks too
+        demand_known_claims(plan.ledger_folder)
     knows = functools.partial(is_known, plan.ledger_folder)
     results = (names.results for names in names_for(log, plan))
     demand_known_results(results, delimiter=log.delimiter, knows=knows, ledger_folder=plan.ledger_folder)
@@ -146,6 +148,7 @@ def admitted(
     plan: Plan,
     *,
     say: Callable[[Note], None],
+    should_stop: Callable[[], bool],
 ) -> Iterator[Admitted]:
     """Begin or continue the run of a log that was read through; hold its ledger and its results' names meanwhile.
 
@@ -153,9 +156,10 @@ def admitted(
 
     Raises:
         LedgerRefusal: a guard forbids it, or the ledger cannot be used; nothing was posted.
+        StoppedError: ``should_stop`` said so while others began.
     """
     with contextlib.ExitStack() as held:
-        with _turn_to_begin(plan.ledger_folder):
+        with _turn_to_begin(plan.ledger_folder, should_stop):
             identity = admitted_run(log, facts, rows, plan, say=say)
             ledger = held.enter_context(Ledger(plan.ledger_folder, identity))
             own_events = held.enter_context(own_events_of(ledger, own_ids))
@@ -172,11 +176,11 @@ def admitted(
 
 
 @contextlib.contextmanager
-def _turn_to_begin(ledger_folder: Path) -> Iterator[None]:
+def _turn_to_begin(ledger_folder: Path, should_stop: Callable[[], bool]) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         try:
             ledger_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            held.enter_context(turn(ledger_folder / "beginning.lock"))
+            held.enter_context(turn(ledger_folder / "beginning.lock", should_stop=should_stop))
         except OSError as error:
             raise unusable(ledger_folder, error) from error
         yield

@@ -257,9 +257,12 @@ def _judge_post(settings: Settings, exchange: Exchange) -> Verdict:
 
 def _without_key(verdict: Verdict, api_key: str, exchange: Exchange) -> Verdict:
     """Take the API key out of what is kept of an answer that repeats it, as one for debugging may."""
-    if api_key.encode() not in exchange.body:
+    body = exchange.body
+    for spelled in (api_key, json_text(api_key)[1:-1]):
+        body = body.replace(spelled.encode(), b"(the API key)")
+    if body == exchange.body:
         return verdict
-    response = _response(exchange.body.replace(api_key.encode(), b"(the API key)"))
+    response = _response(body)
     return replace(verdict, outcome=replace(verdict.outcome, response=response))
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import requests
 
 log = logging.getLogger(__name__)
-_PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
+_PROXY_SCHEMES = ("http", "https", "socks", "socks4", "socks4a", "socks5", "socks5h")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,8 @@ def _checked_proxy(proxy: str, *, base_url: str) -> str:
     Raises:
         SettingsError: it is none.
     """
-    if "//" not in proxy:
-        proxy = f"http://{proxy}"  # "proxy:3128" is allowed in the environment
+    if "://" not in proxy:
+        proxy = f"http://{proxy.removeprefix('//')}"  # "proxy:3128" is allowed in the environment
     try:
         parts = urlsplit(proxy)
         is_one = parts.scheme.lower() in _PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0

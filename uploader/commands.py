@@ -19,6 +19,7 @@ from pathlib import Path
 
 from uploader.configuration import default_ledger_folder
 from uploader.desk import FileReport, Plan, Watcher
+from uploader.errors import SettingsError
 from uploader.judge import Permissions
 from uploader.mapping import ColumnMap
 from uploader.notes import LOGGING_LEVEL_BY_LEVEL
@@ -94,7 +95,7 @@ def upload(
             concurrency=parse_concurrency(str(concurrency)),
             max_rate=max_rate,
             patience_seconds=patience,
-            safe_statuses=frozenset(safe_status),
+            safe_statuses=_statuses(safe_status),
             idempotency_header=idempotency_header,
         ),
         ledger_folder=default_ledger_folder() if ledger is None else Path(ledger),
@@ -157,7 +158,7 @@ def replay(
             concurrency=parse_concurrency(str(concurrency)),
             max_rate=max_rate,
             patience_seconds=patience,
-            safe_statuses=frozenset(safe_status),
+            safe_statuses=_statuses(safe_status),
             idempotency_header=idempotency_header,
         ),
         ledger_folder=default_ledger_folder() if ledger is None else Path(ledger),
@@ -172,6 +173,12 @@ def replay(
     )
     report = _replay(Path(file), plan=plan, watcher=_watcher(should_stop), permissions=permissions)
     return _summary("replay", [report], plan, begun_at)
+
+
+def _statuses(safe_status: object) -> frozenset[int]:
+    if isinstance(safe_status, str) or not isinstance(safe_status, Iterable):
+        raise SettingsError(f"safe_status {safe_status!r}: not some numbers", remedy="give them as in [500, 502]")
+    return frozenset(safe_status)
 
 
 def _mapping(column: Mapping[str, str] | None, constant: Mapping[str, str] | None) -> ColumnMap:

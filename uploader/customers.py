@@ -65,6 +65,11 @@ class Customers:
             raise KeyError(tenant_id)
         return found
 
+    def forget_questions(self) -> None:
+        """Forget which tenants were to be asked for, and which answers are awaited: no row is left that does."""
+        self._to_ask.clear()
+        self._waiting.clear()
+
     def next_to_ask(self) -> str:
         """Take a tenant from the queue, to be looked up now."""
         tenant_id = self._to_ask.popleft()

@@ -65,8 +65,10 @@ class Plan:
         """Refuse what cannot go together.
 
         Raises:
-            SettingsError: ``again`` gives events new ids, and ``event_id`` takes the log's own.
+            SettingsError: ``again`` gives events new ids, and ``event_id`` takes the log's own; the period is no text.
         """
+        if not isinstance(self.period, str):  # as a program may give; it would be another one than its text
+            raise SettingsError(f"--period {self.period!r}: not text", remedy="give it as text; empty for none")
         if self.again and self.event_id is not None:
             raise SettingsError(
                 "--again bills events again under new ids, and --event-id takes the log's own",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from uploader.claims import Claim, Claims, claims_path
 from uploader.glance import Glance
-from uploader.own_events import OwnEvents, demand_known_claims
+from uploader.own_events import OwnEvents
 from uploader.run_file import known_run
 
 
@@ -54,12 +54,11 @@ def dry_events(ledger_folder: Path, run: Glance, *, scratch: Path | None) -> Ite
     """Give the claims that a run would make; None where events have no ids of their own, and so no scratch folder.
 
     Raises:
-        LedgerRefusal: the claims that stand cannot be used, or their file was lost.
+        LedgerRefusal: the claims that stand cannot be used.
     """
     if scratch is None:
         yield None
         return
-    demand_known_claims(ledger_folder)
     with contextlib.ExitStack() as stack:
         here = stack.enter_context(contextlib.closing(Claims(scratch)))
         standing = None

@@ -28,6 +28,8 @@ class ExitCode(enum.IntEnum):
     STOPPED = 3
     FAULT = 4
 
+    __str__ = int.__repr__  # as from Python 3.11 on
+
 
 class UploaderError(Exception):
     """A command ends; the text says what happened and where, ``remedy`` what to do next."""

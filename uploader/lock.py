@@ -6,10 +6,10 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from uploader.errors import LedgerRefusal
+from uploader.errors import LedgerRefusal, StoppedError
 
 _MOST_BYTES = 4096
 _TRIES = 10
@@ -55,16 +55,23 @@ class Lock:
 
 
 @contextlib.contextmanager
-def turn(path: Path) -> Iterator[None]:
+def turn(path: Path, *, should_stop: Callable[[], bool]) -> Iterator[None]:
     """Hold a lock that others wait for, each for its turn.
+
+    should_stop: asked all the time; True ends the wait.
 
     Raises:
         LedgerRefusal: another process has held it for a minute.
+        StoppedError: the wait was ended.
         OSError: the file cannot be made or opened.
     """
     file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
-        if not _is_taken(file, fcntl.LOCK_EX, tries=_TRIES_FOR_A_TURN):
+        if not _is_taken(file, fcntl.LOCK_EX, tries=_TRIES_FOR_A_TURN, should_stop=should_stop):
+            if should_stop():
+                raise StoppedError(
+                    "not begun, because the command was interrupted", remedy="run the same command again"
+                )
             raise LedgerRefusal(
                 f"{path} has been held for a minute by another command that begins",
                 remedy="end it, if it hangs, then run the same command again",
@@ -89,11 +96,13 @@ def holder(path: Path) -> str:
         os.close(file)
 
 
-def _is_taken(file: int, kind: int, *, tries: int) -> bool:
+def _is_taken(file: int, kind: int, *, tries: int, should_stop: Callable[[], bool] = lambda: False) -> bool:
     for tries_left in reversed(range(tries)):
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(file, kind | fcntl.LOCK_NB)
             return True
+        if should_stop():
+            return False
         if tries_left:
             time.sleep(_SECONDS_BETWEEN_TRIES)
     return False

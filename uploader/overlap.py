@@ -26,13 +26,15 @@ _FEW = 10
 _BETWEEN_CELLS = "\x1f"
 _USAGE = "total_usage"
 _PLAIN_LINES = re.compile(r"(?:0|[1-9][0-9]*)(?:\n(?:0|[1-9][0-9]*))*")
+_SPELLED_IN_WAYS = re.compile(r"\x1f(?:-?[0-9]+(\.0+)|[Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee])(?=\x1f|\Z)")
 _read_usage = reader_of(_USAGE, {})
 
 
 class RowSketch:
     """A sample of the rows of one usage log, all columns compared, whatever their order.
 
-    A number of ``total_usage`` is compared as it is read: a tool that copies a log may write 7 as 7.0.
+    A number of ``total_usage`` is compared as it is read. In other cells 7.0 is 7, True is true, and a null an empty
+    cell: a tool that copies a log may spell them so.
     """
 
     def __init__(self, columns: Sequence[str]) -> None:
@@ -46,7 +48,8 @@ class RowSketch:
         at = self._usage_at
         if at is not None and (usage := _read_usage(cells[at])) is not ABSENT:
             cells = [*cells[:at], usage, *cells[at + 1 :]]
-        self._sketch.update(self._start + _BETWEEN_CELLS.join(map(_text, self._in_order(cells))))
+        text = _BETWEEN_CELLS.join(map(_text, self._in_order(cells)))
+        self._sketch.update(self._start + _normalised(text))
 
     def add_all(self, rows: Sequence[Sequence[Cell]]) -> None:
         """Take some rows into account."""
@@ -61,6 +64,8 @@ class RowSketch:
                 self.add(cells)
             return
         start, update = self._start, self._sketch.update
+        if _SPELLED_IN_WAYS.search(_BETWEEN_CELLS.join(["", *texts])):
+            texts = list(map(_normalised, texts))
         for text in texts:
             update(start + text)
 
@@ -182,9 +187,13 @@ def _at_most(found: int, looked_for: float) -> float:
 
 
 def _text(cell: Cell) -> str:
-    """Spell a cell as it stands in a CSV copy: an integer that has become a float, for the gaps beside it, too."""
-    if cell is None:
-        return ""
-    if isinstance(cell, bool):
-        return "true" if cell else "false"
-    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
+    return "" if cell is None else str(cell)
+
+
+def _normalised(row: str) -> str:
+    return _SPELLED_IN_WAYS.sub(_normal, _BETWEEN_CELLS + row)[1:]
+
+
+def _normal(spelled: re.Match[str]) -> str:
+    """Give a whole number without its zeros, a truth value in lower case: tools that copy a log spell them in ways."""
+    return spelled[0].removesuffix(spelled[1] or "").lower()

@@ -148,6 +148,8 @@ class Posting:
             if self._is_over():
                 break
             self._wait_for_answers()
+        # Else the next file would wait for an answer that nobody asks for any more.
+        self.customers.forget_questions()
         if self._fault is not None:
             raise self._fault
 

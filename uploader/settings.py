@@ -24,7 +24,7 @@ PRINTABLE_ASCII = re.compile(r"[\x21-\x7e]+")
 """What a header value may hold: libcurl would send a line break in one as it stands."""
 
 _OLD_ADDRESS = re.compile(r"(?:0[xX][0-9a-fA-F]*|[0-9]+)(?:\.(?:0[xX][0-9a-fA-F]*|[0-9]+)){0,3}")  # inet_aton(3)
-_HOST_NAME = re.compile(r"(?=.{1,253}$)[^.]{1,63}(?:\.[^.]{1,63})*")  # RFC 1035 section 2.3.4
+_HOST_NAME = re.compile(r"(?=.{1,253}$)[^.]{1,63}(?:\.[^.]{1,63})*\.?")  # RFC 1035 section 2.3.4
 _ESCAPE = re.compile(r"%([0-9a-fA-F]{2})")
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")  # RFC 3986 section 2.3
 _BUDGET = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(%?)")
@@ -97,7 +97,7 @@ def normalised_base_url(text: str) -> str:
     """Give the one spelling of a base URL, so that a run is found again however it was typed.
 
     Case, escapes, the default port and addresses are normalised (RFC 3986 section 6.2); what is seldom meant, such as a
-    path with dots or a host with one at its end, is refused.
+    path with dots, is refused.
 
     Raises:
         SettingsError: not an http(s) URL with a host, or one with a user name, a query or a fragment.
@@ -136,11 +136,13 @@ def _normalised_host(host: str) -> str:
         ValueError: it is neither an address nor a name.
     """
     with contextlib.suppress(ValueError):
-        return str(ipaddress.ip_address(host))
+        address = ipaddress.ip_address(host)
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        return f"::ffff:{mapped}" if mapped else str(address)  # Python 3.13 spells these otherwise than 3.10
     if _OLD_ADDRESS.fullmatch(host):
         raise ValueError(f"{host} is no address; one has four numbers, such as 127.0.0.1")
     if host and not _HOST_NAME.fullmatch(host):
-        raise ValueError(f"{host} is no host name: a part is empty or too long, or it ends with a dot")
+        raise ValueError(f"{host} is no host name: a part of it is empty or too long")
     return host.lower()
 
 

@@ -76,7 +76,9 @@ def _upload_file(path: Path, desk: Desk) -> FileReport:
         facts = InputFacts.of(path)
         books, rows = read_through(log, check, own_ids, desk.plan)
         desk.watcher.say(Note(f"{log.row_count:,} rows read", "file_read", path=path, counts={"rows": log.row_count}))
-        with admitted(log, facts, rows, own_ids, desk.plan, say=desk.watcher.say) as run:
+        with admitted(
+            log, facts, rows, own_ids, desk.plan, say=desk.watcher.say, should_stop=desk.watcher.should_stop
+        ) as run:
             ledger, reservation, run_id = run.ledger, run.reservation, run.ledger.identity.run_id
             marker = _lay_marker(log, reservation, ledger)
             progress = Progress(rows=log.row_count)
