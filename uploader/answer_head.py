@@ -27,7 +27,7 @@ def final_head(heads: bytes) -> Head | None:
     """Read the last of the heads that came, interim ones passed over; None when it is not whole."""
     lowered = heads.lower()
     found = list(_FINAL_HEAD.finditer(lowered))
-    if not found:
+    if not found or b"\0" in heads:  # RFC 9110 section 5.5: a NUL is dangerous; libcurl lets one pass between heads
         return None
     start, end = found[-1].span(2)
     retry_after = _RETRY_AFTER.search(lowered, start, end)

@@ -66,6 +66,7 @@ def test_a_whole_answer_is_an_acceptance(billing_server: BillingServer, answer: 
 
 
 IN_DOUBT_BY_NAME = {
+    "NUL between heads": Answer(data=b"HTTP/1.1 100 X\r\n\r\x00\nHTTP/1.1 202 X\r\nContent-Length: 2\r\n\r\n{}"),
     "end without a byte": Answer(then=Then.FIN),
     "reset without a byte": Answer(then=Then.RST),
     "hang without a byte": Answer(then=Then.HANG),
