@@ -6,6 +6,8 @@ import threading
 
 from tests.billing_answers import Answer
 from tests.billing_contract import BilledRow, Received, contract
+from tests.billing_server import BillingServer
+from tests.command import Home, ended, usage_rows, write_csv
 
 
 class HeldBack:
@@ -30,3 +32,16 @@ class HeldBack:
     def release(self) -> None:
         """Let the answers go."""
         self._gate.set()
+
+
+def kill_an_upload(home: Home, server: BillingServer) -> None:
+    """Kill an upload of the six rows of usage.csv while the third is being sent."""
+    backend = HeldBack(answered=2)
+    server.respond = backend
+    write_csv(home.folder / "usage.csv", usage_rows(6))
+    with home.started("upload", "usage.csv", "--concurrency", "1") as process:
+        server.wait_for(posts=3)
+        process.kill()
+        ended(process)
+    backend.release()
+    server.respond = contract

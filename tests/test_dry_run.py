@@ -8,7 +8,6 @@ import shutil
 import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,8 @@ import pytest
 from tests.billing_answers import Answer, Then, reply
 from tests.billing_contract import Received, contract
 from tests.billing_server import BillingServer
-from tests.command import EVENT_COLUMNS, Home, ended, usage_rows, write_csv
-from tests.held_back import HeldBack
+from tests.command import EVENT_COLUMNS, Home, usage_rows, write_csv
+from tests.held_back import kill_an_upload
 
 
 def files_in(home: Home) -> set[str]:
@@ -91,37 +90,22 @@ def test_of_a_run_that_exists_it_says_what_is_left(home: Home, billing_server: B
     assert len(billing_server.posts) == posts
 
 
-@contextlib.contextmanager
-def killed_upload(home: Home, billing_server: BillingServer) -> Iterator[None]:
-    """Kill an upload of six rows while the third is being sent."""
-    backend = HeldBack(answered=2)
-    billing_server.respond = backend
-    write_csv(home.folder / "usage.csv", usage_rows(6))
-    with home.started("upload", "usage.csv", "--concurrency", "1") as process:
-        billing_server.wait_for(posts=3)
-        process.kill()
-        ended(process)
-    backend.release()
-    billing_server.respond = contract
-    yield
-
-
 def test_a_crashed_runs_row_counts_as_in_doubt_and_stays_as_the_crash_left_it(
     home: Home, billing_server: BillingServer
 ) -> None:
     """What the crash left as "sending" is not settled by a look; the upload itself does that."""
-    with killed_upload(home, billing_server):
-        before, files = ledger_says(home), files_in(home)
-        assert any(line.startswith('INSERT INTO "sending"') for line in before)
-        run = home.run_here("upload", "usage.csv", "--dry-run")
-        assert run.exit_code == 1, run.said
-        assert "3 of 6 rows would be posted" in run.stdout
-        assert "accepted before: 2 rows" in run.stdout
-        assert "in doubt since an earlier upload (confirm): 1 rows" in run.stdout
-        assert ledger_says(home) == before
-        assert {name for name in files_in(home) if "ledger" not in name} == {
-            name for name in files if "ledger" not in name and not name.endswith(".part")
-        }
+    kill_an_upload(home, billing_server)
+    before, files = ledger_says(home), files_in(home)
+    assert any(line.startswith('INSERT INTO "sending"') for line in before)
+    run = home.run_here("upload", "usage.csv", "--dry-run")
+    assert run.exit_code == 1, run.said
+    assert "3 of 6 rows would be posted" in run.stdout
+    assert "accepted before: 2 rows" in run.stdout
+    assert "in doubt since an earlier upload (confirm): 1 rows" in run.stdout
+    assert ledger_says(home) == before
+    assert {name for name in files_in(home) if "ledger" not in name} == {
+        name for name in files if "ledger" not in name and not name.endswith(".part")
+    }
     assert len(billing_server.posts) == 3
     assert "posting 3" in home.run_here("upload", "usage.csv").stderr
 
