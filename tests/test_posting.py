@@ -21,13 +21,15 @@ from tests.billing_contract import BilledRow, Received, Respond, contract, scrip
 from tests.billing_server import BillingServer
 from tests.command import usage_rows
 from tests.full_disk import no_file_may_grow
+from uploader.calls import Call, Due
 from uploader.customers import Customers
 from uploader.errors import InputChangedError, LedgerFault
 from uploader.identity import EventIds, RunIdentity
 from uploader.ledger import Ledger
 from uploader.model import Outcome, Reason, RowState, UsageEvent
 from uploader.pacing import Pacing
-from uploader.posting import Call, Due, Posting, Progress
+from uploader.posting import Posting
+from uploader.progress import Progress
 from uploader.sender import Connection, Sender
 from uploader.settings import Settings
 

@@ -18,8 +18,8 @@ from tests.billing_server import BillingServer
 from tests.command import EVENT_COLUMNS, Ended, Home, ended, read_rows, usage_rows, write_csv
 from tests.held_back import HeldBack
 from uploader.books import Books
-from uploader.desk import FileReport
 from uploader.errors import ImbalanceError
+from uploader.file_report import FileReport
 from uploader.model import Outcome, Reason, RowState
 from uploader.schema import Units
 from uploader.summary import exit_code_of, summarize

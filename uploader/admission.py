@@ -10,44 +10,28 @@ from pathlib import Path
 
 from uploader.books import Books
 from uploader.database import unusable
-from uploader.desk import Plan, reserved
-from uploader.errors import InputError
 from uploader.guards import InputFacts, choose_run, demand_known_results, demand_little_overlap
 from uploader.identity import RunIdentity
 from uploader.ledger import Ledger
 from uploader.lock import turn
-from uploader.mapping import AS_IT_STANDS, ColumnMap
+from uploader.log_check import demand_within_budget
 from uploader.marker import demand_known_marks
 from uploader.model import Outcome
 from uploader.notes import Note
 from uploader.overlap import RowSketches
 from uploader.own_events import OwnEvents, OwnIds, demand_known_claims, event_in, own_events_of
+from uploader.plan import Plan
 from uploader.readers import UsageLog
 from uploader.reservation import Names, Reservation, choose_names
 from uploader.run_file import is_known
-from uploader.schema import RowCheck, RowSchema
+from uploader.schema import RowCheck
 from uploader.seen import SeenRows
-from uploader.settings import FailureBudget
+from uploader.writing import reserved
 
 
 def sketches_of(log: UsageLog, plan: Plan) -> RowSketches:
     """Begin to sketch the rows of a usage log."""
     return RowSketches(log.columns, mapping=plan.mapping, path=log.path)
-
-
-def fitted_check(log: UsageLog, schema: RowSchema, mapping: ColumnMap = AS_IT_STANDS) -> RowCheck:
-    """Fit the schema to a usage log.
-
-    Raises:
-        InputError: a column is missing, or the file is one that this program wrote.
-    """
-    own = [column for column in log.columns if column.startswith("upload_")]
-    if own:
-        raise InputError(
-            f"{log.path}: its column {own[0]!r} is one that results and failed files have",
-            remedy=f"to send its failed rows again: uploader replay {log.path}",
-        )
-    return schema.for_columns(log.columns, path=log.path, mapping=mapping)
 
 
 def own_ids_of(log: UsageLog, plan: Plan) -> OwnIds | None:
@@ -80,19 +64,6 @@ def read_through(log: UsageLog, check: RowCheck, own_ids: OwnIds | None, plan: P
                 bad += isinstance(event_in(row, check, own_ids), Outcome)
     demand_within_budget(log, bad, plan.max_failed)
     return books, sketch
-
-
-def demand_within_budget(log: UsageLog, bad: int, budget: FailureBudget | None) -> None:
-    """Refuse a log that was read through, and so many of whose rows are bad.
-
-    Raises:
-        InputError: they are more than the failure budget allows.
-    """
-    if budget is not None and bad > budget.most_failed(rows=log.row_count):
-        raise InputError(
-            f"{log.path}: {bad:,} of {log.row_count:,} rows are invalid or malformed, more than --max-failed allows",
-            remedy=f"nothing was posted; see which: uploader validate {log.path}",
-        )
 
 
 def admitted_run(

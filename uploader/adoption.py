@@ -15,7 +15,6 @@ from pathlib import Path
 
 from uploader.adopted import AdoptedRow
 from uploader.books import Books
-from uploader.desk import Plan
 from uploader.errors import InputError, LedgerRefusal
 from uploader.identity import RUN_ID, RunIdentity
 from uploader.ledger import Ledger
@@ -23,6 +22,7 @@ from uploader.marker import mark_of
 from uploader.model import Outcome, Reason, Replay, RowState, Status, now_milliseconds
 from uploader.notes import Level, Note
 from uploader.overlap import RowSketches
+from uploader.plan import Plan
 from uploader.replay_log import Entry, ReplayLog, open_own_file
 from uploader.run_file import is_known
 from uploader.schema import RowCheck

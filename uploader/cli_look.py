@@ -44,7 +44,7 @@ def validate(files: tuple[Path, ...], *, max_failed: str | None, report: Path | 
       3  one of several files cannot be taken
     """
     from uploader import documents  # noqa: PLC0415 -- heavy, see the top
-    from uploader.desk import FileReport, complaint_about  # noqa: PLC0415 -- likewise
+    from uploader.file_report import FileReport, complaint_about  # noqa: PLC0415 -- likewise
     from uploader.findings import CheckFindings  # noqa: PLC0415 -- likewise
     from uploader.summary import exit_code_of  # noqa: PLC0415 -- likewise
     from uploader.validate import validate as run  # noqa: PLC0415 -- likewise

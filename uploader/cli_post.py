@@ -25,9 +25,11 @@ from uploader.settings import DEFAULT_BASE_URL, FailureBudget
 
 if TYPE_CHECKING:
     from uploader.console import Display
-    from uploader.desk import FileReport, Plan, Watcher
+    from uploader.desk import Watcher
+    from uploader.file_report import FileReport
     from uploader.log_lines import LogLines
     from uploader.notes import Note
+    from uploader.plan import Plan
 
 
 @click.command(short_help="Post each row of usage logs once.")

@@ -18,11 +18,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from uploader.configuration import default_ledger_folder
-from uploader.desk import FileReport, Plan, Watcher
+from uploader.desk import Watcher
 from uploader.errors import SettingsError
+from uploader.file_report import FileReport
 from uploader.judge import Permissions
 from uploader.mapping import ColumnMap
 from uploader.notes import LOGGING_LEVEL_BY_LEVEL
+from uploader.plan import Plan
 from uploader.replay_run import replay as _replay
 from uploader.settings import (
     DEFAULT_BASE_URL,

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from uploader.desk import FileReport, complaint_about
+from uploader.file_report import FileReport, complaint_about
 from uploader.model import REPLAY_BY_REASON, Reason, Replay
 from uploader.notes import Note
-from uploader.posting import Progress as Counts
+from uploader.progress import Progress as Counts
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -19,12 +19,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from uploader import api
-from uploader.admission import fitted_check
 from uploader.client import Route, answer_date, settle_route
-from uploader.desk import Plan
 from uploader.errors import UploaderError
 from uploader.glance import try_ledger_folder
+from uploader.log_check import fitted_check
 from uploader.model import Reason, UsageEvent
+from uploader.plan import Plan
 from uploader.readers import open_usage_log
 from uploader.schema import RowSchema
 from uploader.sender import Connection, Sender

@@ -13,22 +13,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from uploader.admission import admitted_run, fitted_check, names_for, own_ids_of, read_through
+from uploader.admission import admitted_run, names_for, own_ids_of, read_through
 from uploader.api import Verdict
 from uploader.books import Books, Entry
+from uploader.calls import Due
 from uploader.customers import Customers
-from uploader.desk import Desk, FileReport, Plan, Watcher, complaint_about, open_desk
+from uploader.desk import Desk, Watcher, open_desk
 from uploader.dry_events import dry_events
 from uploader.due_rows import due_rows
 from uploader.errors import LedgerRefusal, StoppedError, UploaderError
+from uploader.file_report import FileReport, complaint_about
 from uploader.glance import Glance, try_ledger_folder
 from uploader.guards import InputFacts, demand_little_overlap
 from uploader.identity import EventIds, RunIdentity
 from uploader.ledger import Sending
+from uploader.log_check import fitted_check
 from uploader.model import REPLAY_BY_REASON, Outcome, Reason, RowState
 from uploader.naming import Naming
 from uploader.overlap import RowSketches
-from uploader.posting import Due, Posting, Progress
+from uploader.plan import Plan
+from uploader.posting import Posting
+from uploader.progress import Progress
 from uploader.readers import UsageLog, open_usage_log
 from uploader.reservation import Reservation, room_needed_bytes
 from uploader.results import NOT_SENT

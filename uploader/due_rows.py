@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
+from uploader.calls import Due
 from uploader.ledger import History
 from uploader.model import Row, RowState, UsageEvent, now_milliseconds
 from uploader.naming import Naming
 from uploader.own_events import OwnEvents
-from uploader.posting import Due, Progress
+from uploader.progress import Progress
 from uploader.readers import UsageLog
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -17,10 +17,8 @@ from click.core import ParameterSource
 from uploader.configuration import Configuration, Kind, default_ledger_folder, find_configuration
 from uploader.errors import SettingsError
 from uploader.mapping import ColumnMap
+from uploader.plan import Plan
 from uploader.settings import Settings, key_in, key_of_environment, normalised_base_url, parse_concurrency
-
-if TYPE_CHECKING:
-    from uploader.desk import Plan
 
 _NOTED = "uploader.settings"
 _OF_UPLOADS = ("results", "period", "event_id", "max_failed", "again", "allow_overlap")
@@ -90,8 +88,6 @@ def plan_of(options: Mapping[str, Any]) -> Plan:
     Raises:
         SettingsError: an option is wrong, or does not go with another.
     """
-    from uploader.desk import Plan  # noqa: PLC0415 -- heavy, and `uploader --help` does without
-
     if options.get("period") == "" and is_given("period"):
         raise SettingsError(
             "--period '': a label is missing, perhaps an unset variable of the shell",

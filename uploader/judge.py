@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from uploader.api import shown, values_in_words, wire_problems
+from uploader.calls import Due
 from uploader.errors import LedgerRefusal
 from uploader.ledger import Ledger
 from uploader.model import Outcome, Reason, Row, RowState, UsageEvent, now_milliseconds
 from uploader.own_events import OwnIds, event_in
-from uploader.posting import Due
 from uploader.replay_log import Entry, damaged_columns, edited_columns
 from uploader.results import NOT_SENT
 from uploader.schema import EVENT_COLUMNS, RowCheck

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from uploader.notes import LOGGING_LEVEL_BY_LEVEL, Note
-from uploader.posting import Progress as Counts
+from uploader.progress import Progress as Counts
 
 _SECONDS_BETWEEN_COUNTS = 60.0
 

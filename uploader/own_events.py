@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Protocol
 
 from uploader.api import shown
+from uploader.calls import Due
 from uploader.claims import Claim, Claims, claims_path
 from uploader.errors import InputError, LedgerRefusal
 from uploader.identity import OwnEventIds, RunIdentity
 from uploader.known_cells import Column
 from uploader.ledger import Ledger
 from uploader.model import Cell, Outcome, Reason, Row, RowState, UsageEvent, now_milliseconds
-from uploader.posting import Due
 from uploader.run_file import known_run, ledger_path
 from uploader.schema import RowCheck
 from uploader.seen import knows_runs_by_own_ids

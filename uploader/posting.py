@@ -13,18 +13,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from uploader import api
+from uploader.calls import Call, Due, LookUp
 from uploader.customers import Customers
 from uploader.errors import UploaderError
 from uploader.ledger import Sending
-from uploader.model import Outcome, Reason, RowState, UsageEvent, now_milliseconds
+from uploader.model import Outcome, Reason, RowState, now_milliseconds
 from uploader.pacing import Pacing
-from uploader.records import row_record
+from uploader.progress import Progress
 from uploader.sender import Sender
 from uploader.settings import Settings
-from uploader.timings import Timings
 
 _MOST_ROWS_HELD = 10_000
 """Rows read ahead, most of them waiting for their tenant's look-up; some 5 MB."""
@@ -33,64 +33,6 @@ _MOST_ROWS_A_TURN = 1_000
 _row_of = operator.attrgetter("row")
 _LONGEST_WAIT_SECONDS = 0.2
 """So that a signal is noticed soon."""
-
-
-@row_record(frozen=True, slots=True)
-class Due:
-    """A row to be posted.
-
-    attempts: POSTs in earlier commands and in this one.
-    tries:    POSTs in this command alone.
-    doubt:    what an earlier attempt left open; empty when it was certainly not recorded.
-    note:     the detail that the row keeps should it be accepted.
-    """
-
-    row: int
-    event: UsageEvent
-    event_id: str
-    attempts: int = 0
-    tries: int = 0
-    doubt: str = ""
-    note: str = ""
-
-
-@row_record(frozen=True, slots=True)
-class LookUp:
-    """A tenant to be looked up; a probe asks for a tenant again, to see whether the backend answers."""
-
-    tenant_id: str
-    tries: int = 0
-    is_probe: bool = False
-
-
-Call: TypeAlias = Due | LookUp
-
-
-@dataclass(slots=True)
-class Progress:
-    """Counts of one file's posting so far. ``rows`` is all of its rows; look-ups, posts and retries are calls.
-
-    stop: why no further call starts for this file, whatever becomes of others; empty while it goes on.
-    """
-
-    rows: int
-    settled: int = 0
-    accepted: int = 0
-    failed: int = 0
-    in_doubt: int = 0
-    look_ups: int = 0
-    posts: int = 0
-    retries: int = 0
-    stop: str = ""
-    timings: Timings = field(default_factory=Timings)
-
-    def settle(self, state: RowState) -> None:
-        """Count a row whose state is final for this command."""
-        self.settled += 1
-        reason = state.outcome.reason
-        self.accepted += reason is None
-        self.failed += reason is not None
-        self.in_doubt += reason is Reason.IN_DOUBT
 
 
 class Recorder(Protocol):

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from uploader.adoption import adopt
 from uploader.books import Books
-from uploader.desk import Desk, FileReport, Plan, Watcher, open_desk, reserved, results_note, write_out
+from uploader.calls import Due
+from uploader.desk import Desk, Watcher, open_desk
 from uploader.errors import InputError, LedgerRefusal, UploaderError
+from uploader.file_report import FileReport
 from uploader.identity import RUN_ID, RunIdentity
 from uploader.judge import Judge, Kept, Permissions
 from uploader.ledger import Ledger
@@ -19,13 +21,15 @@ from uploader.model import Batch, RowState, Status
 from uploader.notes import Level, Note
 from uploader.overlap import RowSketches, merged
 from uploader.own_events import OwnEvents, OwnIds, own_events_of
-from uploader.posting import Due, Progress
+from uploader.plan import Plan
+from uploader.progress import Progress
 from uploader.replay_log import ReplayLog, open_own_file
 from uploader.reservation import choose_replay_names
 from uploader.run_file import RunFacts, known_run, remembered
 from uploader.run_report import report_of_run
 from uploader.schema import RowCheck
 from uploader.seen import SeenRows
+from uploader.writing import reserved, results_note, write_out
 
 
 def replay(path: Path, *, plan: Plan, watcher: Watcher, permissions: Permissions) -> FileReport:

@@ -6,11 +6,11 @@ import time
 from datetime import datetime
 
 from uploader.books import Books
-from uploader.desk import FileReport
 from uploader.errors import UploaderError
+from uploader.file_report import FileReport
 from uploader.ledger import Ledger
 from uploader.mapping import ColumnMap
-from uploader.posting import Progress
+from uploader.progress import Progress
 from uploader.readers import UsageLog
 from uploader.reservation import Reservation
 

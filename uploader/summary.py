@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from uploader.books import Account, Entry
-from uploader.desk import FileReport
 from uploader.errors import ExitCode, ImbalanceError, RefusedError
+from uploader.file_report import FileReport
 from uploader.mapping import AS_IT_STANDS, ColumnMap
 from uploader.model import Reason
 from uploader.timings import Interval, Latency

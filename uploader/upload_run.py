@@ -7,21 +7,25 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from uploader.admission import admitted, fitted_check, own_ids_of, read_through, sketches_of
+from uploader.admission import admitted, own_ids_of, read_through, sketches_of
 from uploader.answers import Answers
-from uploader.desk import Desk, FileReport, Plan, Watcher, open_desk, results_note, write_out
+from uploader.desk import Desk, Watcher, open_desk
 from uploader.due_rows import due_rows
 from uploader.errors import LedgerFault, SettingsError, StoppedError, UploaderError
+from uploader.file_report import FileReport
 from uploader.guards import InputFacts
 from uploader.identity import EventIds
 from uploader.ledger import Ledger
+from uploader.log_check import fitted_check
 from uploader.marker import Marker
 from uploader.naming import Naming
 from uploader.notes import Level, Note
-from uploader.posting import Progress
+from uploader.plan import Plan
+from uploader.progress import Progress
 from uploader.readers import UsageLog, open_usage_log
 from uploader.reservation import Reservation
 from uploader.run_report import report_of_run
+from uploader.writing import results_note, write_out
 
 
 def upload(paths: Sequence[Path], *, plan: Plan, watcher: Watcher) -> list[FileReport]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from uploader.admission import demand_within_budget, fitted_check
 from uploader.books import ByReason
-from uploader.desk import FileReport
+from uploader.file_report import FileReport
 from uploader.findings import CheckFindings, EventCells
+from uploader.log_check import demand_within_budget, fitted_check
 from uploader.mapping import ColumnMap
 from uploader.model import Outcome
 from uploader.own_events import OwnIds, event_in

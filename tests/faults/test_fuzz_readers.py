@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.faults.tally import Extent
-from uploader.admission import fitted_check
 from uploader.errors import UploaderError
+from uploader.log_check import fitted_check
 from uploader.model import Row
 from uploader.readers import open_usage_log
 from uploader.schema import EVENT_COLUMNS, RowSchema

@@ -19,10 +19,12 @@ import pytest
 from tests.billing_answers import Answer, Then, reply
 from tests.billing_contract import Received, contract
 from tests.billing_server import BillingServer
-from uploader.desk import FileReport, Plan, Watcher
+from uploader.desk import Watcher
 from uploader.errors import UploaderError
+from uploader.file_report import FileReport
 from uploader.judge import Permissions
 from uploader.notes import Level, Note
+from uploader.plan import Plan
 from uploader.replay_run import replay
 from uploader.settings import Settings
 from uploader.upload_run import upload

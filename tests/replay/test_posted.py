@@ -30,7 +30,7 @@ from tests.replay.scene import (
     whichever,
 )
 from uploader.judge import Permissions
-from uploader.posting import Progress
+from uploader.progress import Progress
 from uploader.upload_run import upload
 
 

@@ -19,8 +19,9 @@ from tests.billing_answers import Answer, reply
 from tests.billing_contract import Received
 from tests.billing_server import BillingServer
 from tests.results.written import HEADER, QUICK_FOLDER, Run, column, rejected, reread, usage_log
-from uploader.desk import Plan, Watcher
+from uploader.desk import Watcher
 from uploader.errors import InputError
+from uploader.plan import Plan
 from uploader.results import OWN_COLUMNS
 from uploader.settings import Settings
 from uploader.upload_run import upload

@@ -121,7 +121,7 @@ WRITER = """
 import sys
 from pathlib import Path
 
-from uploader.desk import reserved, write_out
+from uploader.writing import reserved, write_out
 from uploader.identity import RunIdentity
 from uploader.ledger import Ledger
 from uploader.model import Outcome, Reason, RowState

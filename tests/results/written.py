@@ -13,7 +13,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from uploader.desk import reserved, write_out
 from uploader.errors import LedgerFault
 from uploader.identity import RunIdentity
 from uploader.ledger import Ledger
@@ -22,6 +21,7 @@ from uploader.parquet_log import AnnotatedParquetWriter, ParquetLog
 from uploader.readers import UsageLog, open_usage_log
 from uploader.reservation import Names, Reservation, choose_names
 from uploader.results import OWN_COLUMNS, write_results
+from uploader.writing import reserved, write_out
 
 HEADER = "tenant_id,device_id,meter_id,total_usage"
 INPUT = f"{HEADER}\nacme,d1,api,1\nglobex,d2,api,2\ninitech,d3,api,3\n"

@@ -46,7 +46,7 @@ _LOOP = "the loop: which row next"
 PASS_BY_FUNCTION = {
     ("admission", "read_through"): "first pass",
     ("posting", "post_all"): "posting",
-    ("desk", "write_out"): "results",
+    ("writing", "write_out"): "results",
 }
 _PASSES = (*PASS_BY_FUNCTION.values(), "besides")
 

@@ -1,0 +1,37 @@
+"""What a usage log must be as a whole, whatever its rows are."""
+
+from __future__ import annotations
+
+from uploader.errors import InputError
+from uploader.mapping import AS_IT_STANDS, ColumnMap
+from uploader.readers import UsageLog
+from uploader.schema import RowCheck, RowSchema
+from uploader.settings import FailureBudget
+
+
+def fitted_check(log: UsageLog, schema: RowSchema, mapping: ColumnMap = AS_IT_STANDS) -> RowCheck:
+    """Fit the schema to a usage log.
+
+    Raises:
+        InputError: a column is missing, or the file is one that this program wrote.
+    """
+    own = [column for column in log.columns if column.startswith("upload_")]
+    if own:
+        raise InputError(
+            f"{log.path}: its column {own[0]!r} is one that results and failed files have",
+            remedy=f"to send its failed rows again: uploader replay {log.path}",
+        )
+    return schema.for_columns(log.columns, path=log.path, mapping=mapping)
+
+
+def demand_within_budget(log: UsageLog, bad: int, budget: FailureBudget | None) -> None:
+    """Refuse a log that was read through, and so many of whose rows are bad.
+
+    Raises:
+        InputError: they are more than the failure budget allows.
+    """
+    if budget is not None and bad > budget.most_failed(rows=log.row_count):
+        raise InputError(
+            f"{log.path}: {bad:,} of {log.row_count:,} rows are invalid or malformed, more than --max-failed allows",
+            remedy=f"nothing was posted; see which: uploader validate {log.path}",
+        )
