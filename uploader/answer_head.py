@@ -11,6 +11,8 @@ _FINAL_HEAD = re.compile(
     rb"^http/1\.[01] (?!1\d\d)(\d{3})(?:[ \r][^\n]*)?(\n(?:(?!\r?\n)[^\n]*\n)*)\r?\n", re.MULTILINE
 )
 _FRAMED = re.compile(rb"\ncontent-length:[ \t]*[0-9]+[ \t]*\r?\n|\ntransfer-encoding:.*\bchunked[ \t]*\r?\n")
+_DAMAGED = re.compile(rb"\r(?!\n)|[\0-\x08\x0b\x0c\x0e-\x1f\x7f]")
+"""Forbidden by RFC 9112 section 2.2 and RFC 9110 section 5.5; libcurl takes any line that begins with CR for empty."""
 _RETRY_AFTER = re.compile(rb"\nretry-after:[ \t]*([^\r\n]*?)[ \t]*\r?\n")
 
 
@@ -24,10 +26,10 @@ class Head(NamedTuple):
 
 @functools.lru_cache(maxsize=64)  # most backends answer alike but for the Date, and so within a second
 def final_head(heads: bytes) -> Head | None:
-    """Read the last of the heads that came, interim ones passed over; None when it is not whole."""
+    """Read the last of the heads that came, interim ones passed over; None when it is not whole, or any is damaged."""
     lowered = heads.lower()
     found = list(_FINAL_HEAD.finditer(lowered))
-    if not found or b"\0" in heads:  # RFC 9110 section 5.5: a NUL is dangerous; libcurl lets one pass between heads
+    if not found or _DAMAGED.search(heads):
         return None
     start, end = found[-1].span(2)
     retry_after = _RETRY_AFTER.search(lowered, start, end)

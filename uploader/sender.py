@@ -321,7 +321,7 @@ def _demand_single_send() -> None:
 
 def _in_words(code: int, words: str) -> str:
     if not code:
-        return "the answer ended inside its head"
+        return "the head of the answer is cut short or damaged"
     if code == pycurl.E_ABORTED_BY_CALLBACK:  # by our guard, as the connection was lost
         words = "the connection was closed before any answer"
     return f"{words or 'the answer ended before it was whole'} (libcurl {code})"

@@ -67,6 +67,11 @@ def test_a_whole_answer_is_an_acceptance(billing_server: BillingServer, answer: 
 
 IN_DOUBT_BY_NAME = {
     "NUL between heads": Answer(data=b"HTTP/1.1 100 X\r\n\r\x00\nHTTP/1.1 202 X\r\nContent-Length: 2\r\n\r\n{}"),
+    "a control character between heads": Answer(
+        data=b"HTTP/1.1 100 X\r\n\r\x01\nHTTP/1.1 202 X\r\nContent-Length: 2\r\n\r\n{}"
+    ),
+    "CR alone between heads": Answer(data=b"HTTP/1.1 100 X\r\n\rX\nHTTP/1.1 202 X\r\nContent-Length: 2\r\n\r\n{}"),
+    "a control character in the head": Answer(data=b"HTTP/1.1 202 X\r\nContent-Length: 2\r\nX: \x1b\r\n\r\n{}"),
     "end without a byte": Answer(then=Then.FIN),
     "reset without a byte": Answer(then=Then.RST),
     "hang without a byte": Answer(then=Then.HANG),
