@@ -394,6 +394,17 @@ def test_several_files_are_posted_in_order_each_with_its_own_results(home: Home,
     assert run.stdout.index("day2.csv:") < run.stdout.index("day1.parquet:") < run.stdout.index("day3.csv:")
 
 
+def test_several_files_are_summed_up_in_the_end(home: Home) -> None:
+    """The last line counts rows and units of all files, and the files that could not be taken; one file needs none."""
+    write_csv(home.folder / "day1.csv", [("acme", "d", "m", 5), ("acme", "", "m", 3)])
+    write_csv(home.folder / "day2.csv", [("acme", "e", "m", 7)])
+    run = home.run_here("upload", "day1.csv", "day2.csv", "day3.csv")
+    assert run.stdout.splitlines()[-1] == (
+        "all 3 files: 2 of 3 rows accepted (12 of 15 units), 1 failed; 1 not done, see above"
+    )
+    assert "all" not in home.run_here("upload", "day2.csv").stdout
+
+
 def test_files_of_one_name_get_results_of_their_own(home: Home, billing_server: BillingServer) -> None:
     """In one --results-dir the second usage.csv takes the next free name, and neither is overwritten."""
     rows = usage_rows(4)

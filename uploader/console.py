@@ -84,11 +84,24 @@ class Display:
 
 
 def summary(reports: Sequence[FileReport], *, replay_options: str | None) -> str:
-    """Sum up a command: of each file the counts, the units, where the results are, and what to run next.
+    """Sum up a command: of each file the counts, the units, where the results are, and what to run next; then of all.
 
     replay_options: what a replay must be given too, such as ``--ledger``; None when there can be no replay.
     """
-    return "\n".join(_file_summary(report, replay_options=replay_options) for report in reports)
+    texts = [_file_summary(report, replay_options=replay_options) for report in reports]
+    return "\n".join([*texts, _summary_of_all(reports)] if len(reports) > 1 else texts)
+
+
+def _summary_of_all(reports: Sequence[FileReport]) -> str:
+    entries = [(reason, entry) for report in reports for reason, entry in report.entry_by_reason.items()]
+    rows, units = sum(entry.rows for _, entry in entries), sum(entry.units for _, entry in entries)
+    accepted = [entry for reason, entry in entries if reason is None]
+    accepted_rows, accepted_units = sum(entry.rows for entry in accepted), sum(entry.units for entry in accepted)
+    not_done = sum(report.error is not None for report in reports)
+    return (
+        f"all {len(reports):,} files: {accepted_rows:,} of {rows:,} rows accepted ({accepted_units:,} of {units:,} "
+        f"units), {rows - accepted_rows:,} failed" + (f"; {not_done:,} not done, see above" if not_done else "")
+    )
 
 
 def _file_summary(report: FileReport, *, replay_options: str | None) -> str:
