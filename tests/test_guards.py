@@ -410,7 +410,7 @@ def test_of_uploads_that_begin_at_once_each_heeds_those_before_it(
     write_csv(home.folder / "before.csv", usage_rows(60)[30:])  # with which all are compared: that takes a while
     assert home.run_here("upload", "before.csv").exit_code == 0
     with contextlib.ExitStack() as all_of_them:
-        with turn(home.ledger / "beginning.lock", should_stop=lambda: False):
+        with turn(home.ledger / "beginning.lock", waits=lambda: None, should_stop=lambda: False):
             processes = [all_of_them.enter_context(home.started("upload", f"{name}.csv")) for name in "abcd"]
             for process in processes:
                 assert process.stderr is not None
@@ -421,16 +421,17 @@ def test_of_uploads_that_begin_at_once_each_heeds_those_before_it(
 
 
 def test_a_signal_ends_the_wait_for_others_that_begin(home: Home, billing_server: BillingServer) -> None:
-    """Nothing was begun, and nothing is left beside the file."""
+    """It says that it waits; then nothing was begun, and nothing is left beside the file."""
     write_csv(home.folder / "usage.csv", usage_rows(2))
     home.ledger.mkdir()
     with (
-        turn(home.ledger / "beginning.lock", should_stop=lambda: False),
+        turn(home.ledger / "beginning.lock", waits=lambda: None, should_stop=lambda: False),
         home.started("upload", "usage.csv") as process,
     ):
         assert process.stderr is not None
         assert "being read" in process.stderr.readline()
         assert "rows read" in process.stderr.readline()
+        assert "usage.csv: waits while another upload begins" in process.stderr.readline()
         process.send_signal(signal.SIGTERM)
         last = ended(process)
     assert (last.exit_code, billing_server.received) == (143, [])

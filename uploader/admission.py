@@ -130,7 +130,8 @@ def admitted(
         StoppedError: ``should_stop`` said so while others began.
     """
     with contextlib.ExitStack() as held:
-        with _turn_to_begin(plan.ledger_folder, should_stop):
+        waiting = Note("waits while another upload begins", "waiting_to_begin", path=log.path)
+        with _turn_to_begin(plan.ledger_folder, lambda: say(waiting), should_stop):
             identity = admitted_run(log, facts, rows, plan, say=say)
             ledger = held.enter_context(Ledger(plan.ledger_folder, identity))
             own_events = held.enter_context(own_events_of(ledger, own_ids))
@@ -147,11 +148,11 @@ def admitted(
 
 
 @contextlib.contextmanager
-def _turn_to_begin(ledger_folder: Path, should_stop: Callable[[], bool]) -> Iterator[None]:
+def _turn_to_begin(ledger_folder: Path, waits: Callable[[], None], should_stop: Callable[[], bool]) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         try:
             ledger_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            held.enter_context(turn(ledger_folder / "beginning.lock", should_stop=should_stop))
+            held.enter_context(turn(ledger_folder / "beginning.lock", waits=waits, should_stop=should_stop))
         except OSError as error:
             raise unusable(ledger_folder, error) from error
         yield

@@ -55,9 +55,10 @@ class Lock:
 
 
 @contextlib.contextmanager
-def turn(path: Path, *, should_stop: Callable[[], bool]) -> Iterator[None]:
+def turn(path: Path, *, waits: Callable[[], None], should_stop: Callable[[], bool]) -> Iterator[None]:
     """Hold a lock that others wait for, each for its turn.
 
+    waits:       called once, if another process has it.
     should_stop: asked all the time; True ends the wait.
 
     Raises:
@@ -67,18 +68,23 @@ def turn(path: Path, *, should_stop: Callable[[], bool]) -> Iterator[None]:
     """
     file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
-        if not _is_taken(file, fcntl.LOCK_EX, tries=_TRIES_FOR_A_TURN, should_stop=should_stop):
-            if should_stop():
-                raise StoppedError(
-                    "not begun, because the command was interrupted", remedy="run the same command again"
-                )
-            raise LedgerRefusal(
-                f"{path} has been held for a minute by another command that begins",
-                remedy="end it, if it hangs, then run the same command again",
-            )
+        if not _is_taken(file, fcntl.LOCK_EX, tries=1):
+            waits()
+            _wait_for(file, path, should_stop)
         yield
     finally:
         os.close(file)
+
+
+def _wait_for(file: int, path: Path, should_stop: Callable[[], bool]) -> None:
+    if _is_taken(file, fcntl.LOCK_EX, tries=_TRIES_FOR_A_TURN, should_stop=should_stop):
+        return
+    if should_stop():
+        raise StoppedError("not begun, because the command was interrupted", remedy="run the same command again")
+    raise LedgerRefusal(
+        f"{path} has been held for a minute by another command that begins",
+        remedy="end it, if it hangs, then run the same command again",
+    )
 
 
 def holder(path: Path) -> str:
