@@ -43,7 +43,7 @@ class Answers:
             else:
                 for row, state in zip(batch.rows, states, strict=True):
                     self._books.give_out(self._naming.check.units(row), state)
-                _keep_originals(batch.rows, states, self._naming, self._ledger)
+                _keep_originals(log, batch.rows, states, self._naming, self._ledger)
             if self._posted is not None:
                 self._posted.add_all(_cells_posted(batch.rows, states))
             if self._own_events is not None:
@@ -76,14 +76,17 @@ def _told_of_edits(rows: Sequence[Row], states: list[RowState], naming: Naming, 
     return states
 
 
-def _keep_originals(rows: Sequence[Row], states: Sequence[RowState], naming: Naming, ledger: Ledger) -> None:
-    failed = {
-        row.number: naming.stated(row)
-        for row, state in zip(rows, states, strict=True)
-        if state.outcome.reason is not None and not row.fault
-    }
-    if failed:
-        ledger.edits.keep_originals(failed)
+def _keep_originals(
+    log: UsageLog, rows: Sequence[Row], states: Sequence[RowState], naming: Naming, ledger: Ledger
+) -> None:
+    failed = [
+        row for row, state in zip(rows, states, strict=True) if state.outcome.reason is not None and not row.fault
+    ]
+    if not failed:
+        return
+    stated = {row.number: naming.stated(row) for row in failed}
+    as_text = {row.number: naming.read_otherwise(row, log.as_text(row)) for row in failed}
+    ledger.edits.keep_originals(stated, as_text_by_row={number: cells for number, cells in as_text.items() if cells})
 
 
 def _cells_posted(rows: Sequence[Row], states: Sequence[RowState]) -> list[Sequence[Cell]]:

@@ -20,19 +20,34 @@ where not exists (select 1 from outcome where row = posted.row and (reason is nu
 """  # noqa: S608 -- words of ours alone
 
 
+_AS_TEXT = "upload_as_text"
+"""Beside a row's cells, and no column's name: those of ours begin like that, and a log with one is refused."""
+
+
 class Edits:
     """A part of one run's file; its methods raise LedgerFault as those of the ledger do."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def keep_originals(self, cells_by_row: CellsByRow) -> None:
-        """Keep failed rows' cells as they were, so that a replay can tell what was edited; the first ones stay."""
+    def keep_originals(self, cells_by_row: CellsByRow, *, as_text_by_row: CellsByRow) -> None:
+        """Keep failed rows' cells as they were, so that a replay can tell what was edited; the first ones stay.
+
+        as_text_by_row: those cells that are read as something else once they are written as text, as that is read.
+        """
+        cells_by_row |= {row: {**cells_by_row[row], _AS_TEXT: as_text} for row, as_text in as_text_by_row.items()}
         self._keep("insert or ignore into original values (?, ?)", cells_by_row)
 
     def originals(self, rows: Sequence[int]) -> CellsByRow:
         """Give back what ``keep_originals`` kept of some rows."""
-        return self._kept("original", rows)
+        return {
+            row: {column: cell for column, cell in cells.items() if column != _AS_TEXT}
+            for row, cells in self._kept("original", rows).items()
+        }
+
+    def as_text(self, rows: Sequence[int]) -> CellsByRow:
+        """Give back which cells of some rows are read as something else once they are written as text, and as what."""
+        return {row: cells[_AS_TEXT] for row, cells in self._kept("original", rows).items() if _AS_TEXT in cells}
 
     def keep_posted(self, cells_by_row: CellsByRow) -> None:
         """Keep what is about to be posted for some rows, where that is not what was posted before or the original."""

@@ -78,6 +78,7 @@ class Judge:
         self.failed_rows = 0
         self._state_by_file_row: dict[int, RowState] = {}
         self._posted_by_row: dict[int, dict[str, Any]] = {}
+        self._as_text_by_row: dict[int, dict[str, Any]] = {}
 
     def decide(self, entries: Sequence[Entry]) -> list[Due | RowState | Kept]:
         """Decide of the next rows; a state that is given as such is to be recorded."""
@@ -85,6 +86,7 @@ class Judge:
         numbers = [entry.number for entry in entries]
         originals = self._ledger.edits.originals(numbers)
         self._posted_by_row = self._ledger.edits.posted(numbers)
+        self._as_text_by_row = self._ledger.edits.as_text(numbers)
         decisions = []
         posted: dict[int, dict[str, Any]] = {}
         for entry in entries:
@@ -241,6 +243,14 @@ class Judge:
         if entry.row.fault:
             return Kept(replace(state, outcome=Outcome(Reason.MALFORMED, entry.row.fault)))
         stated = {**self._own_id_stated(entry), **self._check.stated(entry.row)}
+        as_text = self._as_text_by_row.get(entry.number, {})
+        if unedited := [column for column, cell in as_text.items() if stated.get(column) == cell]:
+            words = "; ".join(
+                f"{column}: {shown(stated[column])} is how this file spells a cell that was no such text or number; "
+                "write what is meant"
+                for column in unedited
+            )
+            return Kept(replace(state, outcome=Outcome(Reason.INVALID, words)))
         damaged = damaged_columns(original, stated)
         if damaged and not self._permissions.accept_changes:
             words = "; ".join(

@@ -28,6 +28,13 @@ class Naming:
         own_id = {} if self.own_ids is None else self.own_ids.stated(row)
         return {**own_id, **self.check.stated(row)}
 
+    def read_otherwise(self, row: Row, as_text: Row) -> dict[str, Any]:
+        """Give those of the row's cells, by column, that are read as something else in a copy of it, and as what."""
+        own_id = {} if self.own_ids is None else self.own_ids.stated(as_text)
+        if self.own_ids is not None and own_id == self.own_ids.stated(row):
+            own_id = {}
+        return {**own_id, **self.check.read_otherwise(row, as_text)}
+
     def event_id(self, row: Row, *, last_own_id: str = "") -> str:
         """Give a row's event id.
 

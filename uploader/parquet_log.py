@@ -33,6 +33,7 @@ _ROW_GROUP_BYTES = 16 * 1024 * 1024
 _DICTIONARY_BYTES = 64 * 1024
 _WRITE_AGAIN = "copy the file again, or write it again"
 # What makes a CSV cell need quotes.
+_WHOLE = re.compile(r"\.0+\Z")
 _SPECIAL = re.compile('[",\r\n]')
 
 
@@ -115,10 +116,15 @@ class ParquetLog(OpenLog):
             )
         self._row_count = count
 
+    def as_text(self, row: Row) -> Row:
+        """Give a readable row with its cells as ``record_text`` renders them."""
+        return Row(row.number, [_cell_text(cell) for cell in row.cells], row.text)
+
     def record_text(self, row: Row) -> str:
         """Render the row as a CSV record.
 
-        Decimals and whole floats stand in plain notation, other floats in their shortest exact form, null as nothing,
+        Decimals stand in plain notation, whole ones and whole floats ending in .0, but for decimals without places;
+        other floats in their shortest exact form, null as nothing,
         binary as hexadecimal digits, lists and structs as JSON. Bytes that are not UTF-8 are surrogate-escaped.
         """
         return row.text or _csv_record([_cell_text(cell) for cell in row.cells])
@@ -242,7 +248,8 @@ def _cell_text(cell: Cell) -> str:
     if isinstance(cell, (list, tuple, dict)):
         return json.dumps(cell, ensure_ascii=False, default=_cell_text)
     if isinstance(cell, Decimal):
-        return format(cell, "f")
+        # "1.00" is no integer to a replay.
+        return _WHOLE.sub(".0", format(cell, "f"))
     if isinstance(cell, float) and cell.is_integer():
         return f"{cell:.1f}"  # not 1e+16, which a replay could not read as an integer
     return cell.hex() if isinstance(cell, bytes) else str(cell)

@@ -65,6 +65,9 @@ class UsageLog(Protocol):
     def batches(self) -> Iterator[Batch]:
         """Read the whole file from its start, at most 1000 rows at a time, numbered from 1."""
 
+    def as_text(self, row: Row) -> Row:
+        """Give a readable row with its cells as the CSV record has them: itself unless the file is Parquet."""
+
     def record_text(self, row: Row) -> str:
         """Give the row as a CSV record in the log's own dialect, without line end."""
 

@@ -223,6 +223,15 @@ class RowCheck:
             if column in EVENT_COLUMNS and (value := read(row.cells[index])) is not None and value is not ABSENT
         }
 
+    def read_otherwise(self, row: Row, as_text: Row) -> dict[str, Any]:
+        """Give those of the event's cells that are read as something else in a copy of the row, and as what."""
+        pairs = [
+            (column, read(row.cells[index]), read(as_text.cells[index]))
+            for column, index, read in self._readers
+            if column in EVENT_COLUMNS and row.cells[index] is not None
+        ]
+        return {column: now for column, was, now in pairs if type(now) is not type(was) or now != was}
+
     def _all_problems(self, values: dict[str, Any], event: UsageEvent) -> str:
         problems_by_column: dict[str, list[str]] = {column: [] for column, _, _ in self._readers}
         for error in self._validator.iter_errors(values):

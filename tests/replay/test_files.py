@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import replace
 from decimal import Decimal
@@ -10,12 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.billing_answers import Answer
 from tests.replay.scene import (
     HEADER,
     LOST,
     NEVER,
     NO,
+    NOT_NOW,
     Scene,
+    any_permissions,
     cells,
     edited,
     failed_file,
@@ -24,6 +28,7 @@ from tests.replay.scene import (
     save,
     setting,
 )
+from uploader.judge import Permissions
 
 # --- names ------------------------------------------------------------------------------------------------------------
 
@@ -101,7 +106,7 @@ def test_results_in_parquet_can_be_replayed(scene: Scene) -> None:
     assert [row["upload_reason"] for row in rows] == ["", "in_doubt", "", "invalid"]
     assert [row["total_usage"] for row in rows] == ["1", str(2**53 + 1), "3", ""]
     assert {row["flag"] for row in rows} == {"true"}
-    assert {(row["meter_id"], row["price"]) for row in rows} == {('a,\r"b', "100.00")}
+    assert {(row["meter_id"], row["price"]) for row in rows} == {('a,\r"b', "100.0")}
     assert scene.posted()[3:] == [("acme", "d1", 'a,\r"b', 1)]
 
 
@@ -148,3 +153,56 @@ def test_further_columns_are_carried_through(scene: Scene) -> None:
     (row,) = read(results_file(report))
     assert (row["note"], row["more"], row["by whom"]) == ("a\nb", "00", "Ann; on\nMonday")
     assert list(row)[:7] == ["note", *HEADER.split(","), "more", "by whom"]
+
+
+UNEDITED = {
+    "binary usage": {"total_usage": pa.array([b"5", b"12"], pa.binary())},
+    "float ids": {"device_id": pa.array([101.0, 1.5])},
+    "not a number": {"device_id": pa.array([math.nan, math.nan])},
+    "binary ids": {"meter_id": pa.array([b"cpu", b"api"], pa.binary())},
+    "truth values": {"tenant_id": pa.array([True, False])},
+    "decimal ids": {"device_id": pa.array([Decimal("1.50"), Decimal("2.00")])},
+}
+
+
+@pytest.mark.parametrize("columns", UNEDITED.values(), ids=UNEDITED.keys())
+@any_permissions
+def test_what_a_parquet_upload_refused_a_replay_refuses_until_it_is_edited(
+    scene: Scene, columns: dict[str, pa.Array], permissions: Permissions
+) -> None:
+    """The failed file spells typed cells as text, which is no word of a person that the text is meant."""
+    usual = {"tenant_id": ["acme"] * 2, "device_id": ["d", "e"], "meter_id": ["api"] * 2, "total_usage": [1, 2]}
+    log = scene.folder / "usage.parquet"
+    pq.write_table(pa.table({**usual, **columns}), log)
+    report = scene.upload(log)
+    for _ in range(2):  # what a replay writes is as unedited
+        report = scene.replay(failed_file(report), permissions)
+        assert report.failed_rows == 2
+        assert set(cells(failed_file(report), "upload_reason")) == {"invalid"}
+    assert scene.posted() == []
+    [column] = columns
+    mended = edited(failed_file(report), setting(**{column: "7"}))
+    assert scene.replay(mended, permissions).failed_rows == 0
+
+
+def test_an_unedited_float_is_no_own_event_id(scene: Scene) -> None:
+    """With --event-id, too: as text the id would be another than the mended log's."""
+    scene.plan = replace(scene.plan, event_id="id")
+    log = scene.folder / "usage.parquet"
+    event = {"tenant_id": ["acme"], "device_id": ["d"], "meter_id": ["api"], "total_usage": [1]}
+    pq.write_table(pa.table({**event, "id": [101.0]}), log)
+    report = scene.replay(failed_file(scene.upload(log)))
+    assert (report.failed_rows, scene.posted()) == (1, [])
+    assert "id: '101.0' is how this file spells" in cells(failed_file(report), "upload_detail")[0]
+
+
+@pytest.mark.parametrize("answer", [NOT_NOW, NEVER], ids=["not recorded", "in doubt"])
+def test_decimal_usage_is_replayed_unedited(scene: Scene, answer: Answer) -> None:
+    """A whole decimal is written so that it is read as the same integer."""
+    log = scene.folder / "usage.parquet"
+    event = {"tenant_id": ["acme"], "device_id": ["d"], "meter_id": ["api"], "total_usage": [Decimal("7.00")]}
+    pq.write_table(pa.table(event), log)
+    scene.answers["d"] = [answer]
+    failed = failed_file(scene.upload(log))
+    assert scene.replay(edited(failed, scene.mark)).failed_rows == 0
+    assert scene.posted()[-1][3] == 7
