@@ -170,6 +170,60 @@ def test_columns_in_another_order_are_the_same_rows(home: Home, billing_server: 
     assert len(billing_server.posts) == 20
 
 
+def test_a_run_goes_on_only_with_rows_that_no_other_posted_meanwhile(home: Home, billing_server: BillingServer) -> None:
+    """What stopped before it posted, and then went up in another file, is not posted by the same command again."""
+    rows = usage_rows(20)
+    write_csv(home.folder / "night.csv", rows)
+    billing_server.respond = lambda _: reply(401)
+    assert home.run_here("upload", "night.csv").exit_code == 3
+    billing_server.respond = contract
+    assert home.run_here("upload", write_csv(home.folder / "whole.csv", usage_rows(24))).exit_code == 0
+    for options in ((), ("--dry-run",)):
+        again = home.run_here("upload", "night.csv", *options)
+        assert again.exit_code == 2, again.said
+        assert "about 100% of the rows that it has still to post were posted before" in again.said
+    assert set(billing_server.billed().values()) == {1}
+    assert home.run_here("upload", "night.csv", "--allow-overlap").exit_code == 0
+    assert len(billing_server.billed()) == 24
+    assert sum(billing_server.billed().values()) == 44
+
+
+def test_a_run_goes_on_with_rows_that_it_was_allowed_to_post(home: Home, billing_server: BillingServer) -> None:
+    """What it was compared with when it began does not hold it up, whatever share of its last rows that has."""
+    rows = usage_rows(40)
+    assert home.run_here("upload", write_csv(home.folder / "before.csv", rows[24:])).exit_code == 0
+    write_csv(home.folder / "usage.csv", rows)
+    billing_server.respond = lambda received: (
+        contract(received) if received.method == "GET" or received.billed_row in rows[:24] else reply(408)
+    )
+    assert home.run_here("upload", "usage.csv", "--retries", "0").exit_code in (1, 3)
+    billing_server.respond = contract
+    assert home.run_here("upload", "usage.csv").exit_code == 0
+
+
+def test_an_unfinished_run_that_has_the_rows_is_to_go_on_first(home: Home, billing_server: BillingServer) -> None:
+    """All its rows count as posted, and the way on is not to take the guard away."""
+    kill_an_upload(home, billing_server)
+    longer = write_csv(home.folder / "longer.csv", usage_rows(8))
+    refused = home.run_here("upload", longer)
+    assert refused.exit_code == 2
+    assert "in the unfinished run r" in refused.said
+    assert "-- first continue r" in refused.said
+
+
+def test_rows_that_a_replay_corrected_count_as_posted_ever(home: Home, billing_server: BillingServer) -> None:
+    """Also once the upload was run again, whose log has them as they were."""
+    rows = usage_rows(12)
+    write_csv(home.folder / "usage.csv", [(*row[:3], f"{row[3]}e0") for row in rows])
+    assert home.run_here("upload", "usage.csv").exit_code == 1
+    failed = home.folder / "usage.failed.csv"
+    failed.write_text(failed.read_text().replace("e0,", ","))
+    assert home.run_here("replay", "usage.failed.csv").exit_code == 0
+    assert home.run_here("upload", "usage.csv").exit_code == 0
+    assert home.run_here("upload", write_csv(home.folder / "fixed.csv", rows)).exit_code == 2
+    assert billing_server.billed() == Counter(rows)
+
+
 @pytest.mark.parametrize("options", [("--allow-overlap",), ("--period", "2026-12")])
 def test_overlap_that_is_meant_is_taken(home: Home, billing_server: BillingServer, options: tuple[str, ...]) -> None:
     """--allow-overlap, and another period, take rows that look as if they were posted before."""

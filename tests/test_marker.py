@@ -65,8 +65,12 @@ def test_sketches_are_kept_by_destination_and_period(tmp_path: Path) -> None:
     other, elsewhere = replace(IDENTITY, content_sha256="1f" * 32), replace(IDENTITY, period="2026-11")
     for identity, rows in ((IDENTITY, b"1"), (IDENTITY, b"2"), (other, b"3"), (elsewhere, b"4")):
         SeenRows(tmp_path, identity, event_id=None).keep(rows)
-    assert SeenRows(tmp_path, IDENTITY, event_id=None).own() == b"2"
-    assert SeenRows(tmp_path, IDENTITY, event_id=None).kept_by_run_id() == {other.run_id: b"3"}
-    assert SeenRows(tmp_path, elsewhere, event_id=None).kept_by_run_id() == {}
-    assert SeenRows(tmp_path, replace(other, period="2026-11"), event_id=None).own() is None
+    assert SeenRows(tmp_path, other, event_id=None).kept_by_run() == {IDENTITY.run_id: b"2"}
+    assert SeenRows(tmp_path, IDENTITY, event_id=None).kept_by_run() == {other.run_id: b"3"}
+    assert SeenRows(tmp_path, elsewhere, event_id=None).kept_by_run() == {}
+    SeenRows(tmp_path, IDENTITY, event_id=None).keep_replays(b"5")
+    assert SeenRows(tmp_path, IDENTITY, event_id=None).own_replays() == b"5"
+    seen = SeenRows(tmp_path, other, event_id=None)
+    assert seen.kept_by_run() == {IDENTITY.run_id: b"2", f"{IDENTITY.run_id} (replays)": b"5"}
+    assert seen.kept_by_run(but_for=seen.written()) == {}
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*.theta")} == {0o600}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from uploader.books import Books
 from uploader.database import unusable
@@ -16,14 +17,14 @@ from uploader.ledger import Ledger
 from uploader.lock import turn
 from uploader.log_check import demand_within_budget
 from uploader.marker import demand_known_marks
-from uploader.model import Outcome
+from uploader.model import Outcome, RowState, UsageEvent
 from uploader.notes import Note
 from uploader.overlap import RowSketches
 from uploader.own_events import OwnEvents, OwnIds, demand_known_claims, event_in, own_events_of
 from uploader.plan import Plan
 from uploader.readers import UsageLog
 from uploader.reservation import Names, Reservation, choose_names
-from uploader.run_file import is_known
+from uploader.run_file import RunFacts, is_known
 from uploader.schema import RowCheck
 from uploader.seen import SeenRows
 from uploader.writing import reserved
@@ -91,9 +92,65 @@ def admitted_run(
     if not knows(identity.run_id) and not plan.again and not plan.allow_overlap:
         seen = SeenRows(plan.ledger_folder, identity, event_id=plan.event_id)
         notes = [demand_little_overlap(seen, sketch, path=log.path) for sketch in rows.each()]
-        for note in {note.text: note for note in notes if note is not None}.values():
+        for note in _each_once(notes):
             say(replace(note, run_id=identity.run_id))
     return identity
+
+
+class Knowledge(Protocol):
+    """What is asked of a run's ledger."""
+
+    def known(self, rows: Sequence[int]) -> dict[int, RowState]:
+        """Give the states of those rows that have one, by row number."""
+
+
+def rows_to_go(log: UsageLog, check: RowCheck, own_ids: OwnIds | None, known: Knowledge, plan: Plan) -> RowSketches:
+    """Sketch the rows that a run which goes on would post."""
+    sketch = sketches_of(log, plan)
+    for batch in log.batches():
+        before = known.known([row.number for row in batch.rows])
+        sketch.add_all(
+            [
+                row.cells
+                for row in batch.rows
+                if not (row.number in before and before[row.number].outcome.may_be_recorded)
+                and isinstance(event_in(row, check, own_ids), UsageEvent)
+            ]
+        )
+    return sketch
+
+
+def demand_little_overlap_since(
+    log: UsageLog,
+    check: RowCheck,
+    own_ids: OwnIds | None,
+    plan: Plan,
+    run: RunIdentity,
+    *,
+    known: Knowledge,
+    facts: RunFacts,
+) -> list[Note]:
+    """Refuse to go on with a run when most of the rows that it would post were posted by others meanwhile.
+
+    Gives notes of smaller shares. A run that just begins was compared as a whole.
+
+    known: what the run's ledger knows of its rows, and ``facts`` of itself.
+
+    Raises:
+        LedgerRefusal: nothing was posted by this command.
+    """
+    seen = SeenRows(plan.ledger_folder, run, event_id=plan.event_id)
+    compared = facts.get("compared", {})
+    if "input" not in facts or plan.allow_overlap or not seen.kept_by_run(but_for=compared):
+        return []
+    sketches = rows_to_go(log, check, own_ids, known, plan).each()
+    which = "the rows that it has still to post"
+    notes = [demand_little_overlap(seen, one, path=log.path, which=which, but_for=compared) for one in sketches]
+    return _each_once(notes)
+
+
+def _each_once(notes: Iterable[Note | None]) -> list[Note]:
+    return list({note.text: note for note in notes if note is not None}.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,11 +170,12 @@ class Admitted:
 @contextlib.contextmanager
 def admitted(
     log: UsageLog,
-    facts: InputFacts,
-    rows: RowSketches,
+    check: RowCheck,
     own_ids: OwnIds | None,
     plan: Plan,
     *,
+    facts: InputFacts,
+    rows: RowSketches,
     say: Callable[[Note], None],
     should_stop: Callable[[], bool],
 ) -> Iterator[Admitted]:
@@ -134,15 +192,20 @@ def admitted(
         with _turn_to_begin(plan.ledger_folder, lambda: say(waiting), should_stop):
             identity = admitted_run(log, facts, rows, plan, say=say)
             ledger = held.enter_context(Ledger(plan.ledger_folder, identity))
+            for note in demand_little_overlap_since(
+                log, check, own_ids, plan, identity, known=ledger, facts=ledger.facts()
+            ):
+                say(replace(note, run_id=identity.run_id))
             own_events = held.enter_context(own_events_of(ledger, own_ids))
             reservation = held.enter_context(reserved(names_for(log, plan), log, ledger, rows=log.row_count))
+            seen = SeenRows(plan.ledger_folder, identity, event_id=plan.event_id)
             ledger.begin(
                 path=str(log.path),
                 facts=[facts.name, facts.modified_nanoseconds],
                 rows=log.row_count,
                 event_id=plan.event_id,
+                compared=seen.written(),
             )
-            seen = SeenRows(plan.ledger_folder, identity, event_id=plan.event_id)
             seen.keep(rows.to_bytes())
         yield Admitted(ledger=ledger, own_events=own_events, reservation=reservation, seen=seen)
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from uploader.admission import admitted_run, names_for, own_ids_of, read_through
+from uploader.admission import admitted_run, demand_little_overlap_since, names_for, own_ids_of, read_through
 from uploader.api import Verdict
 from uploader.books import Books, Entry
 from uploader.calls import Due
@@ -39,7 +39,7 @@ from uploader.reservation import Reservation, room_needed_bytes
 from uploader.results import NOT_SENT
 from uploader.run_file import RunFacts, remembered
 from uploader.schema import RowCheck
-from uploader.seen import SeenRows
+from uploader.seen import COMPARED_WITH_NONE, SeenRows
 from uploader.upload_run import demand_names_for_all
 
 _WOULD_BE_POSTED = Outcome(None, "would be posted")
@@ -161,8 +161,8 @@ class _SeenOrHere(SeenRows):
         super().__init__(ledger_folder, identity, event_id=None)
         self._here = here
 
-    def kept_by_run_id(self) -> dict[str, bytes]:
-        return {**super().kept_by_run_id(), **self._here}
+    def kept_by_run(self, *, but_for: Mapping[str, int] = COMPARED_WITH_NONE) -> dict[str, bytes]:
+        return {**super().kept_by_run(but_for=but_for), **self._here}
 
 
 class _Tally:
@@ -213,6 +213,11 @@ def _try_file(path: Path, desk: Desk, earlier: _EarlierFiles) -> DryReport:
         earlier.admit(path, identity, rows, desk.plan)
         try_ledger_folder(desk.plan.ledger_folder)
         known = Glance.at(desk.plan.ledger_folder, identity)
+        facts_known = remembered(desk.plan.ledger_folder, identity.run_id) or RunFacts()
+        for note in demand_little_overlap_since(
+            log, check, own_ids, desk.plan, identity, known=known, facts=facts_known
+        ):
+            desk.watcher.say(note)
         _try_names(log, identity, desk.plan)
         progress = Progress(rows=log.row_count)
         tally = _Tally(rows=log.row_count)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os.path
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,7 +19,7 @@ from uploader.model import Batch
 from uploader.notes import Level, Note
 from uploader.readers import open_usage_log
 from uploader.run_file import RunFacts, remembered
-from uploader.seen import SeenRows
+from uploader.seen import COMPARED_WITH_NONE, SeenRows
 
 _MOST_SHARE = 0.5
 _SHARE_WORTH_A_WORD = 0.05
@@ -71,16 +71,21 @@ def choose_run(
     return latest
 
 
-def demand_little_overlap(seen: SeenRows, rows: bytes, *, path: Path) -> Note | None:
+def demand_little_overlap(
+    seen: SeenRows, rows: bytes, *, path: Path, which: str = "its rows", but_for: Mapping[str, int] = COMPARED_WITH_NONE
+) -> Note | None:
     """Refuse a log most of whose rows earlier runs to the same destination and period accepted or left in doubt.
 
     Gives a note of a share that is smaller but not small, or that cannot be told.
 
+    which:   of its rows are meant.
+    but_for: earlier runs that they were compared with before, see ``SeenRows.kept_by_run``.
+
     Raises:
-        LedgerRefusal: more than half of its rows stand in earlier runs.
+        LedgerRefusal: more than half of the rows stand in earlier runs.
     """
     # datasketches takes 0.15 s to import, and a fresh ledger has nothing to compare with.
-    earlier = seen.kept_by_run_id()
+    earlier = seen.kept_by_run(but_for=but_for)
     if not earlier:
         return None
     from uploader.overlap import overlap_with  # noqa: PLC0415 -- see above
@@ -89,16 +94,22 @@ def demand_little_overlap(seen: SeenRows, rows: bytes, *, path: Path) -> Note | 
     if overlap.share <= _SHARE_WORTH_A_WORD:
         return _too_few(path, overlap.too_large) if overlap.too_large else None
     largest = sorted(overlap.rows_by_run_id.items(), key=lambda item: -item[1])[:3]
-    runs = ", ".join(f"some {count:,.0f} in run {run_id}" for run_id, count in largest)
-    words = f"about {overlap.share:.0%} of its rows were posted before ({runs})"
+    unfinished = [run for run, _ in largest if seen.is_unfinished(run)]
+    runs = ", ".join(f"some {count:,.0f} in {_named(run, unfinished)}" for run, count in largest)
+    words = f"about {overlap.share:.0%} of {which} were posted before ({runs})"
     if overlap.share > _MOST_SHARE:
+        first = f"first continue {unfinished[0]}, whose rows all count as posted until then; " if unfinished else ""
         raise LedgerRefusal(
             f"{path}: {words}",
-            remedy="put the rows that are new into a file of their own; to send failed rows again, replay the failed "
-            "file; if these are other events that look the same, use --allow-overlap",
+            remedy=f"{first}put the rows that are new into a file of their own; to send failed rows again, replay the "
+            "failed file; if these are other events that look the same, use --allow-overlap",
         )
     text = f"{words}, and are posted as other events that look the same"
     return Note(text, "overlap", level=Level.WARNING, path=path)
+
+
+def _named(run: str, unfinished: Sequence[str]) -> str:
+    return f"the unfinished run {run}" if run in unfinished else f"run {run}"
 
 
 def _too_few(path: Path, run_ids: Sequence[str]) -> Note:

@@ -116,11 +116,12 @@ class Ledger:
         with self._database.transaction() as connection:
             connection.executemany("insert or replace into run values (?, ?)", rows_of(facts))
 
-    def begin(self, *, path: str, facts: list[Any], rows: int, event_id: str | None) -> None:
+    def begin(self, *, path: str, facts: list[Any], rows: int, event_id: str | None, compared: dict[str, int]) -> None:
         """Note that an upload begins or continues the run.
 
         facts:    tell the usage log from a copy of it.
         event_id: the column of the log's own ids; None without.
+        compared: when the sketches of other runs were written that it was compared with.
         """
         started = self.facts().get("started_milliseconds") or now_milliseconds()
         self.edits.forget_what_was_not_recorded(event_id=event_id)
@@ -130,6 +131,7 @@ class Ledger:
                 "input": facts,
                 "rows": rows,
                 "event_id": event_id,
+                "compared": compared,
                 "started_milliseconds": started,
                 "is_finished": False,
             }

@@ -82,7 +82,7 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
             ledger.sum_up()
             _say_what_is_elsewhere(path, ledger, judge, desk.watcher)
             seen = SeenRows(desk.plan.ledger_folder, identity, event_id=ledger.facts().get("event_id"))
-            seen.keep(merged([posted.to_bytes(), *filter(None, [seen.own()])]))
+            seen.keep_replays(merged([posted.to_bytes(), *filter(None, [seen.own_replays()])]))
         imbalance = books.imbalance(accepted=None, may_leave_unsent=True)
     return report_of_run(
         source,

@@ -49,6 +49,7 @@ class RunFacts(TypedDict, total=False):
     is_finished:          whether every row had its turn.
     totals:               rows and units by reason, ``accepted`` for the accepted ones.
     units_uploaded:       see ``run_totals``.
+    compared:             when the sketches of other runs were written with which the run was compared last (ns).
     files:                size and modification time (ns) of the files that the run wrote, by path.
     announced_files:      likewise, those that it was about to place.
     """
@@ -65,6 +66,7 @@ class RunFacts(TypedDict, total=False):
     is_finished: bool
     totals: dict[str, list[int]]
     units_uploaded: int
+    compared: dict[str, int]
     files: dict[str, list[int]]
     announced_files: dict[str, list[int]]
 

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from uploader.durable import disk_faults, write_durably
+from uploader.errors import LedgerRefusal
 from uploader.identity import RunIdentity
+from uploader.run_file import RunFacts, remembered
+
+_REPLAYS = ".replays"
+COMPARED_WITH_NONE: Mapping[str, int] = MappingProxyType({})
 
 
 class SeenRows:
@@ -18,22 +25,38 @@ class SeenRows:
 
     def __init__(self, ledger_folder: Path, identity: RunIdentity, *, event_id: str | None) -> None:
         kind = json.dumps([identity.base_url, identity.period])
+        self._ledger_folder = ledger_folder
         self._folder = ledger_folder / "seen" / hashlib.sha256(kind.encode()).hexdigest()[:16]
         self._run_id = identity.run_id
         self._claims_by = "" if event_id is None else "-" + hashlib.sha256(event_id.encode()).hexdigest()[:8]
 
-    def kept_by_run_id(self) -> dict[str, bytes]:
-        """Give the sketches of the other runs, but for those whose events are known by the same column of own ids."""
+    def kept_by_run(self, *, but_for: Mapping[str, int] = COMPARED_WITH_NONE) -> dict[str, bytes]:
+        """Give the sketches of the other runs, but for those whose events are known by the same column of own ids.
+
+        but_for: what ``written`` gave; those that were not written since are left out.
+        """
         return {
-            path.stem.partition("-")[0]: path.read_bytes()
-            for path in sorted(self._folder.glob("r*.theta"))
-            if path.stem.partition("-")[0] != self._run_id
-            and not (self._claims_by and path.stem.endswith(self._claims_by))
+            run: path.read_bytes()
+            for run, path in self._others().items()
+            if path.stat().st_mtime_ns != but_for.get(run)
         }
 
-    def own(self) -> bytes | None:
-        """Give this run's sketch; None when there is none."""
-        return self._path.read_bytes() if self._path.exists() else None
+    def written(self) -> dict[str, int]:
+        """Tell by run when each of those sketches was written, in ns since 1970."""
+        return {run: path.stat().st_mtime_ns for run, path in self._others().items()}
+
+    def is_unfinished(self, run: str) -> bool:
+        """Tell whether a run, named as in ``kept_by_run``, has rows that it may post yet, and that its sketch has."""
+        try:
+            facts = remembered(self._ledger_folder, run.partition(" ")[0]) or RunFacts()
+        except LedgerRefusal:  # a process is at work on it
+            return True
+        return facts.get("is_finished") is False
+
+    def own_replays(self) -> bytes | None:
+        """Give the sketch of what this run's replays posted; None when there is none."""
+        path = self._path(_REPLAYS)
+        return path.read_bytes() if path.exists() else None
 
     def keep(self, rows: bytes) -> None:
         """Keep the sketch of this run's rows, in the place of an earlier one.
@@ -41,13 +64,36 @@ class SeenRows:
         Raises:
             LedgerFault: it cannot be written.
         """
+        self._write(self._path(""), rows)
+
+    def keep_replays(self, rows: bytes) -> None:
+        """Keep the sketch of what this run's replays posted: rows as they were edited, which its log does not have.
+
+        Raises:
+            LedgerFault: it cannot be written.
+        """
+        self._write(self._path(_REPLAYS), rows)
+
+    def _others(self) -> dict[str, Path]:
+        return {
+            _run_of(path): path
+            for path in sorted(self._folder.glob("r*.theta"))
+            if _run_of(path).partition(" ")[0] != self._run_id
+            and not (self._claims_by and path.stem.endswith(self._claims_by))
+        }
+
+    def _write(self, path: Path, rows: bytes) -> None:
         with disk_faults(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_durably(self._path, rows)
+        write_durably(path, rows)
 
-    @property
-    def _path(self) -> Path:
-        return self._folder / f"{self._run_id}{self._claims_by}.theta"
+    def _path(self, part: str) -> Path:
+        return self._folder / f"{self._run_id}{part}{self._claims_by}.theta"
+
+
+def _run_of(path: Path) -> str:
+    name = path.stem.partition("-")[0]
+    return f"{name.removesuffix(_REPLAYS)} (replays)" if name.endswith(_REPLAYS) else name
 
 
 def knows_runs_by_own_ids(ledger_folder: Path) -> bool:

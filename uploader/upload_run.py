@@ -81,7 +81,14 @@ def _upload_file(path: Path, desk: Desk) -> FileReport:
         books, rows = read_through(log, check, own_ids, desk.plan)
         desk.watcher.say(Note(f"{log.row_count:,} rows read", "file_read", path=path, counts={"rows": log.row_count}))
         with admitted(
-            log, facts, rows, own_ids, desk.plan, say=desk.watcher.say, should_stop=desk.watcher.should_stop
+            log,
+            check,
+            own_ids,
+            desk.plan,
+            facts=facts,
+            rows=rows,
+            say=desk.watcher.say,
+            should_stop=desk.watcher.should_stop,
         ) as run:
             ledger, reservation, run_id = run.ledger, run.reservation, run.ledger.identity.run_id
             marker = _lay_marker(log, reservation, ledger)
