@@ -111,6 +111,7 @@ class Home:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            errors="backslashreplace",
         ) as process:
             try:
                 yield process

@@ -6,6 +6,7 @@ Stops and crashes are in test_upload_stops.py, the same command once more in tes
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -364,6 +365,21 @@ def test_a_dedupe_header_carries_the_event_id_and_lets_a_doubt_be_cleared(
     ids = cells(results, "upload_event_id")
     assert Counter(post.headers["idempotency-key"] for post in billing_server.posts) == {ids[0]: 2, ids[1]: 1}
     assert not any("x-request-id" in post.headers for post in billing_server.posts)
+
+
+@pytest.mark.parametrize("variables", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+def test_a_file_name_may_be_no_utf_8(home: Home, variables: dict[str, str]) -> None:
+    """Names are bytes (path_resolution(7)): the run is posted, told of, reported and listed like any other."""
+    name = os.fsdecode(b"nov\xe9mbre.csv")
+    write_csv(home.folder / name, usage_rows(40))
+    arguments = ("upload", name, "--summary", "summary.json", "--report", "page.html")
+    run = home.run(*arguments, variables=variables)
+    assert run.exit_code == 0, run.said
+    assert "40 of 40 rows accepted" in run.stdout
+    assert cells(read_rows(home.folder / os.fsdecode(b"nov\xe9mbre.results.csv")), "upload_status") == ["accepted"] * 40
+    assert home.run("runs", variables=variables).exit_code == 0
+    [ledger] = home.ledger.glob("r*.sqlite")
+    assert home.run("runs", "show", ledger.stem, variables=variables).exit_code == 0
 
 
 # --- several files ----------------------------------------------------------------------------------------------------

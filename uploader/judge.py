@@ -228,8 +228,8 @@ class Judge:
             return "the ledger does not hold what was posted"
         if entry.row.fault or self._edited_columns(entry, posted):
             return f"`resend` posts a row exactly as it was, and {self._put_back(entry, posted)}"
-        if entry.attempts != state.attempts and not self._permissions.include_in_doubt:
-            return "it was posted once more since `resend` was written; write it into the newest failed file"
+        if entry.attempts != state.attempts:
+            return "it was posted once more since this file was written; replay the newest failed file"
         return ""
 
     def _edited_columns(self, entry: Entry, posted: dict[str, Any]) -> list[str]:

@@ -41,7 +41,9 @@ class Lock:
 
     def say(self, what: str) -> None:
         """Tell whoever looks what the holder is doing."""
-        self._write(f"process {os.getpid()} {what}".rstrip().encode()[: _MOST_BYTES - 1] + b"\n")
+        self._write(
+            f"process {os.getpid()} {what}".rstrip().encode("utf-8", "backslashreplace")[: _MOST_BYTES - 1] + b"\n"
+        )
 
     def release(self) -> None:
         """Let go of it."""

@@ -24,6 +24,7 @@ from tests.replay.scene import (
     cells,
     edited,
     failed_file,
+    of,
     read,
     results_file,
     setting,
@@ -361,3 +362,15 @@ def test_a_malformed_row_in_doubt_is_sent_again_as_written_in(scene: Scene) -> N
     assert "its cells were edited" in cells(failed_file(refused), "upload_detail")[0]
     assert scene.replay(edited(in_doubt, setting(upload_replay="resend"))).failed_rows == 0
     assert scene.posted()[1:] == [("acme", "d2", "api", 2)] * 2
+
+
+def test_all_in_doubt_are_sent_again_once_by_one_file(scene: Scene) -> None:
+    """--include-in-doubt allows one more attempt at each row as the file has it; the newest file allows the next."""
+    log = scene.log("acme,d1,api,1", "acme,d2,api,2")
+    scene.answers = {"d1": [NEVER, LOST], "d2": [NEVER]}
+    file = failed_file(scene.upload(log))
+    newest = failed_file(scene.replay(file, EVERY_PERMISSION))
+    report = scene.replay(file, EVERY_PERMISSION)
+    assert scene.posts_of("d1") == 2
+    assert "replay the newest failed file" in of(read(failed_file(report)), "d1")["upload_detail"]
+    assert of(read(newest), "d1")["upload_attempts"] == "2"
