@@ -12,8 +12,9 @@ import pytest
 from tests.billing_answers import Answer, Then, reply
 from tests.billing_contract import Received, contract
 from tests.billing_server import BillingServer
-from tests.command import EVENT_COLUMNS, Ended, Home, cells, read_rows, usage_rows, write_csv
+from tests.command import EVENT_COLUMNS, Ended, Home, cells, ended, read_rows, usage_rows, write_csv
 from tests.faults.scene import rewrite
+from tests.held_back import HeldBack
 
 NOT_NOW = reply(408)
 LOST = Answer(then=Then.FIN)
@@ -282,6 +283,53 @@ def test_a_mark_of_an_unfinished_upload_refuses_the_adoption(scene: Scene) -> No
     assert "has not finished, and may have posted rows since" in scene.refusal(scene.failed, "--without-ledger")
     mark.unlink()
     assert scene.replay(scene.failed, "--without-ledger").exit_code == 1
+
+
+def test_a_replay_that_was_killed_refuses_the_adoption(home: Home, billing_server: BillingServer) -> None:
+    """Its reserved names lie there still, and what it posted is known to a lost ledger alone."""
+    scene = Scene(home, billing_server, doubtful=NEVER)
+    scene.replay(scene.failed, "--without-ledger")
+    newest = scene.home.folder / "usage.replay1.failed.csv"
+    backend = HeldBack(answered=0)
+    scene.server.respond = backend
+    edited = read_rows(newest)
+    edited[0].update(upload_replay="resend")
+    rewrite(newest, edited)
+    posts = len(scene.server.posts)
+    with scene.home.started("replay", newest.name) as process:
+        scene.server.wait_for(posts=posts + 1)
+        process.kill()
+        ended(process)
+    backend.release()
+    scene.lose_ledger()
+    words = scene.refusal(newest.name, "--without-ledger")
+    assert f"usage.replay2.failed.csv.part: a command of run {scene.run_id} has not ended" in words
+
+
+def test_results_of_any_name_may_be_the_last_word(scene: Scene) -> None:
+    """What was accepted stands in a file that --results named, too."""
+    scene.replay(scene.failed, "--without-ledger")
+    scene.lose_ledger()
+    (scene.home.folder / "usage.replay1.results.csv").rename(scene.home.folder / "tuesday.csv")
+    assert "tuesday.csv as accepted" in scene.refusal(scene.failed, "--without-ledger")
+
+
+def test_a_run_of_again_that_was_adopted_is_known_to_uploads(home: Home, billing_server: BillingServer) -> None:
+    """Though the runs of the content that came before it are not."""
+    write_csv(home.folder / "usage.csv", usage_rows(4))
+    assert home.run_here("upload", "usage.csv").exit_code == 0
+    billing_server.respond = lambda received: contract(received) if received.method == "GET" else NOT_NOW
+    home.run_here("upload", "usage.csv", "--again", "--retries", "0")
+    shutil.rmtree(home.ledger)
+    billing_server.respond = contract
+    assert home.run_here("replay", "usage.2.failed.csv", "--without-ledger").exit_code == 0
+    for path in home.folder.glob("usage.*results.csv"):
+        path.unlink()  # else those tell
+    posts = len(billing_server.posts)
+    done = home.run_here("upload", "usage.csv")
+    assert done.exit_code == 2
+    assert "was adopted by this ledger" in done.said
+    assert len(billing_server.posts) == posts
 
 
 def test_a_malformed_row_is_posted_once_it_was_written_in(home: Home, billing_server: BillingServer) -> None:

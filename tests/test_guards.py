@@ -19,7 +19,7 @@ from tests.billing_contract import BilledRow, Received, contract
 from tests.billing_server import BillingServer
 from tests.command import Home, cells, ended, read_rows, usage_rows, write_csv
 from tests.faults.scene import rewrite
-from tests.held_back import kill_an_upload
+from tests.held_back import HeldBack, kill_an_upload
 from uploader.lock import turn
 from uploader.settings import FailureBudget
 
@@ -59,6 +59,59 @@ def test_a_moved_file_continues_its_run(home: Home, billing_server: BillingServe
     ended = home.run_here("upload", path.rename(folder / "usage.csv"))
     assert ended.exit_code == 0
     assert len(billing_server.posts) == 6
+
+
+def test_a_copy_in_another_folder_is_not_taken_for_the_file(home: Home, billing_server: BillingServer) -> None:
+    """Two flat days may have one name, one content and one time: the second is refused, in one command and in two."""
+    for day in ("20", "21"):
+        (home.folder / day).mkdir()
+        os.utime(write_csv(home.folder / day / "usage.csv", usage_rows(6)), ns=(LATER_NANOSECONDS,) * 2)
+    both = home.run_here("upload", "20/usage.csv", "21/usage.csv")
+    assert both.exit_code == 3
+    assert f"the same content was uploaded as {home.folder / '20' / 'usage.csv'}, which is there still" in both.said
+    second = home.run_here("upload", "21/usage.csv")
+    assert second.exit_code == 2
+    assert "--period LABEL; to bill all of it again, use --again" in second.said
+    assert home.run_here("upload", "21/usage.csv", "--period", "21").exit_code == 0
+    assert set(billing_server.billed().values()) == {2}
+    (home.folder / "link.csv").symlink_to("20/usage.csv")
+    assert home.run_here("upload", "20/../20/usage.csv").exit_code == 0
+    assert len(billing_server.posts) == 12
+
+
+def test_the_ways_on_from_an_unfinished_copy_do_not_name_again(home: Home, billing_server: BillingServer) -> None:
+    """--again is refused while the last run is unfinished."""
+    kill_an_upload(home, billing_server)
+    refused = home.run_here("upload", _modified_since(home.folder / "usage.csv"))
+    assert refused.exit_code == 2
+    assert "touch -d" in refused.said
+    assert "--again" not in refused.said
+
+
+def test_totals_of_a_killed_replay_are_not_those_of_before(home: Home, billing_server: BillingServer) -> None:
+    """`uploader runs` says that it does not know; the next command's end has them again. No row is a count, too."""
+    rows = usage_rows(4)
+    write_csv(home.folder / "usage.csv", rows)
+    billing_server.respond = lambda received: contract(received) if received.method == "GET" else reply(422)
+    assert home.run_here("upload", "usage.csv").exit_code == 1
+    backend = HeldBack(answered=2)
+    billing_server.respond = backend
+    with home.started("replay", "usage.failed.csv", "--concurrency", "1") as process:
+        billing_server.wait_for(posts=7)
+        process.kill()
+        ended(process)
+    backend.release()
+    assert "  ?  " in home.run_here("runs").stdout
+    [run] = home.ledger.glob("r*.sqlite")
+    shown = home.run_here("runs", "show", run.stem).stdout
+    assert "not known: the last command was killed" in shown
+    assert "rejected" not in shown
+    billing_server.respond = contract
+    home.run_here("upload", "usage.csv")
+    assert "in_doubt: 1 rows" in home.run_here("runs", "show", run.stem).stdout
+    write_csv(home.folder / "none.csv", [])
+    assert home.run_here("upload", "none.csv").exit_code == 0
+    assert home.run_here("runs").stdout.count("?") == 0
 
 
 def test_again_bills_all_of_it_once_more_under_new_ids(home: Home, billing_server: BillingServer) -> None:
@@ -199,6 +252,19 @@ def test_a_run_goes_on_with_rows_that_it_was_allowed_to_post(home: Home, billing
     assert home.run_here("upload", "usage.csv", "--retries", "0").exit_code in (1, 3)
     billing_server.respond = contract
     assert home.run_here("upload", "usage.csv").exit_code == 0
+
+
+def test_a_file_that_grew_while_its_run_was_unfinished_is_refused(home: Home, billing_server: BillingServer) -> None:
+    """However much it grew: its first part was posted, or may still be."""
+    kill_an_upload(home, billing_server)
+    write_csv(home.folder / "usage.csv", usage_rows(60))
+    posts = len(billing_server.posts)
+    grown = home.run_here("upload", "usage.csv")
+    assert grown.exit_code == 2
+    assert "it has about 100% of the rows of run r" in grown.said
+    assert "put it back as it was" in grown.said
+    assert len(billing_server.posts) == posts
+    assert home.run_here("upload", "usage.csv", "--allow-overlap").exit_code == 0
 
 
 def test_an_unfinished_run_that_has_the_rows_is_to_go_on_first(home: Home, billing_server: BillingServer) -> None:

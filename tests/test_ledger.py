@@ -109,7 +109,12 @@ def test_what_was_committed_is_there_when_the_ledger_is_opened_again(folder: Pat
         ledger.commit(settled=[INVALID], sending=[])
     with Ledger(folder, IDENTITY) as ledger:
         assert ledger.known([1, 2, 3, 4]) == {1: ACCEPTED, 2: DOUBT, 3: INVALID}
-        assert ledger.facts() == {"identity": IDENTITY.canonical, "rows": 3, "files": {"/a b": [1, 2]}}
+        assert ledger.facts() == {
+            "identity": IDENTITY.canonical,
+            "rows": 3,
+            "files": {"/a b": [1, 2]},
+            "is_summed_up": False,
+        }
         assert ledger.history() == History(accepted=1, in_doubt=1, last_row=3, at_milliseconds=1_795_000_000_789)
 
 
@@ -263,7 +268,7 @@ def test_a_ledger_of_version_1_is_taken_over(folder: Path) -> None:
     with Ledger(folder, IDENTITY) as ledger:
         assert ledger.known([1, 2]) == {1: ACCEPTED, 2: DOUBT}
         assert ledger.edits.posted([2]) == {2: {"total_usage": 8}}
-        assert ledger.facts() == {"identity": IDENTITY.canonical, "rows": 3}
+        assert ledger.facts() == {"identity": IDENTITY.canonical, "rows": 3, "is_summed_up": False}
     with contextlib.closing(sqlite3.connect(path)) as connection:
         assert connection.execute("pragma user_version").fetchone() == (LEDGER_VERSION,)
 

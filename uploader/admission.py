@@ -200,7 +200,7 @@ def admitted(
             reservation = held.enter_context(reserved(names_for(log, plan), log, ledger, rows=log.row_count))
             seen = SeenRows(plan.ledger_folder, identity, event_id=plan.event_id)
             ledger.begin(
-                path=str(log.path),
+                path=log.path,
                 facts=[facts.name, facts.modified_nanoseconds],
                 rows=log.row_count,
                 event_id=plan.event_id,

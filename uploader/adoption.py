@@ -24,6 +24,7 @@ from uploader.notes import Level, Note
 from uploader.overlap import RowSketches
 from uploader.plan import Plan
 from uploader.replay_log import Entry, ReplayLog, open_own_file
+from uploader.reservation import name_reserved_by
 from uploader.run_file import is_known
 from uploader.schema import RowCheck
 from uploader.seen import SeenRows
@@ -31,6 +32,7 @@ from uploader.seen import SeenRows
 _MOST_ROWS = 1_000_000_000
 """A row number beyond it is a slip: a replay keeps some bytes for each row up to the last."""
 _UNCLEAR = "may have been recorded: upload_status, upload_reason and upload_replay do not agree on what became of it"
+_OF_RESULTS = frozenset({".csv", ".tsv", ".parquet", ".pq", ".xlsx"})
 _HTTP_STATUS = re.compile("[1-5][0-9]{2}")
 _REASONS = frozenset(reason.value for reason in Reason)
 
@@ -99,6 +101,14 @@ def _demand_unknown(path: Path, run_id: str, folder: Path) -> None:
             f"{mark}: an upload of run {run_id} has not finished, and may have posted rows since {path} was written",
             remedy="continue it with its own ledger; if that is lost, ask the backend's owners which of the rows they "
             "recorded, take those out of the file, and remove the mark",
+        )
+
+    reserved = name_reserved_by(path.parent, run_id)
+    if reserved is not None:
+        raise LedgerRefusal(
+            f"{reserved}: a command of run {run_id} has not ended, and may have posted rows since {path} was written",
+            remedy="run it again with its own ledger; if that is lost, ask the backend's owners which of the rows they "
+            "recorded, take those out of the file, and remove the .part files",
         )
 
 
@@ -174,8 +184,8 @@ def _milliseconds(moment: str) -> int:
 
 def _demand_last_word(log: ReplayLog, run_id: str, ledger: Ledger) -> None:
     """Refuse a file when results beside it are surer of one of its rows: what is known of a row only ever grows."""
-    for path in sorted(log.path.parent.glob("*.results.*")):
-        if path.name == log.path.name:
+    for path in sorted(log.path.parent.iterdir()):
+        if path.name == log.path.name or path.suffix.lower() not in _OF_RESULTS:
             continue
         for claims in _claims_of_run(path, run_id):
             adopted = ledger.known([entry.number for entry, _ in claims])

@@ -18,24 +18,34 @@ from uploader.identity import RunIdentity
 from uploader.model import Batch
 from uploader.notes import Level, Note
 from uploader.readers import open_usage_log
-from uploader.run_file import RunFacts, remembered
+from uploader.run_file import RunFacts, ledger_path, remembered
 from uploader.seen import COMPARED_WITH_NONE, SeenRows
 
+_MOST_AGAIN = 100
+_OR_AGAIN = "; to bill all of it again, use --again"
 _MOST_SHARE = 0.5
 _SHARE_WORTH_A_WORD = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class InputFacts:
-    """What tells one usage log from a copy: its file name, and when it was last modified (ns since 1970)."""
+    """What tells one usage log from a copy: its file name, when it was last modified (ns since 1970), its path."""
 
     name: str
     modified_nanoseconds: int
+    path: Path
 
     @classmethod
     def of(cls, path: Path) -> InputFacts:
         """Look at a file."""
-        return cls(path.name, path.stat().st_mtime_ns)
+        return cls(path.name, path.stat().st_mtime_ns, path.absolute())
+
+    def is_copy_of(self, other: Path) -> bool:
+        """Tell whether another file, of the same content once, is there still: it was not moved here."""
+        try:
+            return other.stat().st_mtime_ns == self.modified_nanoseconds and not other.samefile(self.path)
+        except OSError:
+            return False
 
 
 def choose_run(
@@ -55,6 +65,7 @@ def choose_run(
         _demand_not_adopted(facts, identity, found)
         latest, knowledge = identity, found
         identity = replace(identity, again=identity.again + 1)
+    _demand_none_adopted(folder, facts, identity)
     if latest is None or knowledge is None:
         return identity
     if asks_for_all_again:
@@ -68,6 +79,13 @@ def choose_run(
         raise _otherwise_named(facts, latest, knowledge.get("event_id"))
     if event_id is None and knowledge.get("input") not in (None, [facts.name, facts.modified_nanoseconds]):
         raise _same_content(facts, latest, knowledge)
+    there = knowledge.get("input_path")
+    if event_id is None and there is not None and facts.is_copy_of(Path(there)):
+        raise LedgerRefusal(
+            f"{facts.path}: the same content was uploaded as {there}, which is there still ({latest.run_id})",
+            remedy="if the one is a copy of the other, leave it out; if this is another period's usage, say which with "
+            f"--period LABEL{_OR_AGAIN if knowledge.get('is_finished') else ''}",
+        )
     return latest
 
 
@@ -91,10 +109,13 @@ def demand_little_overlap(
     from uploader.overlap import overlap_with  # noqa: PLC0415 -- see above
 
     overlap = overlap_with(rows, earlier)
+    for run, part in overlap.part_by_run_id.items():
+        if part > _MOST_SHARE and seen.unfinished_input(run) == path.name:
+            raise _grown(path, run, part)
     if overlap.share <= _SHARE_WORTH_A_WORD:
         return _too_few(path, overlap.too_large) if overlap.too_large else None
     largest = sorted(overlap.rows_by_run_id.items(), key=lambda item: -item[1])[:3]
-    unfinished = [run for run, _ in largest if seen.is_unfinished(run)]
+    unfinished = [run for run, _ in largest if seen.unfinished_input(run) is not None]
     runs = ", ".join(f"some {count:,.0f} in {_named(run, unfinished)}" for run, count in largest)
     words = f"about {overlap.share:.0%} of {which} were posted before ({runs})"
     if overlap.share > _MOST_SHARE:
@@ -106,6 +127,15 @@ def demand_little_overlap(
         )
     text = f"{words}, and are posted as other events that look the same"
     return Note(text, "overlap", level=Level.WARNING, path=path)
+
+
+def _grown(path: Path, run: str, part: float) -> LedgerRefusal:
+    return LedgerRefusal(
+        f"{path}: it has about {part:.0%} of the rows of run {run}, which began with a file of this name and has not "
+        "finished: the file seems to have grown since",
+        remedy="put it back as it was, run the same command again, and put the rows that are new into a file of their "
+        "own; if these are other events that look the same, use --allow-overlap",
+    )
 
 
 def _named(run: str, unfinished: Sequence[str]) -> str:
@@ -167,6 +197,18 @@ def _demand_not_adopted(facts: InputFacts, identity: RunIdentity, knowledge: Run
         )
 
 
+def _demand_none_adopted(folder: Path, facts: InputFacts, identity: RunIdentity) -> None:
+    """Look for an adopted run among those that ``--again`` would have begun, though the ones before it are not known.
+
+    Raises:
+        LedgerRefusal: there is one.
+    """
+    for again in range(identity.again, _MOST_AGAIN):
+        later = replace(identity, again=again)
+        if ledger_path(folder, later.run_id).exists():
+            _demand_not_adopted(facts, later, remembered(folder, later.run_id) or RunFacts())
+
+
 def _same_content(facts: InputFacts, latest: RunIdentity, knowledge: RunFacts) -> LedgerRefusal:
     name, modified_nanoseconds = knowledge["input"]
     then = datetime.fromtimestamp(modified_nanoseconds // 10**9, timezone.utc).isoformat()
@@ -180,6 +222,6 @@ def _same_content(facts: InputFacts, latest: RunIdentity, knowledge: RunFacts) -
     )
     return LedgerRefusal(
         f"{facts.name}: the same content was uploaded{period} as {name!r}, modified {then}; {state} {latest.run_id}",
-        remedy=f"nothing was posted; {finish}if this is another period's usage, say which with --period LABEL; to bill "
-        "all of it again, use --again",
+        remedy=f"nothing was posted; {finish}if this is another period's usage, say which with --period LABEL"
+        f"{_OR_AGAIN if knowledge.get('is_finished') else ''}",
     )

@@ -93,6 +93,7 @@ class Ledger:
             )
             self._settle_crashed_rows()
             self._rows_sending: set[int] = set()
+            self._is_summed_up = True
             self._database.hold()
             undo.pop_all()
 
@@ -116,9 +117,10 @@ class Ledger:
         with self._database.transaction() as connection:
             connection.executemany("insert or replace into run values (?, ?)", rows_of(facts))
 
-    def begin(self, *, path: str, facts: list[Any], rows: int, event_id: str | None, compared: dict[str, int]) -> None:
+    def begin(self, *, path: Path, facts: list[Any], rows: int, event_id: str | None, compared: dict[str, int]) -> None:
         """Note that an upload begins or continues the run.
 
+        path:     of the usage log.
         facts:    tell the usage log from a copy of it.
         event_id: the column of the log's own ids; None without.
         compared: when the sketches of other runs were written that it was compared with.
@@ -127,8 +129,9 @@ class Ledger:
         self.edits.forget_what_was_not_recorded(event_id=event_id)
         self.remember(
             {
-                "path": path,
+                "path": str(path),
                 "input": facts,
+                "input_path": str(path.absolute()),
                 "rows": rows,
                 "event_id": event_id,
                 "compared": compared,
@@ -147,7 +150,8 @@ class Ledger:
         edited = keep_units_uploaded(self._database, units_of_log=totals.get("accepted", [0, 0])[1])
         if is_finished:
             self._shrink()
-        self.remember({"is_finished": is_finished, "totals": totals, "ended_milliseconds": now_milliseconds()})
+        self.remember({"is_finished": is_finished, "ended_milliseconds": now_milliseconds()})
+        self._keep_totals(totals)
         if edited:
             self.sum_up()
         return edited
@@ -157,7 +161,11 @@ class Ledger:
         facts = self.facts()
         if "units_uploaded" in facts:  # which version 1 did not keep
             totals = run_totals(self._database, rows=facts["rows"], units_uploaded=facts["units_uploaded"])
-            self.remember({"totals": totals})
+            self._keep_totals(totals)
+
+    def _keep_totals(self, totals: dict[str, list[int]]) -> None:
+        self.remember({"totals": totals, "is_summed_up": True})
+        self._is_summed_up = True
 
     @contextlib.contextmanager
     def adopting(self) -> Iterator[Adoption]:
@@ -168,6 +176,9 @@ class Ledger:
     def commit(self, *, settled: Sequence[RowState], sending: Sequence[Sending]) -> None:
         """Record outcomes, and the rows that are about to be posted, in one durable transaction."""
         with self._database.transaction() as connection:
+            if self._is_summed_up:
+                self._is_summed_up = False
+                connection.executemany("insert or replace into run values (?, ?)", rows_of({"is_summed_up": False}))
             self._end_sending(connection, settled)
             _record(connection, settled)
             self._rows_sending.update(row.row for row in sending)

@@ -211,7 +211,7 @@ class Reservation:
     def _take(self, path: Path) -> bool:
         """Make the ``.part`` file, at once with its content, unless somebody else's is there."""
         part, draft = _part(path), self._draft(path)
-        mark = f"reserved for run {self._run_id}\n".encode()
+        mark = _mark(self._run_id)
         draft.unlink(missing_ok=True)
         with draft.open("xb") as file:
             file.write(mark)
@@ -219,7 +219,7 @@ class Reservation:
             os.link(draft, part)
         except FileExistsError:
             # Left by a crash of this very run: the ledger's lock says that no other process works on it.
-            return _facts(part) is not None and part.read_bytes()[:200] == mark
+            return _begins(part, mark)
         finally:
             draft.unlink()
         return True
@@ -233,9 +233,23 @@ class Reservation:
         return path.with_name(f"{path.name}.{self._run_id}.part")
 
 
+def name_reserved_by(folder: Path, run_id: str) -> Path | None:
+    """Find the name in a folder that a command of a run has reserved, or left so when it was killed; None for none."""
+    mark = _mark(run_id)
+    return next((part for part in sorted(folder.glob("*.part")) if _begins(part, mark)), None)
+
+
 def room_needed_bytes(log: LogFile, *, rows: int) -> int:
     """Estimate the bytes of the results and the failed file at their largest."""
     return 2 * log.path.stat().st_size + rows * _BYTES_A_ROW
+
+
+def _mark(run_id: str) -> bytes:
+    return f"reserved for run {run_id}\n".encode()
+
+
+def _begins(part: Path, mark: bytes) -> bool:
+    return _facts(part) is not None and part.read_bytes()[:200] == mark
 
 
 def _part(path: Path) -> Path:

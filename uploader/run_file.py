@@ -42,12 +42,14 @@ class RunFacts(TypedDict, total=False):
     identity:             as ``RunIdentity.canonical`` gives it.
     path:                 of the usage log, as the last command named it.
     input:                its file name, and when it was last modified (ns since 1970).
+    input_path:           where it was, absolute.
     adopted:              the file whose word was taken for the run; only of a run that was adopted.
     rows:                 of the usage log; of an adopted run those of its file, the last of which is ``last_row``.
     event_id:             the column of the log's own event ids; None without.
     started_milliseconds: since 1970, as is ``ended_milliseconds``, when results were last durable.
     is_finished:          whether every row had its turn.
     totals:               rows and units by reason, ``accepted`` for the accepted ones.
+    is_summed_up:         False when a command was killed that had changed them.
     units_uploaded:       see ``run_totals``.
     compared:             when the sketches of other runs were written with which the run was compared last (ns).
     files:                size and modification time (ns) of the files that the run wrote, by path.
@@ -57,6 +59,7 @@ class RunFacts(TypedDict, total=False):
     identity: str
     path: str
     input: list[Any]
+    input_path: str
     adopted: str
     rows: int
     last_row: int
@@ -65,6 +68,7 @@ class RunFacts(TypedDict, total=False):
     ended_milliseconds: int
     is_finished: bool
     totals: dict[str, list[int]]
+    is_summed_up: bool
     units_uploaded: int
     compared: dict[str, int]
     files: dict[str, list[int]]

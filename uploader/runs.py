@@ -64,7 +64,9 @@ def show_run(folder: Path, run_id: str) -> str:
     lines[3:3] = [f"constant     {name} = {value}" for name, value in identity.mapping.constants]
     if identity.period:
         lines.insert(3, f"period       {identity.period}")
-    for reason, (rows, units) in facts.get("totals", {}).items():
+    if facts.get("is_summed_up") is False:
+        lines.append("totals       not known: the last command was killed; run it again")
+    for reason, (rows, units) in _totals(facts).items():
         lines.append(f"{'accepted' if reason == 'accepted' else 'failed, ' + reason}: {rows:,} rows, {units:,} units")
     lines += [f"file         {path}" for path in facts.get("files", {})]
     return "\n".join(lines)
@@ -81,7 +83,7 @@ def _line(folder: Path, run_id: str) -> tuple[str, ...]:
     if facts is None:
         return ()
     identity = RunIdentity.from_canonical(facts["identity"]) if "identity" in facts else None
-    totals: dict[str, list[int]] = facts.get("totals", {})
+    totals = _totals(facts)
     accepted, units = totals.get("accepted", [0, 0])
     failed = sum(rows for reason, (rows, _) in totals.items() if reason != "accepted")
     return (
@@ -91,13 +93,18 @@ def _line(folder: Path, run_id: str) -> tuple[str, ...]:
         f"{facts.get('rows', 0):,}",
         *(
             (f"{accepted:,}", f"{units:,}", f"{failed:,}", f"{totals.get('in_doubt', [0])[0]:,}")
-            if totals
+            if totals or facts.get("rows") == 0
             else ("?",) * 4
         ),
         str(facts.get("path", "")),
         identity.base_url if identity else "",
         identity.period if identity else "",
     )
+
+
+def _totals(facts: RunFacts) -> dict[str, list[int]]:
+    """Give the totals, none where a killed command has left those of the one before."""
+    return facts.get("totals", {}) if facts.get("is_summed_up", True) else {}
 
 
 def _state(facts: RunFacts) -> str:

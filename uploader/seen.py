@@ -45,13 +45,16 @@ class SeenRows:
         """Tell by run when each of those sketches was written, in ns since 1970."""
         return {run: path.stat().st_mtime_ns for run, path in self._others().items()}
 
-    def is_unfinished(self, run: str) -> bool:
-        """Tell whether a run, named as in ``kept_by_run``, has rows that it may post yet, and that its sketch has."""
+    def unfinished_input(self, run: str) -> str | None:
+        """Give the input's file name of a run, named as in ``kept_by_run``, whose sketch has rows yet to be posted.
+
+        None of one that is finished; empty where a process is at work on it.
+        """
         try:
             facts = remembered(self._ledger_folder, run.partition(" ")[0]) or RunFacts()
-        except LedgerRefusal:  # a process is at work on it
-            return True
-        return facts.get("is_finished") is False
+        except LedgerRefusal:
+            return ""
+        return str(facts["input"][0]) if "input" in facts and not facts.get("is_finished") else None
 
     def own_replays(self) -> bytes | None:
         """Give the sketch of what this run's replays posted; None when there is none."""
