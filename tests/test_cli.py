@@ -20,7 +20,7 @@ import trustme
 from tests.billing_answers import Answer, Then, reply
 from tests.billing_contract import BilledRow, contract
 from tests.billing_server import BillingServer
-from tests.command import COMMAND, Home, cells, read_rows, usage_rows, write_csv
+from tests.command import COMMAND, EVENT_COLUMNS, Home, cells, read_rows, usage_rows, write_csv
 from tests.held_back import HeldBack
 from uploader.cli import cli
 
@@ -357,6 +357,44 @@ def test_a_sandbox_upload_needs_no_backend_and_leaves_no_ledger(home: Home, bill
     assert cells(read_rows(results), "upload_status") == ["accepted"] * 30
     assert not billing_server.received
     assert not list(home.folder.rglob("*.sqlite"))
+
+
+def test_a_sandbox_upload_writes_nothing_where_results_of_uploads_are(home: Home) -> None:
+    """A folder of the settings file or a variable is set aside; one of the command line is refused."""
+    write_csv(home.folder / "usage.csv", usage_rows(3))
+    (home.folder / "uploader.toml").write_text('results_dir = "out"\n')
+    variables = {"TMPDIR": str(home.folder), "UPLOADER_RESULTS": "mine.csv"}
+    run = home.run("upload", "usage.csv", "--sandbox", variables=variables)
+    assert run.exit_code == 0, run.said
+    assert not (home.folder / "out").exists()
+    assert not (home.folder / "mine.csv").exists()
+    for option in ("--results-dir", "--results", "--ledger", "--base-url"):
+        refused = home.run_here("upload", "usage.csv", "--sandbox", option, "out.csv")
+        assert refused.exit_code == 2
+        assert f"and {option} names another" in refused.said
+
+
+def test_a_tab_can_be_typed(home: Home, billing_server: BillingServer) -> None:
+    """As the message about a log with tabs says; as an escape, too."""
+    rows = usage_rows(2)
+    lines = ["\t".join(EVENT_COLUMNS), *("\t".join(map(str, row)) for row in rows)]
+    (home.folder / "usage.csv").write_text("".join(f"{line}\n" for line in lines))
+    assert "--delimiter tab" in home.run_here("upload", "usage.csv").said
+    for spelled in ("tab", r"\t"):
+        assert home.run_here("upload", "usage.csv", "--delimiter", spelled).exit_code == 0
+    assert billing_server.billed() == Counter(rows)
+
+
+def test_a_report_needs_no_delimiter(home: Home, billing_server: BillingServer) -> None:
+    """Whatever parts the cells of a log, its results are understood; so is its failed file by an export."""
+    billing_server.respond = lambda received: contract(received) if received.method == "GET" else reply(422)
+    rows = ["#".join(EVENT_COLUMNS), "acme#d#api#7"]
+    (home.folder / "usage.csv").write_text("".join(f"{row}\n" for row in rows))
+    run = home.run_here("upload", "usage.csv", "--delimiter", "#", "--report", "page.html")
+    assert run.exit_code == 1, run.said
+    assert home.run_here("report", "usage.results.csv", "-o", "again.html").exit_code == 0
+    assert home.run_here("export", "usage.failed.csv").exit_code == 0
+    assert home.run_here("replay", "usage.failed.csv").exit_code == 1
 
 
 def test_a_schema_of_ones_own_decides_what_is_posted(home: Home, billing_server: BillingServer) -> None:

@@ -83,6 +83,17 @@ def test_without_a_tenant_the_look_up_is_not_tried(home: Home, billing_server: B
     assert not billing_server.received
 
 
+def test_a_log_without_a_row_is_no_obstacle_but_worth_a_look(home: Home, billing_server: BillingServer) -> None:
+    """An upload takes it, and warns too."""
+    billing_server.respond = lambda _: reply(200, ACCOUNT)
+    write_csv(home.folder / "usage.csv", [])
+    run = home.run_here("doctor", "usage.csv", "--tenant", "acme")
+    assert (run.exit_code, states(run)["log"]) == (1, "warn")
+    upload = home.run_here("upload", "usage.csv")
+    assert upload.exit_code == 0
+    assert "WARNING usage.csv: it has no row: is its export whole?" in upload.stderr
+
+
 def test_a_backend_that_is_not_there_is_found(home: Home) -> None:
     """An unknown name is a matter of DNS, a closed port one of the look-up."""
     run = home.run_here("doctor", "--tenant", "acme", "--base-url", "http://127.0.0.1:1/api")

@@ -223,3 +223,29 @@ def test_events_with_ids_of_their_own_are_told_as_the_upload_would_and_not_claim
     assert run.exit_code == 1, run.said
     assert len(billing_server.posts) == posts + 3
     assert re.findall(r"failed, (\w+) .*?(\d+) rows", run.stdout) == [("duplicate", "1"), ("conflict", "1")]
+
+
+def test_names_that_an_upload_would_refuse_are_refused(home: Home) -> None:
+    """A summary or report that could not be written ends a dry run as it would end the upload."""
+    write_csv(home.folder / "usage.csv", usage_rows(2))
+    for option in ("--summary", "--report"):
+        dry = home.run_here("upload", "usage.csv", "--dry-run", option, "nowhere/x")
+        assert dry.exit_code == 2
+        assert "is no folder to write to" in dry.said
+        assert home.run_here("upload", "usage.csv", "--dry-run", option, "x").exit_code == 0
+    assert not (home.folder / "x").exists()
+
+
+def test_a_dry_run_tells_what_it_waits_for(home: Home, billing_server: BillingServer) -> None:
+    """As an upload: whoever watches knows that the backend is in trouble, and not this program."""
+    asked = []
+
+    def wait_first(received: Received) -> Answer:
+        asked.append(received)
+        return reply(429, {}, {"Retry-After": "1"}) if len(asked) == 1 else contract(received)
+
+    billing_server.respond = wait_first
+    write_csv(home.folder / "usage.csv", usage_rows(2))
+    dry = home.run_here("upload", "usage.csv", "--dry-run")
+    assert dry.exit_code == 0, dry.said
+    assert "posting pauses for" in dry.stderr

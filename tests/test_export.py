@@ -203,7 +203,7 @@ def test_a_file_without_a_row_is_exported(home: Home) -> None:
     (home.folder / "usage.failed.csv").write_text(",".join([*EVENT_COLUMNS, *OWN_COLUMNS]) + "\n")
     workbook = exported(home, home.folder / "usage.failed.csv")
     done = home.run_here("replay", workbook.name)
-    assert (done.exit_code, "names 0 runs" in done.said) == (2, True)
+    assert (done.exit_code, "it has no row" in done.said) == (2, True)
 
 
 def test_nothing_is_overwritten(troubled: Home) -> None:
@@ -484,7 +484,7 @@ def test_rows_that_were_sorted_deleted_and_hidden_keep_their_own(troubled: Home,
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (setting(2, upload_row=2), "upload_row and upload_event_id are not those of a row of this run"),
+        (setting(2, upload_row=2), "are not those of a row of this run (r"),
         (setting(2, upload_row="=1"), "upload_row and upload_run do not say whose row this is"),
         (lambda sheet: sheet.cell(2, 19, "my note"), "cell S2 stands behind the last column of the header; empty it"),
     ],

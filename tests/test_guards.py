@@ -61,6 +61,27 @@ def test_a_moved_file_continues_its_run(home: Home, billing_server: BillingServe
     assert len(billing_server.posts) == 6
 
 
+def test_again_does_not_bill_a_third_time_by_the_same_command(home: Home, billing_server: BillingServer) -> None:
+    """Which is run again after any stop: it is refused, and without --again it continues."""
+    write_csv(home.folder / "a.csv", usage_rows(4))
+    write_csv(home.folder / "b.csv", usage_rows(8)[4:])
+    both = ("upload", "a.csv", "b.csv", "--period", "x")
+    assert home.run_here(*both).exit_code == 0
+    billing_server.respond = lambda received: (
+        reply(401) if received.method == "POST" and len(billing_server.posts) > 13 else contract(received)
+    )
+    stopped = home.run_here(*both, "--again", "--concurrency", "1")
+    assert stopped.exit_code == 3
+    assert "run the same command without --again: it continues" in stopped.stdout
+    billing_server.respond = contract
+    again = home.run_here(*both, "--again")
+    assert again.exit_code == 2
+    assert "a.csv: not done: --again: this content was billed again already, by run r" in again.stdout
+    assert "b.csv: not done: --again: the last run of this content" in again.stdout
+    assert home.run_here(*both).exit_code == 0
+    assert set(billing_server.billed().values()) == {2}
+
+
 def test_a_copy_in_another_folder_is_not_taken_for_the_file(home: Home, billing_server: BillingServer) -> None:
     """Two flat days may have one name, one content and one time: the second is refused, in one command and in two."""
     for day in ("20", "21"):

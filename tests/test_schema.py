@@ -335,7 +335,8 @@ def test_a_log_that_another_delimiter_parts_is_told_by_its_header(delimiter: str
     header = delimiter.join(EVENT_COLUMNS)
     with pytest.raises(InputError, match="no column named") as refused:
         RowSchema.load(None).for_columns((header,), path=LOG)
-    assert refused.value.remedy == f"say what parts its columns: --delimiter {delimiter!r}"
+    spelled = {"\t": "tab"}.get(delimiter, f"'{delimiter}'")
+    assert refused.value.remedy == f"say what parts its columns: --delimiter {spelled}"
 
 
 def test_a_column_that_a_users_schema_requires_must_be_there() -> None:

@@ -238,6 +238,20 @@ def test_what_could_not_be_taken_is_named(home: Home, billing_server: BillingSer
     assert summary["files"] == []
 
 
+def test_settings_that_cannot_be_had_leave_no_older_summary(home: Home) -> None:
+    """A key file that is not there, say: the summary of the night before would tell that all is well."""
+    write_csv(home.folder / "usage.csv", usage_rows(2))
+    assert home.run_here("upload", "usage.csv", "--summary", "day.json").exit_code == 0
+    variables = {"UPLOADER_API_KEY_FILE": "/no/such/key"}
+    assert home.run_here("upload", "usage.csv", "--summary", "day.json", variables=variables).exit_code == 2
+    told = json.loads((home.folder / "day.json").read_text())
+    assert (told["exit_code"], told["files"]) == (2, [])
+    assert "/no/such/key" in told["error"]
+    variables = {"UPLOADER_BASE_URL": "http://me:secret@host.example/"}
+    assert home.run_here("upload", "usage.csv", "--summary", "day.json", variables=variables).exit_code == 2
+    assert "secret" not in (home.folder / "day.json").read_text()
+
+
 def test_a_run_that_broke_off_tells_its_calls(home: Home, billing_server: BillingServer) -> None:
     """A log that changed under the run leaves no results, but posts were made, and the summary says so."""
     billing_server.respond = held = HeldBack(answered=1)

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from uploader.effective import is_given, plan_of
+from uploader.effective import is_given, is_on_command_line, plan_of
 from uploader.ending import end, exit_code_of_signal, last_words, log_the_end, noted_signals
-from uploader.errors import ExitCode, UploaderError
+from uploader.errors import ExitCode, SettingsError, UploaderError
 from uploader.options import FILE, of_replay, of_upload
 from uploader.settings import DEFAULT_BASE_URL, FailureBudget
 
@@ -70,6 +70,13 @@ def upload(files: tuple[Path, ...], *, max_failed: str | None, sandbox: bool, dr
 def _sandboxed(options: dict[str, Any]) -> AbstractContextManager[Callable[[], str]]:
     from uploader.trial import sandboxed  # noqa: PLC0415 -- an optional extra
 
+    for name in ("base_url", "ledger", "results", "results_dir"):
+        if is_on_command_line(name):
+            raise SettingsError(
+                "--sandbox has a backend, a ledger and a folder for the results of its own, and "
+                f"--{name.replace('_', '-')} names another",
+                remedy="leave one of them out; nothing was posted",
+            )
     return sandboxed(options)
 
 
@@ -78,6 +85,7 @@ def _run_dry(files: tuple[Path, ...], options: dict[str, Any], noted: list[int])
     from uploader.dry_run import dry_run, told  # noqa: PLC0415 -- likewise
     from uploader.summary import exit_code_of  # noqa: PLC0415 -- likewise
 
+    _demand_places(options)
     display = _display(options["log_format"])
     watcher = Watcher(begin=display.begin, watch=display.watch, say=display.say, should_stop=lambda: bool(noted))
     try:
@@ -128,13 +136,12 @@ def _run(
     from uploader.summary import exit_code_of  # noqa: PLC0415 -- likewise
 
     begun_at = datetime.now(timezone.utc)
-    plan = plan_of(options)
     _demand_places(options)
     display = _display(options["log_format"])
     write = functools.partial(_write_documents, options, begun_at=begun_at, say=display.say)
     watcher = Watcher(begin=display.begin, watch=display.watch, say=display.say, should_stop=lambda: bool(noted))
     try:
-        reports = command(plan, watcher)
+        reports = command(plan_of(options), watcher)
     except BaseException as error:
         if isinstance(error, UploaderError):
             write([], exit_code=error.exit_code, error=str(error))
@@ -181,7 +188,7 @@ def _write_documents(
     summary = summarize(
         reports,
         command=str(click.get_current_context().info_name),
-        base_url=options["base_url"],
+        base_url="" if "@" in options["base_url"] else options["base_url"],  # refused, with its password
         period=options.get("period", ""),
         begun_at=begun_at,
         exit_code=exit_code,

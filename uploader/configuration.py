@@ -80,7 +80,7 @@ class Configuration:
             raise SettingsError(
                 f"destination {destination!r}: {where}",
                 remedy=_nearest(destination, list(self.values_by_destination))
-                or f"describe it in {FILE_NAME}, under [destination.{destination}]",
+                or f"describe it in {self.path or FILE_NAME}, under [destination.{destination}]",
             )
         return self.values_by_destination[destination]
 

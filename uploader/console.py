@@ -150,7 +150,13 @@ def next_steps(report: FileReport, *, replay_options: str | None) -> list[str]:
         export = f"uploader export {shlex.quote(str(report.names.failed))}"
         steps.append(f"correct the rows marked fix (safest: {export}), or set the backend up for them")
     if report.stop:
-        steps.append("run the same command again: it continues with the rows that were not sent")
+        command = "the same command without --again" if report.was_billed_again else "the same command again"
+        first = (
+            "correct and replay failed rows, or allow for more with --max-failed; then "
+            if report.is_over_budget
+            else ""
+        )
+        steps.append(f"{first}run {command}: it continues with the rows that were not sent")
     if replays and not (report.stop and replays == {Replay.YES}):
         steps.append(replay)
     return steps

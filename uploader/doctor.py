@@ -107,6 +107,8 @@ def _examine_log(path: Path, schema: RowSchema, plan: Plan) -> tuple[Finding, st
                     if isinstance(event, UsageEvent):
                         words = f"{path}: its columns fit the schema; row {row.number} is the first good one"
                         return Finding(State.OK, "log", words), event.tenant_id
+            if log.row_count == 0:
+                return Finding(State.WARN, "log", f"{path}: has no row -- look whether its export is whole"), None
     except UploaderError as error:
         return Finding(State.FAIL, "log", str(error)), None
     return Finding(State.FAIL, "log", f"{path}: has no good row -- see why: uploader validate {path}"), None

@@ -223,7 +223,7 @@ def _try_file(path: Path, desk: Desk, earlier: _EarlierFiles) -> DryReport:
         tally = _Tally(rows=log.row_count)
         with dry_events(desk.plan.ledger_folder, known, scratch=earlier.scratch) as events:
             naming = Naming(check, own_ids, EventIds(identity))
-            _look_up_all(desk, due_rows(log, naming, events, known, progress), progress, tally)
+            _look_up_all(path, desk, due_rows(log, naming, events, known, progress), progress, tally)
         stop = desk.why_stopped(progress)
         to_post, accepted_before, tenants = _summed_up(log, check, known, books, tally)
         if imbalance := books.imbalance(accepted=None, may_leave_unsent=bool(stop)):
@@ -263,7 +263,7 @@ def _try_names(log: UsageLog, identity: RunIdentity, plan: Plan) -> None:
                 place.rmdir()
 
 
-def _look_up_all(desk: Desk, rows: Iterator[Due | RowState], progress: Progress, tally: _Tally) -> None:
+def _look_up_all(path: Path, desk: Desk, rows: Iterator[Due | RowState], progress: Progress, tally: _Tally) -> None:
     Posting(
         settings=desk.plan.settings,
         ledger=tally,
@@ -272,7 +272,8 @@ def _look_up_all(desk: Desk, rows: Iterator[Due | RowState], progress: Progress,
         pacing=desk.pacing,
         progress=progress,
         should_stop=desk.watcher.should_stop,
-        watch=lambda _: None,  # its words are an upload's: it would speak of rows as accepted
+        # The counts are not shown: they would speak of rows as accepted.
+        watch=lambda progress: desk.pacing_notes.look(path, stop=desk.why_stopped(progress)),
         most_failed=None if desk.plan.max_failed is None else desk.plan.max_failed.most_failed(rows=progress.rows),
     ).post_all(rows)
 

@@ -65,6 +65,11 @@ def is_given(name: str) -> bool:
     return origin in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
 
 
+def is_on_command_line(name: str) -> bool:
+    """Tell whether an option was given by the command line."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
 def effective_settings(values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """List the settings of the command that runs: key, value, and where it came from; the API key is masked."""
     found, _ = configuration()

@@ -28,7 +28,8 @@ class FileReport:
     timings:         of this command's calls.
     seconds:         from opening the file to its durable results.
     mapping:         how the file's columns were seen.
-    stop:            why the run ended early; empty when every row had its turn.
+    stop:            why the run ended early; empty when every row had its turn. ``is_over_budget`` says that it was
+        because too many rows failed, and ``was_billed_again`` that ``--again`` had begun the run.
     error:           why the file could not be taken, or the run not be finished; or that its totals do not balance.
     """
 
@@ -46,6 +47,8 @@ class FileReport:
     seconds: float = 0.0
     mapping: ColumnMap = AS_IT_STANDS
     stop: str = ""
+    is_over_budget: bool = False
+    was_billed_again: bool = False
     error: UploaderError | None = None
 
     @property

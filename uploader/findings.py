@@ -40,6 +40,7 @@ class Found:
     detail: str
     http_status: str
     event_id: str
+    device_id: str
     customer_id: str
     at: str
     raw: str
@@ -310,6 +311,7 @@ def _found(cells: Mapping[str, str], units: Units | None) -> Found:
         detail=texts["upload_detail"],
         http_status=texts["upload_http_status"],
         event_id=texts["upload_event_id"],
+        device_id=texts["device_id"],
         customer_id=texts["upload_customer_id"],
         at=texts["upload_at"],
         raw=texts["upload_raw"],

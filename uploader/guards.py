@@ -58,7 +58,7 @@ def choose_run(
 
     Raises:
         LedgerRefusal: the same content is known under another name, was modified since or adopted from its results, its
-            events were named otherwise, or ``--again`` cannot be had.
+            events were named otherwise, or ``--again`` cannot be had, as a second time.
     """
     latest, knowledge = None, None
     while (found := remembered(folder, identity.run_id)) is not None:
@@ -73,6 +73,12 @@ def choose_run(
             raise LedgerRefusal(
                 f"--again: the last run of this content ({latest.run_id}) has not finished",
                 remedy="run the command without --again to continue it",
+            )
+        if latest.again:  # else the same command, run again as it is everywhere else, would bill all of it each time
+            raise LedgerRefusal(
+                f"--again: this content was billed again already, by run {latest.run_id}",
+                remedy="leave --again out to go on with that; to bill all of it once more, give it a label of its own "
+                "with --period",
             )
         return identity
     if "input" in knowledge and knowledge.get("event_id") != event_id:
@@ -164,7 +170,8 @@ def demand_known_results(
         if run_id and not knows(run_id):
             raise LedgerRefusal(
                 f"{path} holds the results of run {run_id}, which the ledger in {ledger_folder} does not know",
-                remedy="give --ledger the folder that the upload used, or, to begin afresh, move its results away",
+                remedy="give --ledger the folder that the upload used; if that is lost, send its failed rows alone: "
+                "uploader replay FAILED --without-ledger; with its results moved away every row is billed once more",
             )
 
 

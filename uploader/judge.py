@@ -144,7 +144,10 @@ class Judge:
             )
             return Kept(RowState(entry.number, Outcome(Reason.IN_DOUBT, words)))
         if entry.number >= len(self._is_seen) or not self._has_its_event_id(entry, known, original):
-            words = "upload_row and upload_event_id are not those of a row of this run; put both back as they were"
+            words = (
+                f"upload_row {entry.number} and upload_event_id {entry.event_id!r} are not those of a row of this run "
+                f"({entry.run_id}); put them back as they were"
+            )
             return Kept(RowState(0, Outcome(Reason.MALFORMED, words)))
         if self._is_seen[entry.number]:
             words = f"row {entry.number} stands in the file twice; only the first was looked at"

@@ -78,8 +78,22 @@ _file = _options(
     ),
 )
 _schema = _option("--schema", type=FILE, help="JSON Schema for the rows; without it the one that ships.")
+
+
+class _Delimiter(click.types.StringParamType):
+    """One character; a tab is hard to type."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return "\t" if value in ("tab", r"\t") else super().convert(value, param, ctx)
+
+
 _delimiter = _option(
-    "--delimiter", metavar="CHAR", help="Between the cells of a CSV file; without it a comma (.tsv: a tab)."
+    "--delimiter",
+    kind=Kind.TEXT,
+    type=_Delimiter(),
+    metavar="CHAR|tab",
+    help="Between the cells of a CSV file; without it a comma (.tsv: a tab). In files that this program wrote it is "
+    "found out.",
 )
 _results_dir = _option("--results-dir", type=FILE, help="Folder for the results; without it beside the input.")
 _ledger = _option(

@@ -19,6 +19,8 @@ from uploader.schema import EVENT_COLUMNS
 
 _NEEDED_COLUMNS = ("upload_row", "upload_status", "upload_reason", "upload_replay", "upload_event_id", "upload_run")
 _DELIMITERS = (",", ";", "\t", "|")
+_BETWEEN_COLUMNS = re.compile(rb'upload_row"?([\x01-\x7f])"?upload_status')
+_LONGEST_HEADER_BYTES = 1 << 20
 _ROW_NUMBER = re.compile(r"0*([1-9][0-9]{0,14})(?:[.,]0+)?")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,500}(?:[.,][0-9]{1,500})?(?:E[+-]?[0-9]{1,3})?", re.IGNORECASE)
 _MONTH = (
@@ -166,13 +168,22 @@ def open_own_file(path: Path, *, delimiter: str | None) -> UsageLog:
     """
     if path.suffix.lower() == ".xlsx":
         return open_workbook(path)
-    for choice in (*filter(None, [delimiter]), None, *_DELIMITERS):
+    for choice in (*filter(None, [delimiter]), None, *_delimiters_in(path)):
         with contextlib.suppress(InputError):
             log = open_usage_log(path, delimiter=choice)
             if "upload_row" in log.columns:
                 return log
             log.close()
     return open_usage_log(path, delimiter=delimiter)  # which says what is wrong with it, or else ReplayLog does
+
+
+def _delimiters_in(path: Path) -> tuple[str, ...]:
+    """Find the character between two of our columns; else give those that spreadsheets use."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        found = _BETWEEN_COLUMNS.search(file.readline(_LONGEST_HEADER_BYTES))
+        if found:
+            return (found[1].decode("latin-1"), *_DELIMITERS)
+    return _DELIMITERS
 
 
 def edited_columns(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -168,6 +168,8 @@ def _read_through(log: ReplayLog, check: RowCheck) -> tuple[Books, str]:
             run_ids[entry.run_id] = None
             books.take_in(check.units(entry.row))
     found = [run_id for run_id in run_ids if run_id]
+    if not run_ids:
+        raise InputError(f"{log.path}: it has no row", remedy="nothing is left of it to send")
     if len(found) != 1:
         raise InputError(
             f"{log.path}: its column upload_run names {len(found)} runs{': ' if found else ''}{', '.join(found[:3])}",

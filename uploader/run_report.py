@@ -47,5 +47,7 @@ def report_of_run(
         seconds=time.monotonic() - started_seconds,
         mapping=mapping,
         stop=stop,
+        is_over_budget=bool(progress.stop),
+        was_billed_again=ledger.identity.again > 0,
         error=imbalance,
     )

@@ -249,7 +249,7 @@ class RowCheck:
 
 def _remedy(missing: str, columns: Sequence[str]) -> str:
     if len(columns) == 1 and (delimiter := next((one for one in ";\t|" if one in columns[0]), "")):
-        return f"say what parts its columns: --delimiter {delimiter!r}"
+        return "say what parts its columns: --delimiter " + {"\t": "tab"}.get(delimiter, f"'{delimiter}'")
     return (
         f"name the columns as the schema does, or say which it is: --column {missing}=COLUMN, or what it is in all "
         f"rows: --constant {missing}=VALUE"

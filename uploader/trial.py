@@ -14,12 +14,15 @@ from uploader.sandbox_backend import SandboxSettings
 
 @contextlib.contextmanager
 def sandboxed(options: dict[str, Any]) -> Iterator[Callable[[], str]]:
-    """Point a run at a backend of its own, with a throw-away ledger and results in a fresh folder."""
+    """Point a run at a backend of its own, with a throw-away ledger and results in a fresh folder.
+
+    What variables and the settings file say of these is set aside: their folder is for results that were billed.
+    """
     with SandboxProcess(SandboxSettings()) as backend, tempfile.TemporaryDirectory(prefix="uploader-ledger-") as ledger:
         options["base_url"] = backend.base_url
         options["ledger"] = Path(ledger)
-        fresh = None if options["results_dir"] else Path(tempfile.mkdtemp(prefix="uploader-sandbox-"))
-        options["results_dir"] = options["results_dir"] or fresh
+        options["results"] = None
+        options["results_dir"] = fresh = Path(tempfile.mkdtemp(prefix="uploader-sandbox-"))
 
         def what_it_recorded() -> str:
             recorded = backend.recorded()
@@ -32,6 +35,5 @@ def sandboxed(options: dict[str, Any]) -> Iterator[Callable[[], str]]:
         try:
             yield what_it_recorded
         finally:
-            if fresh is not None:
-                with contextlib.suppress(OSError):  # it holds the results
-                    fresh.rmdir()
+            with contextlib.suppress(OSError):  # it holds the results
+                fresh.rmdir()

@@ -80,6 +80,8 @@ def _upload_file(path: Path, desk: Desk) -> FileReport:
         facts = InputFacts.of(path)
         books, rows = read_through(log, check, own_ids, desk.plan)
         desk.watcher.say(Note(f"{log.row_count:,} rows read", "file_read", path=path, counts={"rows": log.row_count}))
+        if log.row_count == 0:
+            desk.watcher.say(Note("it has no row: is its export whole?", "no_rows", level=Level.WARNING, path=path))
         with admitted(
             log,
             check,
