@@ -262,6 +262,22 @@ def test_a_run_goes_on_only_with_rows_that_no_other_posted_meanwhile(home: Home,
     assert sum(billing_server.billed().values()) == 44
 
 
+def test_a_replay_does_not_send_what_went_up_in_another_file(home: Home, billing_server: BillingServer) -> None:
+    """The failed file of a stopped upload, replayed after the whole export was uploaded instead."""
+    write_csv(home.folder / "night.csv", usage_rows(20))
+    billing_server.respond = lambda _: reply(401)
+    assert home.run_here("upload", "night.csv").exit_code == 3
+    billing_server.respond = contract
+    assert home.run_here("upload", write_csv(home.folder / "whole.csv", usage_rows(24))).exit_code == 0
+    refused = home.run_here("replay", "night.failed.csv")
+    assert refused.exit_code == 2
+    assert "about 100% of the rows that it has to send were posted before" in refused.said
+    assert "take those rows out of the file" in refused.said
+    assert len(billing_server.billed()) == 24
+    assert home.run_here("replay", "night.failed.csv", "--allow-overlap").exit_code == 0
+    assert sum(billing_server.billed().values()) == 44
+
+
 def test_a_run_goes_on_with_rows_that_it_was_allowed_to_post(home: Home, billing_server: BillingServer) -> None:
     """What it was compared with when it began does not hold it up, whatever share of its last rows that has."""
     rows = usage_rows(40)

@@ -137,6 +137,7 @@ def replay(
     idempotency_header: str | None = None,
     include_in_doubt: bool = False,
     accept_changes: bool = False,
+    allow_overlap: bool = False,
     without_ledger: bool = False,
     should_stop: Callable[[], bool] = _never,
 ) -> Summary:
@@ -168,6 +169,7 @@ def replay(
         delimiter=delimiter,
         mapping=_mapping(column, constant),
         results_dir=_path(results_dir),
+        allow_overlap=allow_overlap,
     )
     begun_at = datetime.now(timezone.utc)
     permissions = Permissions(

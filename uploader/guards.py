@@ -23,6 +23,7 @@ from uploader.seen import COMPARED_WITH_NONE, SeenRows
 
 _MOST_AGAIN = 100
 _OR_AGAIN = "; to bill all of it again, use --again"
+_PUT_APART = "put the rows that are new into a file of their own; to send failed rows again, replay the failed file"
 _MOST_SHARE = 0.5
 _SHARE_WORTH_A_WORD = 0.05
 
@@ -96,13 +97,19 @@ def choose_run(
 
 
 def demand_little_overlap(
-    seen: SeenRows, rows: bytes, *, path: Path, which: str = "its rows", but_for: Mapping[str, int] = COMPARED_WITH_NONE
+    seen: SeenRows,
+    rows: bytes,
+    *,
+    path: Path,
+    which: str = "its rows",
+    way_on: str = _PUT_APART,
+    but_for: Mapping[str, int] = COMPARED_WITH_NONE,
 ) -> Note | None:
     """Refuse a log most of whose rows earlier runs to the same destination and period accepted or left in doubt.
 
     Gives a note of a share that is smaller but not small, or that cannot be told.
 
-    which:   of its rows are meant.
+    which:   of its rows are meant, and ``way_on`` what to do with those that were posted.
     but_for: earlier runs that they were compared with before, see ``SeenRows.kept_by_run``.
 
     Raises:
@@ -128,8 +135,7 @@ def demand_little_overlap(
         first = f"first continue {unfinished[0]}, whose rows all count as posted until then; " if unfinished else ""
         raise LedgerRefusal(
             f"{path}: {words}",
-            remedy=f"{first}put the rows that are new into a file of their own; to send failed rows again, replay the "
-            "failed file; if these are other events that look the same, use --allow-overlap",
+            remedy=f"{first}{way_on}; if these are other events that look the same, use --allow-overlap",
         )
     text = f"{words}, and are posted as other events that look the same"
     return Note(text, "overlap", level=Level.WARNING, path=path)

@@ -214,11 +214,14 @@ _sending = _options(
     ),
 )
 
+_allow_overlap = click.option(
+    "--allow-overlap", is_flag=True, help="Take a file although most of its rows were posted before."
+)
 of_config = _options(_sending, _results, _period, _event_id, _max_failed)
 of_upload = _options(
     of_config,
     click.option("--again", is_flag=True, help="Bill all of a content again that was uploaded before, under new ids."),
-    click.option("--allow-overlap", is_flag=True, help="Take a file although most of its rows were posted before."),
+    _allow_overlap,
     click.option(
         "--dry-run",
         is_flag=True,
@@ -229,6 +232,7 @@ of_upload = _options(
 )
 of_replay = _options(
     _sending,
+    _allow_overlap,
     click.option(
         "--include-in-doubt", is_flag=True, help="Post the rows in doubt once more: each may then be billed twice."
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -13,14 +14,15 @@ from uploader.calls import Due
 from uploader.desk import Desk, Watcher, open_desk
 from uploader.errors import InputError, LedgerRefusal, UploaderError
 from uploader.file_report import FileReport
+from uploader.guards import demand_little_overlap
 from uploader.identity import RUN_ID, RunIdentity
 from uploader.judge import Judge, Kept, Permissions
 from uploader.ledger import Ledger
 from uploader.mapping import ColumnMap
-from uploader.model import Batch, RowState, Status
+from uploader.model import Batch, RowState, Status, UsageEvent
 from uploader.notes import Level, Note
 from uploader.overlap import RowSketches, merged
-from uploader.own_events import OwnEvents, OwnIds, own_events_of
+from uploader.own_events import OwnEvents, OwnIds, event_in, own_events_of
 from uploader.plan import Plan
 from uploader.progress import Progress
 from uploader.replay_log import ReplayLog, open_own_file
@@ -68,6 +70,8 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
         ):
             progress = Progress(rows=source.row_count)
             own_ids = _own_ids(log, ledger)
+            if not desk.plan.allow_overlap:
+                _demand_little_overlap(log, check, own_ids, ledger, desk)
             judge = Judge(check, ledger, permissions, own_ids)
             with own_events_of(ledger, own_ids) as own_events:
                 desk.posting(path, ledger, progress).post_all(_due_rows(log, judge, own_events, progress))
@@ -184,6 +188,41 @@ def _demand_same_destination(path: Path, identity: RunIdentity, plan: Plan) -> N
             f"{path} comes from an upload to {identity.base_url}, and this is a replay to {plan.settings.base_url}",
             remedy=f"give --base-url {identity.base_url}",
         )
+
+
+def _demand_little_overlap(log: ReplayLog, check: RowCheck, own_ids: OwnIds | None, ledger: Ledger, desk: Desk) -> None:
+    """Refuse to send rows most of which went up in other files since the run was last compared with them.
+
+    Raises:
+        LedgerRefusal: nothing was posted.
+    """
+    facts = ledger.facts()
+    seen = SeenRows(desk.plan.ledger_folder, ledger.identity, event_id=facts.get("event_id"))
+    compared = facts.get("compared", {})
+    if seen.kept_by_run(but_for=compared):
+        sketches = RowSketches(log.columns, mapping=ledger.identity.mapping, path=log.path)
+        for entries in log.entries():
+            known = ledger.known([entry.number for entry in entries])
+            sketches.add_all(
+                [
+                    entry.row.cells
+                    for entry in entries
+                    if not (entry.number in known and known[entry.number].outcome.may_be_recorded)
+                    and isinstance(event_in(entry.row, check, own_ids), UsageEvent)
+                ]
+            )
+        for sketch in sketches.each():
+            note = demand_little_overlap(
+                seen,
+                sketch,
+                path=log.path,
+                which="the rows that it has to send",
+                way_on="take those rows out of the file",
+                but_for=compared,
+            )
+            if note is not None:
+                desk.watcher.say(replace(note, run_id=ledger.identity.run_id))
+    ledger.remember({"compared": seen.written()})
 
 
 def _own_ids(log: ReplayLog, ledger: Ledger) -> OwnIds | None:
