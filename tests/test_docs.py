@@ -106,6 +106,7 @@ def _nightly_upload(home: Home, _: BillingServer) -> None:
 
 
 GIVEN: dict[str, Callable[[Home, BillingServer], None]] = {
+    "nothing": lambda _home, _server: None,
     "usage.csv": _sample_day("usage.csv"),
     "usage-2026-11-20.csv": _sample_day("usage-2026-11-20.csv"),
     "usage-2026-11-21.csv": _sample_day("usage-2026-11-21.csv"),

@@ -8,15 +8,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from uploader.client import MeterClient, post_meter_usage
     from uploader.commands import replay, upload
+    from uploader.errors import RefusedError, UploaderError
     from uploader.frames import read_results
     from uploader.summary import FileSummary, Summary
 
-__all__ = ["FileSummary", "MeterClient", "Summary", "post_meter_usage", "read_results", "replay", "upload"]
+__all__ = [
+    "FileSummary",
+    "MeterClient",
+    "RefusedError",
+    "Summary",
+    "UploaderError",
+    "post_meter_usage",
+    "read_results",
+    "replay",
+    "upload",
+]
 
 _MODULE_BY_NAME = {
     "FileSummary": "summary",
     "MeterClient": "client",
+    "RefusedError": "errors",
     "Summary": "summary",
+    "UploaderError": "errors",
     "post_meter_usage": "client",
     "read_results": "frames",
     "replay": "commands",

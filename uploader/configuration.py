@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import enum
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -100,7 +101,12 @@ def find_configuration(named: Path | None, kind_by_key: Mapping[str, Kind]) -> C
 
 
 def default_ledger_folder() -> Path:
-    """Give the folder of the ledger where none is named: in the user's state folder."""
+    """Give the folder of the ledger where none is named: ``UPLOADER_LEDGER``, else one in the user's state folder.
+
+    For programs, too: what they post and what the command line posts must be known to each other.
+    """
+    if named := os.environ.get("UPLOADER_LEDGER"):
+        return Path(named)
     from platformdirs import user_state_path  # noqa: PLC0415 -- `uploader --help` must stay fast
 
     return user_state_path("uploader") / "ledger"
