@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from uploader.books import Books
 from uploader.database import unusable
-from uploader.guards import InputFacts, choose_run, demand_known_results, demand_little_overlap
+from uploader.guards import (
+    InputFacts,
+    choose_run,
+    demand_known_results,
+    demand_little_overlap,
+    demand_little_overlap_since,
+    each_once,
+)
 from uploader.identity import RunIdentity
 from uploader.ledger import Ledger
 from uploader.lock import turn
@@ -91,8 +98,7 @@ def admitted_run(
     demand_known_marks(folder, input_name=log.path.name, knows=knows, ledger_folder=plan.ledger_folder)
     if not knows(identity.run_id) and not plan.again and not plan.allow_overlap:
         seen = SeenRows(plan.ledger_folder, identity, event_id=plan.event_id)
-        notes = [demand_little_overlap(seen, sketch, path=log.path) for sketch in rows.each()]
-        for note in _each_once(notes):
+        for note in each_once(demand_little_overlap(seen, sketch, path=log.path) for sketch in rows.each()):
             say(replace(note, run_id=identity.run_id))
     return identity
 
@@ -120,37 +126,32 @@ def rows_to_go(log: UsageLog, check: RowCheck, own_ids: OwnIds | None, known: Kn
     return sketch
 
 
-def demand_little_overlap_since(
+def others_since(
     log: UsageLog,
     check: RowCheck,
     own_ids: OwnIds | None,
     plan: Plan,
-    run: RunIdentity,
+    seen: SeenRows,
     *,
     known: Knowledge,
     facts: RunFacts,
 ) -> list[Note]:
-    """Refuse to go on with a run when most of the rows that it would post were posted by others meanwhile.
-
-    Gives notes of smaller shares. A run that just begins was compared as a whole.
+    """Compare the rows that a run which goes on would post with what others posted since; one that begins has been.
 
     known: what the run's ledger knows of its rows, and ``facts`` of itself.
 
     Raises:
-        LedgerRefusal: nothing was posted by this command.
+        LedgerRefusal: most of them were posted; nothing was by this command.
     """
-    seen = SeenRows(plan.ledger_folder, run, event_id=plan.event_id)
-    compared = facts.get("compared", {})
-    if "input" not in facts or plan.allow_overlap or not seen.kept_by_run(but_for=compared):
+    if "input" not in facts or plan.allow_overlap:
         return []
-    sketches = rows_to_go(log, check, own_ids, known, plan).each()
-    which = "the rows that it has still to post"
-    notes = [demand_little_overlap(seen, one, path=log.path, which=which, but_for=compared) for one in sketches]
-    return _each_once(notes)
-
-
-def _each_once(notes: Iterable[Note | None]) -> list[Note]:
-    return list({note.text: note for note in notes if note is not None}.values())
+    return demand_little_overlap_since(
+        seen,
+        facts.get("compared", {}),
+        lambda: rows_to_go(log, check, own_ids, known, plan).each(),
+        path=log.path,
+        which="the rows that it has still to post",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,13 +193,11 @@ def admitted(
         with _turn_to_begin(plan.ledger_folder, lambda: say(waiting), should_stop):
             identity = admitted_run(log, facts, rows, plan, say=say)
             ledger = held.enter_context(Ledger(plan.ledger_folder, identity))
-            for note in demand_little_overlap_since(
-                log, check, own_ids, plan, identity, known=ledger, facts=ledger.facts()
-            ):
+            seen = SeenRows(plan.ledger_folder, identity, event_id=plan.event_id)
+            for note in others_since(log, check, own_ids, plan, seen, known=ledger, facts=ledger.facts()):
                 say(replace(note, run_id=identity.run_id))
             own_events = held.enter_context(own_events_of(ledger, own_ids))
             reservation = held.enter_context(reserved(names_for(log, plan), log, ledger, rows=log.row_count))
-            seen = SeenRows(plan.ledger_folder, identity, event_id=plan.event_id)
             ledger.begin(
                 path=log.path,
                 facts=[facts.name, facts.modified_nanoseconds],

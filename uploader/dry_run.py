@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from uploader.admission import admitted_run, demand_little_overlap_since, names_for, own_ids_of, read_through
+from uploader.admission import admitted_run, names_for, others_since, own_ids_of, read_through
 from uploader.api import Verdict
 from uploader.books import Books, Entry
 from uploader.calls import Due
@@ -214,9 +214,8 @@ def _try_file(path: Path, desk: Desk, earlier: _EarlierFiles) -> DryReport:
         try_ledger_folder(desk.plan.ledger_folder)
         known = Glance.at(desk.plan.ledger_folder, identity)
         facts_known = remembered(desk.plan.ledger_folder, identity.run_id) or RunFacts()
-        for note in demand_little_overlap_since(
-            log, check, own_ids, desk.plan, identity, known=known, facts=facts_known
-        ):
+        seen = SeenRows(desk.plan.ledger_folder, identity, event_id=desk.plan.event_id)
+        for note in others_since(log, check, own_ids, desk.plan, seen, known=known, facts=facts_known):
             desk.watcher.say(note)
         _try_names(log, identity, desk.plan)
         progress = Progress(rows=log.row_count)

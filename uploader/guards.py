@@ -141,6 +141,36 @@ def demand_little_overlap(
     return Note(text, "overlap", level=Level.WARNING, path=path)
 
 
+def demand_little_overlap_since(
+    seen: SeenRows,
+    compared: Mapping[str, int],
+    rows: Callable[[], Sequence[bytes]],
+    *,
+    path: Path,
+    which: str,
+    way_on: str = _PUT_APART,
+) -> list[Note]:
+    """Refuse to send rows most of which other runs posted since these were compared with them; else give notes.
+
+    compared: what ``SeenRows.written`` gave then.
+    rows:     sketches them; not called when no other run posted anything since.
+
+    Raises:
+        LedgerRefusal: nothing was posted.
+    """
+    if not seen.kept_by_run(but_for=compared):
+        return []
+    return each_once(
+        demand_little_overlap(seen, sketch, path=path, which=which, way_on=way_on, but_for=compared)
+        for sketch in rows()
+    )
+
+
+def each_once(notes: Iterable[Note | None]) -> list[Note]:
+    """Give the notes that there are; the same rows may have been sketched in two ways."""
+    return list({note.text: note for note in notes if note is not None}.values())
+
+
 def _grown(path: Path, run: str, part: float) -> LedgerRefusal:
     return LedgerRefusal(
         f"{path}: it has about {part:.0%} of the rows of run {run}, which began with a file of this name and has not "

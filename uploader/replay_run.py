@@ -14,7 +14,7 @@ from uploader.calls import Due
 from uploader.desk import Desk, Watcher, open_desk
 from uploader.errors import InputError, LedgerRefusal, UploaderError
 from uploader.file_report import FileReport
-from uploader.guards import demand_little_overlap
+from uploader.guards import demand_little_overlap_since
 from uploader.identity import RUN_ID, RunIdentity
 from uploader.judge import Judge, Kept, Permissions
 from uploader.ledger import Ledger
@@ -71,7 +71,7 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
             progress = Progress(rows=source.row_count)
             own_ids = _own_ids(log, ledger)
             if not desk.plan.allow_overlap:
-                _demand_little_overlap(log, check, own_ids, ledger, desk)
+                _say_what_others_sent(log, check, own_ids, ledger, desk)
             judge = Judge(check, ledger, permissions, own_ids)
             with own_events_of(ledger, own_ids) as own_events:
                 desk.posting(path, ledger, progress).post_all(_due_rows(log, judge, own_events, progress))
@@ -190,39 +190,40 @@ def _demand_same_destination(path: Path, identity: RunIdentity, plan: Plan) -> N
         )
 
 
-def _demand_little_overlap(log: ReplayLog, check: RowCheck, own_ids: OwnIds | None, ledger: Ledger, desk: Desk) -> None:
-    """Refuse to send rows most of which went up in other files since the run was last compared with them.
+def _say_what_others_sent(log: ReplayLog, check: RowCheck, own_ids: OwnIds | None, ledger: Ledger, desk: Desk) -> None:
+    """Compare the rows to be sent with what went up in other files since the run was last compared with those.
 
     Raises:
-        LedgerRefusal: nothing was posted.
+        LedgerRefusal: most of them did; nothing was posted.
     """
     facts = ledger.facts()
     seen = SeenRows(desk.plan.ledger_folder, ledger.identity, event_id=facts.get("event_id"))
-    compared = facts.get("compared", {})
-    if seen.kept_by_run(but_for=compared):
-        sketches = RowSketches(log.columns, mapping=ledger.identity.mapping, path=log.path)
-        for entries in log.entries():
-            known = ledger.known([entry.number for entry in entries])
-            sketches.add_all(
-                [
-                    entry.row.cells
-                    for entry in entries
-                    if not (entry.number in known and known[entry.number].outcome.may_be_recorded)
-                    and isinstance(event_in(entry.row, check, own_ids), UsageEvent)
-                ]
-            )
-        for sketch in sketches.each():
-            note = demand_little_overlap(
-                seen,
-                sketch,
-                path=log.path,
-                which="the rows that it has to send",
-                way_on="take those rows out of the file",
-                but_for=compared,
-            )
-            if note is not None:
-                desk.watcher.say(replace(note, run_id=ledger.identity.run_id))
+    notes = demand_little_overlap_since(
+        seen,
+        facts.get("compared", {}),
+        lambda: _rows_to_send(log, check, own_ids, ledger).each(),
+        path=log.path,
+        which="the rows that it has to send",
+        way_on="take those rows out of the file",
+    )
+    for note in notes:
+        desk.watcher.say(replace(note, run_id=ledger.identity.run_id))
     ledger.remember({"compared": seen.written()})
+
+
+def _rows_to_send(log: ReplayLog, check: RowCheck, own_ids: OwnIds | None, ledger: Ledger) -> RowSketches:
+    sketches = RowSketches(log.columns, mapping=ledger.identity.mapping, path=log.path)
+    for entries in log.entries():
+        known = ledger.known([entry.number for entry in entries])
+        sketches.add_all(
+            [
+                entry.row.cells
+                for entry in entries
+                if not (entry.number in known and known[entry.number].outcome.may_be_recorded)
+                and isinstance(event_in(entry.row, check, own_ids), UsageEvent)
+            ]
+        )
+    return sketches
 
 
 def _own_ids(log: ReplayLog, ledger: Ledger) -> OwnIds | None:
