@@ -317,10 +317,10 @@ def test_an_unfinished_run_that_has_the_rows_is_to_go_on_first(home: Home, billi
 def test_rows_that_a_replay_corrected_count_as_posted_ever(home: Home, billing_server: BillingServer) -> None:
     """Also once the upload was run again, whose log has them as they were."""
     rows = usage_rows(12)
-    write_csv(home.folder / "usage.csv", [(*row[:3], f"{row[3]}e0") for row in rows])
+    write_csv(home.folder / "usage.csv", [(*row[:3], f"{row[3]} units") for row in rows])
     assert home.run_here("upload", "usage.csv").exit_code == 1
     failed = home.folder / "usage.failed.csv"
-    failed.write_text(failed.read_text().replace("e0,", ","))
+    failed.write_text(failed.read_text().replace(" units,", ","))
     assert home.run_here("replay", "usage.failed.csv").exit_code == 0
     assert home.run_here("upload", "usage.csv").exit_code == 0
     assert home.run_here("upload", write_csv(home.folder / "fixed.csv", rows)).exit_code == 2
