@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -310,8 +312,11 @@ def test_results_of_any_name_may_be_the_last_word(scene: Scene) -> None:
     """What was accepted stands in a file that --results named, too."""
     scene.replay(scene.failed, "--without-ledger")
     scene.lose_ledger()
-    (scene.home.folder / "usage.replay1.results.csv").rename(scene.home.folder / "tuesday.csv")
-    assert "tuesday.csv as accepted" in scene.refusal(scene.failed, "--without-ledger")
+    results = scene.home.folder / "usage.replay1.results.csv"
+    (scene.home.folder / "tuesday.csv.gz").write_bytes(gzip.compress(results.read_bytes()))
+    os.mkfifo(scene.home.folder / "pipe.csv")
+    results.unlink()
+    assert "tuesday.csv.gz as accepted" in scene.refusal(scene.failed, "--without-ledger")
 
 
 def test_a_run_of_again_that_was_adopted_is_known_to_uploads(home: Home, billing_server: BillingServer) -> None:

@@ -362,12 +362,12 @@ def test_a_sandbox_upload_needs_no_backend_and_leaves_no_ledger(home: Home, bill
 def test_a_sandbox_upload_writes_nothing_where_results_of_uploads_are(home: Home) -> None:
     """A folder of the settings file or a variable is set aside; one of the command line is refused."""
     write_csv(home.folder / "usage.csv", usage_rows(3))
-    (home.folder / "uploader.toml").write_text('results_dir = "out"\n')
+    (home.folder / "uploader.toml").write_text('results_dir = "out"\nsummary = "day.json"\nreport = "day.html"\n')
     variables = {"TMPDIR": str(home.folder), "UPLOADER_RESULTS": "mine.csv"}
     run = home.run("upload", "usage.csv", "--sandbox", variables=variables)
     assert run.exit_code == 0, run.said
     assert not (home.folder / "out").exists()
-    assert not (home.folder / "mine.csv").exists()
+    assert not [name for name in ("mine.csv", "day.json", "day.html") if (home.folder / name).exists()]
     for option in ("--results-dir", "--results", "--ledger", "--base-url"):
         refused = home.run_here("upload", "usage.csv", "--sandbox", option, "out.csv")
         assert refused.exit_code == 2

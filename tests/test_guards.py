@@ -82,22 +82,21 @@ def test_again_does_not_bill_a_third_time_by_the_same_command(home: Home, billin
     assert set(billing_server.billed().values()) == {2}
 
 
-def test_a_copy_in_another_folder_is_not_taken_for_the_file(home: Home, billing_server: BillingServer) -> None:
-    """Two flat days may have one name, one content and one time: the second is refused, in one command and in two."""
+def test_a_copy_in_another_folder_is_told(home: Home, billing_server: BillingServer) -> None:
+    """Two flat days may have one name, one content and one time: refused in one command, warned of in two."""
     for day in ("20", "21"):
         (home.folder / day).mkdir()
         os.utime(write_csv(home.folder / day / "usage.csv", usage_rows(6)), ns=(LATER_NANOSECONDS,) * 2)
-    both = home.run_here("upload", "20/usage.csv", "21/usage.csv")
+    (home.folder / "link").symlink_to("20")
+    both = home.run_here("upload", "20/usage.csv", "link/usage.csv", "21/usage.csv")
     assert both.exit_code == 3
-    assert f"the same content was uploaded as {home.folder / '20' / 'usage.csv'}, which is there still" in both.said
+    assert "21/usage.csv: not done: the same content as link/usage.csv" in both.stdout
     second = home.run_here("upload", "21/usage.csv")
-    assert second.exit_code == 2
-    assert "--period LABEL; to bill all of it again, use --again" in second.said
+    assert second.exit_code == 0
+    words = f"the same content was uploaded as {home.folder / 'link' / 'usage.csv'}, which is there still"
+    assert f"WARNING {home.folder / '21' / 'usage.csv'}: {words}" in second.stderr
     assert home.run_here("upload", "21/usage.csv", "--period", "21").exit_code == 0
     assert set(billing_server.billed().values()) == {2}
-    (home.folder / "link.csv").symlink_to("20/usage.csv")
-    assert home.run_here("upload", "20/../20/usage.csv").exit_code == 0
-    assert len(billing_server.posts) == 12
 
 
 def test_the_ways_on_from_an_unfinished_copy_do_not_name_again(home: Home, billing_server: BillingServer) -> None:
@@ -278,6 +277,82 @@ def test_a_replay_does_not_send_what_went_up_in_another_file(home: Home, billing
     assert sum(billing_server.billed().values()) == 44
 
 
+def test_another_night_under_the_name_of_a_stopped_one_is_taken(home: Home, billing_server: BillingServer) -> None:
+    """Though all that the stopped run posted, some idle meters, stands in it too."""
+    idle = [("acme", f"idle-{number}", "api", 0) for number in range(5)]
+    write_csv(home.folder / "usage.csv", [*idle, *usage_rows(95)])
+    billing_server.respond = lambda received: (
+        reply(401) if received.method == "POST" and len(billing_server.posts) > 5 else contract(received)
+    )
+    assert home.run_here("upload", "usage.csv", "--concurrency", "1").exit_code == 3
+    billing_server.respond = contract
+    write_csv(home.folder / "usage.csv", [*idle, *usage_rows(295)[200:]])
+    assert home.run_here("upload", "usage.csv").exit_code == 0
+
+
+def test_a_replay_and_an_upload_are_compared_each_by_itself(home: Home, billing_server: BillingServer) -> None:
+    """That some rows of a run were compared with another's says nothing of its other rows."""
+    rows = usage_rows(40)
+    write_csv(home.folder / "a.csv", [*rows[:20], *[(*row[:3], "x") for row in rows[20:]]])
+    billing_server.respond = lambda received: (
+        reply(401) if received.method == "POST" and len(billing_server.posts) > 5 else contract(received)
+    )
+    assert home.run_here("upload", "a.csv", "--concurrency", "1").exit_code == 3
+    billing_server.respond = contract
+    failed = read_rows(home.folder / "a.failed.csv")
+    later = [*rows[6:20], *usage_rows(44)[40:]]
+    assert home.run_here("upload", write_csv(home.folder / "b.csv", later)).exit_code == 0
+    (one,) = (row for row in failed if row["device_id"] == "dev-39")
+    rewrite(home.folder / "one.csv", [{**one, "total_usage": "7"}])
+    assert home.run_here("replay", "one.csv").exit_code == 0
+    assert home.run_here("upload", "a.csv").exit_code == 2
+    corrected = write_csv(home.folder / "c.csv", [*rows[20:30], *usage_rows(46)[44:]])
+    assert home.run_here("upload", corrected).exit_code == 0
+    two = [{**row, "total_usage": rows[int(row["device_id"][4:])].total_usage} for row in failed]
+    rewrite(home.folder / "two.csv", [row for row in two if row["upload_reason"] == "invalid"][:10])
+    assert home.run_here("replay", "two.csv").exit_code == 2
+    assert set(billing_server.billed().values()) == {1}
+
+
+def test_a_file_that_is_uploaded_again_without_a_post_holds_up_no_other(
+    home: Home, billing_server: BillingServer
+) -> None:
+    """What others posted is told by its content: neither a second run nor a copy of the ledger makes it new."""
+    rows = usage_rows(40)
+    write_csv(home.folder / "d1.csv", rows[20:])
+    write_csv(home.folder / "d2.csv", [*usage_rows(70)[40:], *rows[28:]])
+    assert home.run_here("upload", "d1.csv").exit_code == 0
+    billing_server.respond = lambda received: (
+        reply(401) if received.method == "POST" and len(billing_server.posts) > 50 else contract(received)
+    )
+    assert home.run_here("upload", "d2.csv", "--concurrency", "1").exit_code == 3
+    billing_server.respond = contract
+    assert home.run_here("upload", "d1.csv").exit_code == 0
+    for path in home.ledger.rglob("*.theta"):
+        os.utime(path, ns=(LATER_NANOSECONDS,) * 2)
+    assert home.run_here("upload", "d2.csv").exit_code == 0
+
+
+def test_a_replay_under_way_is_known_to_uploads(home: Home, billing_server: BillingServer) -> None:
+    """Its rows count as posted before the first of them is, and after it was killed."""
+    rows = usage_rows(12)
+    write_csv(home.folder / "usage.csv", [(*row[:3], f"{row[3]} units") for row in rows])
+    assert home.run_here("upload", "usage.csv").exit_code == 1
+    failed = home.folder / "usage.failed.csv"
+    failed.write_text(failed.read_text().replace(" units,", ","))
+    write_csv(home.folder / "fixed.csv", rows)
+    backend = HeldBack(answered=2)
+    billing_server.respond = backend
+    with home.started("replay", "usage.failed.csv", "--concurrency", "1") as process:
+        billing_server.wait_for(posts=3)
+        assert home.run_here("upload", "fixed.csv").exit_code == 2
+        process.kill()
+        ended(process)
+    backend.release()
+    assert home.run_here("upload", "fixed.csv").exit_code == 2
+    assert len(billing_server.posts) == 3
+
+
 def test_a_run_goes_on_with_rows_that_it_was_allowed_to_post(home: Home, billing_server: BillingServer) -> None:
     """What it was compared with when it began does not hold it up, whatever share of its last rows that has."""
     rows = usage_rows(40)
@@ -298,7 +373,7 @@ def test_a_file_that_grew_while_its_run_was_unfinished_is_refused(home: Home, bi
     posts = len(billing_server.posts)
     grown = home.run_here("upload", "usage.csv")
     assert grown.exit_code == 2
-    assert "it has about 100% of the rows of run r" in grown.said
+    assert "it has some 6 rows of run r" in grown.said
     assert "put it back as it was" in grown.said
     assert len(billing_server.posts) == posts
     assert home.run_here("upload", "usage.csv", "--allow-overlap").exit_code == 0

@@ -72,5 +72,5 @@ def test_sketches_are_kept_by_destination_and_period(tmp_path: Path) -> None:
     assert SeenRows(tmp_path, IDENTITY, event_id=None).own_replays() == b"5"
     seen = SeenRows(tmp_path, other, event_id=None)
     assert seen.kept_by_run() == {IDENTITY.run_id: b"2", f"{IDENTITY.run_id} (replays)": b"5"}
-    assert seen.kept_by_run(but_for=seen.written()) == {}
+    assert seen.kept_by_run(but_for=seen.checksums()) == {}
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*.theta")} == {0o600}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -14,13 +14,15 @@ from uploader.database import unusable
 from uploader.guards import (
     InputFacts,
     choose_run,
+    demand_another,
     demand_known_results,
     demand_little_overlap,
     demand_little_overlap_since,
     each_once,
+    note_of_copy,
 )
 from uploader.identity import RunIdentity
-from uploader.ledger import Ledger
+from uploader.ledger import History, Ledger
 from uploader.lock import turn
 from uploader.log_check import demand_within_budget
 from uploader.marker import demand_known_marks
@@ -75,9 +77,17 @@ def read_through(log: UsageLog, check: RowCheck, own_ids: OwnIds | None, plan: P
 
 
 def admitted_run(
-    log: UsageLog, facts: InputFacts, rows: RowSketches, plan: Plan, *, say: Callable[[Note], None]
+    log: UsageLog,
+    facts: InputFacts,
+    rows: RowSketches,
+    plan: Plan,
+    *,
+    path_by_run_id: Mapping[str, Path],
+    say: Callable[[Note], None],
 ) -> RunIdentity:
     """Choose the run that this upload begins or continues, past every guard; say what is odd and no reason to refuse.
+
+    path_by_run_id: the files of this command before this one.
 
     Raises:
         LedgerRefusal: a guard forbids it; nothing was posted.
@@ -89,6 +99,7 @@ def admitted_run(
         mapping=plan.mapping,
     )
     identity = choose_run(plan.ledger_folder, first, facts, asks_for_all_again=plan.again, event_id=plan.event_id)
+    demand_another(log.path, identity, path_by_run_id=path_by_run_id)
     if plan.event_id is not None:  # before anything is made, though the claims' own door asks too
         demand_known_claims(plan.ledger_folder)
     knows = functools.partial(is_known, plan.ledger_folder)
@@ -108,6 +119,9 @@ class Knowledge(Protocol):
 
     def known(self, rows: Sequence[int]) -> dict[int, RowState]:
         """Give the states of those rows that have one, by row number."""
+
+    def history(self) -> History:
+        """Sum up what earlier commands recorded."""
 
 
 def rows_to_go(log: UsageLog, check: RowCheck, own_ids: OwnIds | None, known: Knowledge, plan: Plan) -> RowSketches:
@@ -143,14 +157,18 @@ def others_since(
     Raises:
         LedgerRefusal: most of them were posted; nothing was by this command.
     """
-    if "input" not in facts or plan.allow_overlap:
+    if "compared" not in facts or plan.allow_overlap:
+        return []
+    history = known.history()
+    if history.accepted + history.in_doubt == log.row_count:
         return []
     return demand_little_overlap_since(
         seen,
-        facts.get("compared", {}),
+        facts["compared"],
         lambda: rows_to_go(log, check, own_ids, known, plan).each(),
         path=log.path,
         which="the rows that it has still to post",
+        way_on="put those that no run has posted into a file of their own and upload that with --allow-overlap",
     )
 
 
@@ -177,6 +195,7 @@ def admitted(
     *,
     facts: InputFacts,
     rows: RowSketches,
+    path_by_run_id: Mapping[str, Path],
     say: Callable[[Note], None],
     should_stop: Callable[[], bool],
 ) -> Iterator[Admitted]:
@@ -189,13 +208,15 @@ def admitted(
         StoppedError: ``should_stop`` said so while others began.
     """
     with contextlib.ExitStack() as held:
-        waiting = Note("waits while another upload begins", "waiting_to_begin", path=log.path)
-        with _turn_to_begin(plan.ledger_folder, lambda: say(waiting), should_stop):
-            identity = admitted_run(log, facts, rows, plan, say=say)
+        with turn_to_begin(log.path, plan.ledger_folder, say=say, should_stop=should_stop):
+            identity = admitted_run(log, facts, rows, plan, path_by_run_id=path_by_run_id, say=say)
             ledger = held.enter_context(Ledger(plan.ledger_folder, identity))
             seen = SeenRows(plan.ledger_folder, identity, event_id=plan.event_id)
             for note in others_since(log, check, own_ids, plan, seen, known=ledger, facts=ledger.facts()):
                 say(replace(note, run_id=identity.run_id))
+            copy = note_of_copy(facts, ledger.facts().get("input_path"), event_id=plan.event_id)
+            if copy is not None:
+                say(replace(copy, run_id=identity.run_id))
             own_events = held.enter_context(own_events_of(ledger, own_ids))
             reservation = held.enter_context(reserved(names_for(log, plan), log, ledger, rows=log.row_count))
             ledger.begin(
@@ -203,18 +224,30 @@ def admitted(
                 facts=[facts.name, facts.modified_nanoseconds],
                 rows=log.row_count,
                 event_id=plan.event_id,
-                compared=seen.written(),
+                compared=seen.checksums(),
             )
             seen.keep(rows.to_bytes())
         yield Admitted(ledger=ledger, own_events=own_events, reservation=reservation, seen=seen)
 
 
 @contextlib.contextmanager
-def _turn_to_begin(ledger_folder: Path, waits: Callable[[], None], should_stop: Callable[[], bool]) -> Iterator[None]:
+def turn_to_begin(
+    path: Path, ledger_folder: Path, *, say: Callable[[Note], None], should_stop: Callable[[], bool]
+) -> Iterator[None]:
+    """Hold the turn of those commands of a ledger that are about to post.
+
+    path: the file that waits, to be said.
+
+    Raises:
+        LedgerRefusal: the turn cannot be had.
+        StoppedError: ``should_stop`` said so while others began.
+    """
+    waiting = Note("waits while another upload begins", "waiting_to_begin", path=path)
+    lock = ledger_folder / "beginning.lock"
     with contextlib.ExitStack() as held:
         try:
             ledger_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            held.enter_context(turn(ledger_folder / "beginning.lock", waits=waits, should_stop=should_stop))
+            held.enter_context(turn(lock, waits=lambda: say(waiting), should_stop=should_stop))
         except OSError as error:
             raise unusable(ledger_folder, error) from error
         yield

@@ -32,7 +32,7 @@ from uploader.seen import SeenRows
 _MOST_ROWS = 1_000_000_000
 """A row number beyond it is a slip: a replay keeps some bytes for each row up to the last."""
 _UNCLEAR = "may have been recorded: upload_status, upload_reason and upload_replay do not agree on what became of it"
-_OF_RESULTS = frozenset({".csv", ".tsv", ".parquet", ".pq", ".xlsx"})
+_OF_RESULTS = (".csv", ".tsv", ".parquet", ".pq", ".xlsx", ".gz", ".bz2", ".zst")
 _HTTP_STATUS = re.compile("[1-5][0-9]{2}")
 _REASONS = frozenset(reason.value for reason in Reason)
 
@@ -62,6 +62,7 @@ def adopt(log: ReplayLog, check: RowCheck, *, run_id: str, plan: Plan, say: Call
                     "path": str(log.path),
                     "rows": taken.books.rows_out,
                     "last_row": taken.last_row,
+                    "compared_first": {},
                     "totals": totals,
                     "units_uploaded": totals.get("accepted", [0, 0])[1],
                     "started_milliseconds": now_milliseconds(),
@@ -185,7 +186,7 @@ def _milliseconds(moment: str) -> int:
 def _demand_last_word(log: ReplayLog, run_id: str, ledger: Ledger) -> None:
     """Refuse a file when results beside it are surer of one of its rows: what is known of a row only ever grows."""
     for path in sorted(log.path.parent.iterdir()):
-        if path.name == log.path.name or path.suffix.lower() not in _OF_RESULTS:
+        if path.name == log.path.name or not path.name.lower().endswith(_OF_RESULTS) or not path.is_file():
             continue
         for claims in _claims_of_run(path, run_id):
             adopted = ledger.known([entry.number for entry, _ in claims])

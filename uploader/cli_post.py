@@ -77,6 +77,9 @@ def _sandboxed(options: dict[str, Any]) -> AbstractContextManager[Callable[[], s
                 f"--{name.replace('_', '-')} names another",
                 remedy="leave one of them out; nothing was posted",
             )
+    for name in ("summary", "report"):  # those of the settings are about uploads that were billed
+        if not is_on_command_line(name):
+            options[name] = None
     return sandboxed(options)
 
 

@@ -43,7 +43,10 @@ class Watcher:
 
 @dataclass(slots=True, kw_only=True)
 class Desk:
-    """What lives for a whole command, whatever the number of files."""
+    """What lives for a whole command, whatever the number of files.
+
+    path_by_run_id: the usage logs that were begun so far.
+    """
 
     plan: Plan
     watcher: Watcher
@@ -52,6 +55,7 @@ class Desk:
     pacing: Pacing
     pacing_notes: PacingNotes = field(init=False)
     sender: Sender[Call]
+    path_by_run_id: dict[str, Path] = field(default_factory=dict)
     _begun: tuple[Path, Ledger, Progress] | None = None
 
     def __post_init__(self) -> None:

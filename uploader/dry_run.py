@@ -21,7 +21,7 @@ from uploader.customers import Customers
 from uploader.desk import Desk, Watcher, open_desk
 from uploader.dry_events import dry_events
 from uploader.due_rows import due_rows
-from uploader.errors import LedgerRefusal, StoppedError, UploaderError
+from uploader.errors import StoppedError, UploaderError
 from uploader.file_report import FileReport, complaint_about
 from uploader.glance import Glance, try_ledger_folder
 from uploader.guards import InputFacts, demand_little_overlap
@@ -134,25 +134,20 @@ class _EarlierFiles:
 
     def __init__(self, scratch: Path | None) -> None:
         self.scratch = scratch
-        self._path_by_run_id: dict[str, Path] = {}
+        self.path_by_run_id: dict[str, Path] = {}
         self._sketch_by_run_id: dict[str, bytes] = {}
 
     def admit(self, path: Path, identity: RunIdentity, rows: RowSketches, plan: Plan) -> None:
         """Refuse a file that the ledger would refuse after those before it, and add it to them.
 
         Raises:
-            LedgerRefusal: the same content again, or mostly the same rows.
+            LedgerRefusal: mostly the same rows.
         """
-        before = self._path_by_run_id.get(identity.run_id)
-        if before is not None:
-            raise LedgerRefusal(
-                f"{path}: the same content as {before}", remedy="leave one out; it would be posted once at the most"
-            )
         if self._sketch_by_run_id and plan.event_id is None and not plan.again and not plan.allow_overlap:
             seen = _SeenOrHere(plan.ledger_folder, identity, here=self._sketch_by_run_id)
             for sketch in rows.each():
                 demand_little_overlap(seen, sketch, path=path)
-        self._path_by_run_id[identity.run_id] = path
+        self.path_by_run_id[identity.run_id] = path
         self._sketch_by_run_id[identity.run_id] = rows.to_bytes()
 
 
@@ -209,7 +204,9 @@ def _try_file(path: Path, desk: Desk, earlier: _EarlierFiles) -> DryReport:
         facts = InputFacts.of(path)
         own_ids = own_ids_of(log, desk.plan)
         books, rows = read_through(log, check, own_ids, desk.plan)
-        identity = admitted_run(log, facts, rows, desk.plan, say=desk.watcher.say)
+        identity = admitted_run(
+            log, facts, rows, desk.plan, path_by_run_id=earlier.path_by_run_id, say=desk.watcher.say
+        )
         earlier.admit(path, identity, rows, desk.plan)
         try_ledger_folder(desk.plan.ledger_folder)
         known = Glance.at(desk.plan.ledger_folder, identity)

@@ -86,14 +86,38 @@ def choose_run(
         raise _otherwise_named(facts, latest, knowledge.get("event_id"))
     if event_id is None and knowledge.get("input") not in (None, [facts.name, facts.modified_nanoseconds]):
         raise _same_content(facts, latest, knowledge)
-    there = knowledge.get("input_path")
-    if event_id is None and there is not None and facts.is_copy_of(Path(there)):
-        raise LedgerRefusal(
-            f"{facts.path}: the same content was uploaded as {there}, which is there still ({latest.run_id})",
-            remedy="if the one is a copy of the other, leave it out; if this is another period's usage, say which with "
-            f"--period LABEL{_OR_AGAIN if knowledge.get('is_finished') else ''}",
-        )
     return latest
+
+
+def demand_another(path: Path, run: RunIdentity, *, path_by_run_id: Mapping[str, Path]) -> None:
+    """Refuse a second file of one content in one command: a copy, or another day's usage.
+
+    path_by_run_id: the files before it.
+
+    Raises:
+        LedgerRefusal: one of them is of the same content, and another file.
+    """
+    before = path_by_run_id.get(run.run_id)
+    if before is not None and not before.samefile(path):
+        raise LedgerRefusal(
+            f"{path}: the same content as {before}",
+            remedy="if it is a copy, leave it out; if this is another period's usage, upload each by itself, with "
+            "--period LABEL",
+        )
+
+
+def note_of_copy(facts: InputFacts, there: str | None, *, event_id: str | None) -> Note | None:
+    """Warn of a file that continues a run whose own file is still there, elsewhere: two flat days may be alike.
+
+    there: the path of the run's own file.
+    """
+    if event_id is not None or there is None or not facts.is_copy_of(Path(there)):
+        return None
+    text = (
+        f"the same content was uploaded as {there}, which is there still, and is not posted again; if this is another "
+        "period's usage, say which with --period LABEL"
+    )
+    return Note(text, "same_content", level=Level.WARNING, path=facts.path)
 
 
 def demand_little_overlap(
@@ -122,13 +146,14 @@ def demand_little_overlap(
     from uploader.overlap import overlap_with  # noqa: PLC0415 -- see above
 
     overlap = overlap_with(rows, earlier)
-    for run, part in overlap.part_by_run_id.items():
-        if part > _MOST_SHARE and seen.unfinished_input(run) == path.name:
-            raise _grown(path, run, part)
+    for run, count in overlap.rows_by_run_id.items():
+        facts = seen.unfinished(run) or RunFacts()
+        if facts.get("input_path") == str(path.absolute()) and count > _MOST_SHARE * facts["rows"]:
+            raise _grown(path, run, count)
     if overlap.share <= _SHARE_WORTH_A_WORD:
         return _too_few(path, overlap.too_large) if overlap.too_large else None
     largest = sorted(overlap.rows_by_run_id.items(), key=lambda item: -item[1])[:3]
-    unfinished = [run for run, _ in largest if seen.unfinished_input(run) is not None]
+    unfinished = [run for run, _ in largest if seen.unfinished(run) is not None]
     runs = ", ".join(f"some {count:,.0f} in {_named(run, unfinished)}" for run, count in largest)
     words = f"about {overlap.share:.0%} of {which} were posted before ({runs})"
     if overlap.share > _MOST_SHARE:
@@ -152,7 +177,7 @@ def demand_little_overlap_since(
 ) -> list[Note]:
     """Refuse to send rows most of which other runs posted since these were compared with them; else give notes.
 
-    compared: what ``SeenRows.written`` gave then.
+    compared: what ``SeenRows.checksums`` gave then.
     rows:     sketches them; not called when no other run posted anything since.
 
     Raises:
@@ -171,9 +196,9 @@ def each_once(notes: Iterable[Note | None]) -> list[Note]:
     return list({note.text: note for note in notes if note is not None}.values())
 
 
-def _grown(path: Path, run: str, part: float) -> LedgerRefusal:
+def _grown(path: Path, run: str, count: float) -> LedgerRefusal:
     return LedgerRefusal(
-        f"{path}: it has about {part:.0%} of the rows of run {run}, which began with a file of this name and has not "
+        f"{path}: it has some {count:,.0f} rows of run {run}, most of those with which that began, and which has not "
         "finished: the file seems to have grown since",
         remedy="put it back as it was, run the same command again, and put the rows that are new into a file of their "
         "own; if these are other events that look the same, use --allow-overlap",

@@ -247,10 +247,15 @@ class Judge:
             return Kept(replace(state, outcome=Outcome(Reason.MALFORMED, entry.row.fault)))
         stated = {**self._own_id_stated(entry), **self._check.stated(entry.row)}
         as_text = self._as_text_by_row.get(entry.number, {})
-        if unedited := [column for column, cell in as_text.items() if stated.get(column) == cell]:
+        may_be_meant = self._permissions.accept_changes
+        if unedited := [
+            column
+            for column, cell in as_text.items()
+            if stated.get(column) == cell and not (may_be_meant and column != "total_usage")
+        ]:
             words = "; ".join(
                 f"{column}: {shown(stated[column])} is how this file spells a cell that was no such text or number; "
-                "write what is meant"
+                f"write what is meant{'' if column == 'total_usage' else ', or use --accept-changes'}"
                 for column in unedited
             )
             return Kept(replace(state, outcome=Outcome(Reason.INVALID, words)))

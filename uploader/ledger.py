@@ -123,7 +123,7 @@ class Ledger:
         path:     of the usage log.
         facts:    tell the usage log from a copy of it.
         event_id: the column of the log's own ids; None without.
-        compared: when the sketches of other runs were written that it was compared with.
+        compared: the checksums of the sketches of other runs that it was compared with.
         """
         started = self.facts().get("started_milliseconds") or now_milliseconds()
         self.edits.forget_what_was_not_recorded(event_id=event_id)
@@ -135,6 +135,7 @@ class Ledger:
                 "rows": rows,
                 "event_id": event_id,
                 "compared": compared,
+                "compared_first": self.facts().get("compared_first", compared),
                 "started_milliseconds": started,
                 "is_finished": False,
             }

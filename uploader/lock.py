@@ -15,8 +15,8 @@ _MOST_BYTES = 4096
 _TRIES = 10
 _SECONDS_BETWEEN_TRIES = 0.05
 """Long enough to sit out a command that only looks at the run."""
-_TRIES_FOR_A_TURN = 1200
-"""A minute: what is done in a turn takes less than a second, unless its process was stopped."""
+_TRIES_FOR_A_TURN = 12_000
+"""Ten minutes: what is done in a turn takes some seconds for each million rows, unless its process was stopped."""
 
 
 class Lock:
@@ -64,7 +64,7 @@ def turn(path: Path, *, waits: Callable[[], None], should_stop: Callable[[], boo
     should_stop: asked all the time; True ends the wait.
 
     Raises:
-        LedgerRefusal: another process has held it for a minute.
+        LedgerRefusal: another process has held it for ten minutes.
         StoppedError: the wait was ended.
         OSError: the file cannot be made or opened.
     """
@@ -84,7 +84,7 @@ def _wait_for(file: int, path: Path, should_stop: Callable[[], bool]) -> None:
     if should_stop():
         raise StoppedError("not begun, because the command was interrupted", remedy="run the same command again")
     raise LedgerRefusal(
-        f"{path} has been held for a minute by another command that begins",
+        f"{path} has been held for ten minutes by another command that begins",
         remedy="end it, if it hangs, then run the same command again",
     )
 

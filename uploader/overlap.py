@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 
@@ -134,14 +134,12 @@ class Overlap:
     """How many of a log's distinct rows stand in earlier runs; estimates.
 
     share:          0 to 1, of all of them.
-    rows_by_run_id: for each earlier run with some, and
-    part_by_run_id: 0 to 1, how much of the run's own rows that is.
+    rows_by_run_id: for each earlier run with some.
     too_large:      earlier runs of so many rows that too few of this log's are in a sample of theirs to tell.
     """
 
     share: float
     rows_by_run_id: Mapping[str, float]
-    part_by_run_id: Mapping[str, float] = field(default_factory=dict)
     too_large: Sequence[str] = ()
 
 
@@ -155,7 +153,6 @@ def overlap_with(rows: bytes, earlier_by_run_id: Mapping[str, bytes]) -> Overlap
     candidate = compact_theta_sketch.deserialize(rows)
     union = theta_union(_LG_SAMPLE)
     share_by_run_id: dict[str, float] = {}
-    part_by_run_id: dict[str, float] = {}
     too_large = []
     for run_id, kept in earlier_by_run_id.items():
         earlier = compact_theta_sketch.deserialize(kept)
@@ -163,14 +160,11 @@ def overlap_with(rows: bytes, earlier_by_run_id: Mapping[str, bytes]) -> Overlap
         found, looked_for = _found(candidate, earlier)
         if found:
             share_by_run_id[run_id] = found / looked_for
-            also_found, all_of_them = _found(earlier, candidate)
-            part_by_run_id[run_id] = also_found / all_of_them
         elif looked_for < min(_FEW, candidate.num_retained):
             too_large.append(run_id)
     share = min(1.0, sum(share_by_run_id.values()), _at_most(*_found(candidate, union.get_result())))
     all_rows = candidate.get_estimate()
-    rows_by_run_id = {run_id: part * all_rows for run_id, part in share_by_run_id.items()}
-    return Overlap(share, rows_by_run_id, part_by_run_id, too_large)
+    return Overlap(share, {run_id: part * all_rows for run_id, part in share_by_run_id.items()}, too_large)
 
 
 def _found(one: compact_theta_sketch, other: compact_theta_sketch) -> tuple[int, float]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
+from uploader.admission import turn_to_begin
 from uploader.adoption import adopt
 from uploader.books import Books
 from uploader.calls import Due
@@ -70,8 +71,14 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
         ):
             progress = Progress(rows=source.row_count)
             own_ids = _own_ids(log, ledger)
-            if not desk.plan.allow_overlap:
-                _say_what_others_sent(log, check, own_ids, ledger, desk)
+            seen = SeenRows(desk.plan.ledger_folder, identity, event_id=ledger.facts().get("event_id"))
+            replayed_before = list(filter(None, [seen.own_replays()]))
+            with turn_to_begin(
+                path, desk.plan.ledger_folder, say=desk.watcher.say, should_stop=desk.watcher.should_stop
+            ):
+                to_send = _rows_to_send(log, check, own_ids, ledger)
+                _say_what_others_sent(log, to_send, seen, ledger, desk)
+                seen.keep_replays(merged([to_send.to_bytes(), *replayed_before]))
             judge = Judge(check, ledger, permissions, own_ids)
             with own_events_of(ledger, own_ids) as own_events:
                 desk.posting(path, ledger, progress).post_all(_due_rows(log, judge, own_events, progress))
@@ -85,8 +92,7 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
                 desk.watcher.say(_note_of_late_edits(path, judge.late_edits, run_id=run_id))
             ledger.sum_up()
             _say_what_is_elsewhere(path, ledger, judge, desk.watcher)
-            seen = SeenRows(desk.plan.ledger_folder, identity, event_id=ledger.facts().get("event_id"))
-            seen.keep_replays(merged([posted.to_bytes(), *filter(None, [seen.own_replays()])]))
+            seen.keep_replays(merged([posted.to_bytes(), *replayed_before]))
         imbalance = books.imbalance(accepted=None, may_leave_unsent=True)
     return report_of_run(
         source,
@@ -190,25 +196,25 @@ def _demand_same_destination(path: Path, identity: RunIdentity, plan: Plan) -> N
         )
 
 
-def _say_what_others_sent(log: ReplayLog, check: RowCheck, own_ids: OwnIds | None, ledger: Ledger, desk: Desk) -> None:
-    """Compare the rows to be sent with what went up in other files since the run was last compared with those.
+def _say_what_others_sent(log: ReplayLog, to_send: RowSketches, seen: SeenRows, ledger: Ledger, desk: Desk) -> None:
+    """Compare the rows to be sent with what went up in other files since their upload began.
 
     Raises:
         LedgerRefusal: most of them did; nothing was posted.
     """
     facts = ledger.facts()
-    seen = SeenRows(desk.plan.ledger_folder, ledger.identity, event_id=facts.get("event_id"))
+    if "compared_first" not in facts or desk.plan.allow_overlap:
+        return
     notes = demand_little_overlap_since(
         seen,
-        facts.get("compared", {}),
-        lambda: _rows_to_send(log, check, own_ids, ledger).each(),
+        facts["compared_first"],
+        to_send.each,
         path=log.path,
         which="the rows that it has to send",
         way_on="take those rows out of the file",
     )
     for note in notes:
         desk.watcher.say(replace(note, run_id=ledger.identity.run_id))
-    ledger.remember({"compared": seen.written()})
 
 
 def _rows_to_send(log: ReplayLog, check: RowCheck, own_ids: OwnIds | None, ledger: Ledger) -> RowSketches:

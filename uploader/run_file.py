@@ -51,7 +51,8 @@ class RunFacts(TypedDict, total=False):
     totals:               rows and units by reason, ``accepted`` for the accepted ones.
     is_summed_up:         False when a command was killed that had changed them.
     units_uploaded:       see ``run_totals``.
-    compared:             when the sketches of other runs were written with which the run was compared last (ns).
+    compared:             checksums of the sketches of other runs with which its upload was compared last, and
+    compared_first:       those with which it was when it began.
     files:                size and modification time (ns) of the files that the run wrote, by path.
     announced_files:      likewise, those that it was about to place.
     """
@@ -71,6 +72,7 @@ class RunFacts(TypedDict, total=False):
     is_summed_up: bool
     units_uploaded: int
     compared: dict[str, int]
+    compared_first: dict[str, int]
     files: dict[str, list[int]]
     announced_files: dict[str, list[int]]
 

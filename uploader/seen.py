@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -33,28 +34,26 @@ class SeenRows:
     def kept_by_run(self, *, but_for: Mapping[str, int] = COMPARED_WITH_NONE) -> dict[str, bytes]:
         """Give the sketches of the other runs, but for those whose events are known by the same column of own ids.
 
-        but_for: what ``written`` gave; those that were not written since are left out.
+        but_for: what ``checksums`` gave; those that are as they were then are left out.
         """
-        return {
-            run: path.read_bytes()
-            for run, path in self._others().items()
-            if path.stat().st_mtime_ns != but_for.get(run)
-        }
+        kept = {run: path.read_bytes() for run, path in self._others().items()}
+        return {run: rows for run, rows in kept.items() if zlib.crc32(rows) != but_for.get(run)}
 
-    def written(self) -> dict[str, int]:
-        """Tell by run when each of those sketches was written, in ns since 1970."""
-        return {run: path.stat().st_mtime_ns for run, path in self._others().items()}
+    def checksums(self) -> dict[str, int]:
+        """Give, by run, by what those sketches are known again: a copy of the ledger has other times."""
+        return {run: zlib.crc32(path.read_bytes()) for run, path in self._others().items()}
 
-    def unfinished_input(self, run: str) -> str | None:
-        """Give the input's file name of a run, named as in ``kept_by_run``, whose sketch has rows yet to be posted.
-
-        None of one that is finished; empty where a process is at work on it.
-        """
+    def unfinished(self, run: str) -> RunFacts | None:
+        """Give the facts of a run, named as in ``kept_by_run``, which may post rows yet; none where it is at work."""
+        if " " in run:
+            return None
         try:
-            facts = remembered(self._ledger_folder, run.partition(" ")[0]) or RunFacts()
+            facts = remembered(self._ledger_folder, run) or RunFacts()
         except LedgerRefusal:
-            return ""
-        return str(facts["input"][0]) if "input" in facts and not facts.get("is_finished") else None
+            return RunFacts()
+        accepted, _ = facts.get("totals", {}).get("accepted", [0, 0])
+        is_done = "input" not in facts or facts.get("is_finished") or accepted == facts["rows"]
+        return None if is_done else facts
 
     def own_replays(self) -> bytes | None:
         """Give the sketch of what this run's replays posted; None when there is none."""

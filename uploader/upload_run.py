@@ -89,10 +89,12 @@ def _upload_file(path: Path, desk: Desk) -> FileReport:
             desk.plan,
             facts=facts,
             rows=rows,
+            path_by_run_id=desk.path_by_run_id,
             say=desk.watcher.say,
             should_stop=desk.watcher.should_stop,
         ) as run:
             ledger, reservation, run_id = run.ledger, run.reservation, run.ledger.identity.run_id
+            desk.path_by_run_id[run_id] = path
             marker = _lay_marker(log, reservation, ledger)
             progress = Progress(rows=log.row_count)
             _say_what_is_known(path, ledger, progress, desk.watcher)

@@ -14,13 +14,13 @@ import pytest
 
 from tests.billing_answers import Answer
 from tests.replay.scene import (
+    EVERY_PERMISSION,
     HEADER,
     LOST,
     NEVER,
     NO,
     NOT_NOW,
     Scene,
-    any_permissions,
     cells,
     edited,
     failed_file,
@@ -29,7 +29,6 @@ from tests.replay.scene import (
     save,
     setting,
 )
-from uploader.judge import Permissions
 
 # --- names ------------------------------------------------------------------------------------------------------------
 
@@ -177,9 +176,8 @@ UNEDITED = {
 
 
 @pytest.mark.parametrize("columns", UNEDITED.values(), ids=UNEDITED.keys())
-@any_permissions
 def test_what_a_parquet_upload_refused_a_replay_refuses_until_it_is_edited(
-    scene: Scene, columns: dict[str, pa.Array], permissions: Permissions
+    scene: Scene, columns: dict[str, pa.Array]
 ) -> None:
     """The failed file spells typed cells as text, which is no word of a person that the text is meant."""
     usual = {"tenant_id": ["acme"] * 2, "device_id": ["d", "e"], "meter_id": ["api"] * 2, "total_usage": [1, 2]}
@@ -187,13 +185,13 @@ def test_what_a_parquet_upload_refused_a_replay_refuses_until_it_is_edited(
     pq.write_table(pa.table({**usual, **columns}), log)
     report = scene.upload(log)
     for _ in range(2):  # what a replay writes is as unedited
-        report = scene.replay(failed_file(report), permissions)
+        report = scene.replay(failed_file(report))
         assert report.failed_rows == 2
         assert set(cells(failed_file(report), "upload_reason")) == {"invalid"}
     assert scene.posted() == []
     [column] = columns
     mended = edited(failed_file(report), setting(**{column: "7"}))
-    assert scene.replay(mended, permissions).failed_rows == 0
+    assert scene.replay(mended).failed_rows == 0
 
 
 def test_an_unedited_float_is_no_own_event_id(scene: Scene) -> None:
@@ -217,3 +215,18 @@ def test_decimal_usage_is_replayed_unedited(scene: Scene, answer: Answer) -> Non
     failed = failed_file(scene.upload(log))
     assert scene.replay(edited(failed, scene.mark)).failed_rows == 0
     assert scene.posted()[-1][3] == 7
+
+
+def test_how_an_id_is_spelled_may_be_meant_but_never_a_usage(scene: Scene) -> None:
+    """--accept-changes takes the hexadecimal digits of a binary id; of a binary usage it takes none."""
+    log = scene.folder / "usage.parquet"
+    columns = {"tenant_id": ["acme"] * 2, "device_id": pa.array([b"\x0a"] * 2), "meter_id": ["api"] * 2}
+    pq.write_table(pa.table({**columns, "total_usage": [7, 8]}), log)
+    report = scene.replay(failed_file(scene.upload(log)))
+    assert "or use --accept-changes" in cells(failed_file(report), "upload_detail")[0]
+    assert scene.replay(failed_file(report), EVERY_PERMISSION).failed_rows == 0
+    assert {row[1] for row in scene.posted()} == {"0a"}
+    other = scene.folder / "other.parquet"
+    pq.write_table(pa.table({**columns, "total_usage": pa.array([b"5", b"6"])}), other)
+    report = scene.replay(failed_file(scene.upload(other)), EVERY_PERMISSION)
+    assert (report.failed_rows, len(scene.posted())) == (2, 2)
