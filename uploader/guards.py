@@ -114,8 +114,8 @@ def note_of_copy(facts: InputFacts, there: str | None, *, event_id: str | None) 
     if event_id is not None or there is None or not facts.is_copy_of(Path(there)):
         return None
     text = (
-        f"the same content was uploaded as {there}, which is there still, and is not posted again; if this is another "
-        "period's usage, say which with --period LABEL"
+        f"the same content was uploaded as {there}, which is there still: this is taken for the same usage; if it is "
+        "another period's, say which with --period LABEL"
     )
     return Note(text, "same_content", level=Level.WARNING, path=facts.path)
 
