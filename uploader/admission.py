@@ -84,8 +84,10 @@ def admitted_run(
     *,
     path_by_run_id: Mapping[str, Path],
     say: Callable[[Note], None],
-) -> RunIdentity:
+) -> tuple[RunIdentity, SeenRows]:
     """Choose the run that this upload begins or continues, past every guard; say what is odd and no reason to refuse.
+
+    Gives with it what other runs posted.
 
     path_by_run_id: the files of this command before this one.
 
@@ -107,11 +109,11 @@ def admitted_run(
     demand_known_results(results, delimiter=log.delimiter, knows=knows, ledger_folder=plan.ledger_folder)
     folder = next(names_for(log, plan)).results.parent
     demand_known_marks(folder, input_name=log.path.name, knows=knows, ledger_folder=plan.ledger_folder)
+    seen = SeenRows(plan.ledger_folder, identity, event_id=plan.event_id)
     if not knows(identity.run_id) and not plan.again and not plan.allow_overlap:
-        seen = SeenRows(plan.ledger_folder, identity, event_id=plan.event_id)
         for note in each_once(demand_little_overlap(seen, sketch, path=log.path) for sketch in rows.each()):
             say(replace(note, run_id=identity.run_id))
-    return identity
+    return identity, seen
 
 
 class Knowledge(Protocol):
@@ -209,9 +211,8 @@ def admitted(
     """
     with contextlib.ExitStack() as held:
         with turn_to_begin(log.path, plan.ledger_folder, say=say, should_stop=should_stop):
-            identity = admitted_run(log, facts, rows, plan, path_by_run_id=path_by_run_id, say=say)
+            identity, seen = admitted_run(log, facts, rows, plan, path_by_run_id=path_by_run_id, say=say)
             ledger = held.enter_context(Ledger(plan.ledger_folder, identity))
-            seen = SeenRows(plan.ledger_folder, identity, event_id=plan.event_id)
             for note in others_since(log, check, own_ids, plan, seen, known=ledger, facts=ledger.facts()):
                 say(replace(note, run_id=identity.run_id))
             copy = note_of_copy(facts, ledger.facts().get("input_path"), event_id=plan.event_id)

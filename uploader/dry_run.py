@@ -204,14 +204,13 @@ def _try_file(path: Path, desk: Desk, earlier: _EarlierFiles) -> DryReport:
         facts = InputFacts.of(path)
         own_ids = own_ids_of(log, desk.plan)
         books, rows = read_through(log, check, own_ids, desk.plan)
-        identity = admitted_run(
+        identity, seen = admitted_run(
             log, facts, rows, desk.plan, path_by_run_id=earlier.path_by_run_id, say=desk.watcher.say
         )
         earlier.admit(path, identity, rows, desk.plan)
         try_ledger_folder(desk.plan.ledger_folder)
         known = Glance.at(desk.plan.ledger_folder, identity)
         facts_known = remembered(desk.plan.ledger_folder, identity.run_id) or RunFacts()
-        seen = SeenRows(desk.plan.ledger_folder, identity, event_id=desk.plan.event_id)
         for note in others_since(log, check, own_ids, desk.plan, seen, known=known, facts=facts_known):
             desk.watcher.say(note)
         _try_names(log, identity, desk.plan)

@@ -27,6 +27,7 @@ class SeenRows:
     def __init__(self, ledger_folder: Path, identity: RunIdentity, *, event_id: str | None) -> None:
         kind = json.dumps([identity.base_url, identity.period])
         self._ledger_folder = ledger_folder
+        self._checksums: dict[str, int] | None = None
         self._folder = ledger_folder / "seen" / hashlib.sha256(kind.encode()).hexdigest()[:16]
         self._run_id = identity.run_id
         self._claims_by = "" if event_id is None else "-" + hashlib.sha256(event_id.encode()).hexdigest()[:8]
@@ -37,11 +38,14 @@ class SeenRows:
         but_for: what ``checksums`` gave; those that are as they were then are left out.
         """
         kept = {run: path.read_bytes() for run, path in self._others().items()}
-        return {run: rows for run, rows in kept.items() if zlib.crc32(rows) != but_for.get(run)}
+        self._checksums = {run: zlib.crc32(rows) for run, rows in kept.items()}
+        return {run: rows for run, rows in kept.items() if self._checksums[run] != but_for.get(run)}
 
     def checksums(self) -> dict[str, int]:
-        """Give, by run, by what those sketches are known again: a copy of the ledger has other times."""
-        return {run: zlib.crc32(path.read_bytes()) for run, path in self._others().items()}
+        """Give, by run, by what the sketches given last are known again: a copy of the ledger has other times."""
+        if self._checksums is None:
+            self.kept_by_run()
+        return self._checksums or {}
 
     def unfinished(self, run: str) -> RunFacts | None:
         """Give the facts of a run, named as in ``kept_by_run``, which may post rows yet; none where it is at work."""
