@@ -305,7 +305,7 @@ def test_a_replay_that_was_killed_refuses_the_adoption(home: Home, billing_serve
     backend.release()
     scene.lose_ledger()
     words = scene.refusal(newest.name, "--without-ledger")
-    assert f"usage.replay2.failed.csv.part: a command of run {scene.run_id} has not ended" in words
+    assert f"usage.replay2.failed.csv.part: a command of run {scene.run_id} has not finished" in words
 
 
 def test_results_of_any_name_may_be_the_last_word(scene: Scene) -> None:

@@ -82,6 +82,22 @@ def test_again_does_not_bill_a_third_time_by_the_same_command(home: Home, billin
     assert set(billing_server.billed().values()) == {2}
 
 
+def test_a_file_that_was_taken_away_is_another_than_its_copy(home: Home, billing_server: BillingServer) -> None:
+    """Within one command, too, where the first one's content comes again."""
+    for name in ("a.csv", "b.csv"):
+        os.utime(write_csv(home.folder / name, usage_rows(3)), ns=(LATER_NANOSECONDS,) * 2)
+
+    def take_away(received: Received) -> Answer:
+        (home.folder / "a.csv").unlink(missing_ok=True)
+        return contract(received)
+
+    billing_server.respond = take_away
+    run = home.run_here("upload", "a.csv", "b.csv", "--event-id", "device_id")
+    assert run.exit_code == 3
+    assert "b.csv: not done: the same content as a.csv" in run.stdout
+    assert len(billing_server.posts) == 3
+
+
 def test_a_copy_in_another_folder_is_told(home: Home, billing_server: BillingServer) -> None:
     """Two flat days may have one name, one content and one time: refused in one command, warned of in two."""
     for day in ("20", "21"):
@@ -243,6 +259,14 @@ def test_columns_in_another_order_are_the_same_rows(home: Home, billing_server: 
     assert len(billing_server.posts) == 20
 
 
+def upload_and_correct(home: Home, rows: list[BilledRow]) -> None:
+    """Upload rows none of which can be read as they stand, and correct all of them in the failed file."""
+    write_csv(home.folder / "usage.csv", [(*row[:3], f"{row[3]} units") for row in rows])
+    assert home.run_here("upload", "usage.csv").exit_code == 1
+    failed = home.folder / "usage.failed.csv"
+    failed.write_text(failed.read_text().replace(" units,", ","))
+
+
 def test_a_run_goes_on_only_with_rows_that_no_other_posted_meanwhile(home: Home, billing_server: BillingServer) -> None:
     """What stopped before it posted, and then went up in another file, is not posted by the same command again."""
     rows = usage_rows(20)
@@ -314,6 +338,21 @@ def test_a_replay_and_an_upload_are_compared_each_by_itself(home: Home, billing_
     assert set(billing_server.billed().values()) == {1}
 
 
+def test_an_upload_run_again_says_nothing_of_rows_that_a_person_corrects(
+    home: Home, billing_server: BillingServer
+) -> None:
+    """It never compared them as they are corrected; what went up in that form since is not replayed."""
+    rows = usage_rows(25)
+    write_csv(home.folder / "a.csv", [*rows[:20], *[(*row[:3], f"{row[3]} units") for row in rows[20:]]])
+    assert home.run_here("upload", "a.csv").exit_code == 1
+    assert home.run_here("upload", write_csv(home.folder / "b.csv", rows[20:])).exit_code == 0
+    assert home.run_here("upload", "a.csv").exit_code == 1
+    failed = home.folder / "a.failed.csv"
+    failed.write_text(failed.read_text().replace(" units,", ","))
+    assert home.run_here("replay", "a.failed.csv").exit_code == 2
+    assert billing_server.billed() == Counter(rows)
+
+
 def test_a_file_that_is_uploaded_again_without_a_post_holds_up_no_other(
     home: Home, billing_server: BillingServer
 ) -> None:
@@ -336,10 +375,7 @@ def test_a_file_that_is_uploaded_again_without_a_post_holds_up_no_other(
 def test_a_replay_under_way_is_known_to_uploads(home: Home, billing_server: BillingServer) -> None:
     """Its rows count as posted before the first of them is, and after it was killed."""
     rows = usage_rows(12)
-    write_csv(home.folder / "usage.csv", [(*row[:3], f"{row[3]} units") for row in rows])
-    assert home.run_here("upload", "usage.csv").exit_code == 1
-    failed = home.folder / "usage.failed.csv"
-    failed.write_text(failed.read_text().replace(" units,", ","))
+    upload_and_correct(home, rows)
     write_csv(home.folder / "fixed.csv", rows)
     backend = HeldBack(answered=2)
     billing_server.respond = backend
@@ -392,10 +428,7 @@ def test_an_unfinished_run_that_has_the_rows_is_to_go_on_first(home: Home, billi
 def test_rows_that_a_replay_corrected_count_as_posted_ever(home: Home, billing_server: BillingServer) -> None:
     """Also once the upload was run again, whose log has them as they were."""
     rows = usage_rows(12)
-    write_csv(home.folder / "usage.csv", [(*row[:3], f"{row[3]} units") for row in rows])
-    assert home.run_here("upload", "usage.csv").exit_code == 1
-    failed = home.folder / "usage.failed.csv"
-    failed.write_text(failed.read_text().replace(" units,", ","))
+    upload_and_correct(home, rows)
     assert home.run_here("replay", "usage.failed.csv").exit_code == 0
     assert home.run_here("upload", "usage.csv").exit_code == 0
     assert home.run_here("upload", write_csv(home.folder / "fixed.csv", rows)).exit_code == 2

@@ -96,20 +96,12 @@ def _demand_unknown(path: Path, run_id: str, folder: Path) -> None:
             f"run {run_id} is known to the ledger in {folder}, which is to be believed before any file",
             remedy="replay without --without-ledger",
         )
-    mark = mark_of(path.parent, run_id)
-    if mark is not None:
+    left = mark_of(path.parent, run_id) or name_reserved_by(path.parent, run_id)
+    if left is not None:
         raise LedgerRefusal(
-            f"{mark}: an upload of run {run_id} has not finished, and may have posted rows since {path} was written",
+            f"{left}: a command of run {run_id} has not finished, and may have posted rows since {path} was written",
             remedy="continue it with its own ledger; if that is lost, ask the backend's owners which of the rows they "
-            "recorded, take those out of the file, and remove the mark",
-        )
-
-    reserved = name_reserved_by(path.parent, run_id)
-    if reserved is not None:
-        raise LedgerRefusal(
-            f"{reserved}: a command of run {run_id} has not ended, and may have posted rows since {path} was written",
-            remedy="run it again with its own ledger; if that is lost, ask the backend's owners which of the rows they "
-            "recorded, take those out of the file, and remove the .part files",
+            "recorded, take those out of the file, and remove the mark and the .part files",
         )
 
 

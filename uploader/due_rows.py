@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
 
+from uploader.admission import Knowledge
 from uploader.calls import Due
-from uploader.ledger import History
 from uploader.model import Row, RowState, UsageEvent, now_milliseconds
 from uploader.naming import Naming
 from uploader.own_events import OwnEvents
 from uploader.progress import Progress
 from uploader.readers import UsageLog
-
-
-class Knowledge(Protocol):
-    """What the second pass needs of a ledger."""
-
-    def known(self, rows: Sequence[int]) -> dict[int, RowState]:
-        """Give the states of those rows that have one, by row number."""
-
-    def history(self) -> History:
-        """Sum up what earlier commands recorded."""
 
 
 def due_rows(

@@ -71,16 +71,16 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
         ):
             progress = Progress(rows=source.row_count)
             own_ids = _own_ids(log, ledger)
+            judge = Judge(check, ledger, permissions, own_ids)
             seen = SeenRows(desk.plan.ledger_folder, identity, event_id=ledger.facts().get("event_id"))
             replayed_before = list(filter(None, [seen.own_replays()]))
-            with turn_to_begin(
-                path, desk.plan.ledger_folder, say=desk.watcher.say, should_stop=desk.watcher.should_stop
-            ):
-                to_send = _rows_to_send(log, check, own_ids, ledger)
-                _say_what_others_sent(log, to_send, seen, ledger, desk)
-                seen.keep_replays(merged([to_send.to_bytes(), *replayed_before]))
-            judge = Judge(check, ledger, permissions, own_ids)
             with own_events_of(ledger, own_ids) as own_events:
+                with turn_to_begin(
+                    path, desk.plan.ledger_folder, say=desk.watcher.say, should_stop=desk.watcher.should_stop
+                ):
+                    to_send = _rows_to_send(log, check, own_ids, ledger)
+                    _say_what_others_sent(log, to_send, seen, ledger, desk)
+                    seen.keep_replays(merged([to_send.to_bytes(), *replayed_before]))
                 desk.posting(path, ledger, progress).post_all(_due_rows(log, judge, own_events, progress))
             stop = desk.why_stopped()
             posted = RowSketches(log.columns, mapping=mapping, path=path)

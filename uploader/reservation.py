@@ -236,7 +236,9 @@ class Reservation:
 def name_reserved_by(folder: Path, run_id: str) -> Path | None:
     """Find the name in a folder that a command of a run has reserved, or left so when it was killed; None for none."""
     mark = _mark(run_id)
-    return next((part for part in sorted(folder.glob("*.part")) if _begins(part, mark)), None)
+    return next(
+        (part for part in sorted(folder.glob("*.part")) if os.access(part, os.R_OK) and _begins(part, mark)), None
+    )
 
 
 def room_needed_bytes(log: LogFile, *, rows: int) -> int:
@@ -249,7 +251,10 @@ def _mark(run_id: str) -> bytes:
 
 
 def _begins(part: Path, mark: bytes) -> bool:
-    return _facts(part) is not None and part.read_bytes()[:200] == mark
+    if _facts(part) is None:
+        return False
+    with part.open("rb") as file:  # a draft of results may be of any size
+        return file.read(len(mark) + 1) == mark
 
 
 def _part(path: Path) -> Path:
