@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 
-from datasketches import compact_theta_sketch, theta_a_not_b, theta_intersection, theta_union, update_theta_sketch
+from datasketches import compact_theta_sketch, theta_a_not_b, theta_union, update_theta_sketch
 
 from uploader.cell_readers import ABSENT, reader_of
 from uploader.mapping import ColumnMap
@@ -150,35 +151,43 @@ def overlap_with(rows: bytes, earlier_by_run_id: Mapping[str, bytes]) -> Overlap
     all are, however few they be. Run by run the samples stay as fine as the smaller of the two; but a row that two
     runs hold counts twice. The union counts it once, and coarsely. The share is the lower of the two answers.
     """
-    candidate = compact_theta_sketch.deserialize(rows)
+    candidate = _Candidate(rows)
     union = theta_union(_LG_SAMPLE)
     share_by_run_id: dict[str, float] = {}
     too_large = []
     for run_id, kept in earlier_by_run_id.items():
         earlier = compact_theta_sketch.deserialize(kept)
         union.update(earlier)
-        found, looked_for = _found(candidate, earlier)
+        found, looked_for = candidate.found_in(earlier)
         if found:
             share_by_run_id[run_id] = found / looked_for
-        elif looked_for < min(_FEW, candidate.num_retained):
+        elif looked_for < min(_FEW, candidate.kept):
             too_large.append(run_id)
-    share = min(1.0, sum(share_by_run_id.values()), _at_most(*_found(candidate, union.get_result())))
-    all_rows = candidate.get_estimate()
+    share = min(1.0, sum(share_by_run_id.values()), _at_most(*candidate.found_in(union.get_result())))
+    all_rows = candidate.all_rows
     return Overlap(share, {run_id: part * all_rows for run_id, part in share_by_run_id.items()}, too_large)
 
 
-def _found(one: compact_theta_sketch, other: compact_theta_sketch) -> tuple[int, float]:
-    """Give how many of one's hashes that the other would have kept it has, and how many those are."""
-    intersection = theta_intersection()
-    intersection.update(one)
-    intersection.update(other)
-    found: int = intersection.get_result().num_retained
-    if not found:  # as of most runs: then an estimate is enough
-        return 0, one.num_retained * min(1.0, other.theta / one.theta)
-    return found, found + theta_a_not_b().compute(one, other).num_retained
+class _Candidate:
+    """The sample of a log's rows, to be looked for in those of earlier runs."""
+
+    def __init__(self, rows: bytes) -> None:
+        self._sketch = compact_theta_sketch.deserialize(rows)
+        self._hashes = list(self._sketch)
+        self.kept = len(self._hashes)
+        self.all_rows: float = self._sketch.get_estimate()
+
+    def found_in(self, earlier: compact_theta_sketch) -> tuple[int, int]:
+        """Give how many of the hashes that the earlier one would have kept it has, and how many those are.
+
+        By what it lacks: to intersect would hash the whole sample once for each earlier run, nine times as slow.
+        """
+        looked_for = bisect_left(self._hashes, earlier.theta64)
+        lacks: int = theta_a_not_b().compute(self._sketch, earlier).num_retained
+        return looked_for - lacks, looked_for
 
 
-def _at_most(found: int, looked_for: float) -> float:
+def _at_most(found: int, looked_for: int) -> float:
     """Give the upper end of what a share may be (Wilson, 1927)."""
     spread = _STANDARD_DEVIATIONS**2
     middle = found + spread / 2
