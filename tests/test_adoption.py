@@ -308,6 +308,13 @@ def test_a_replay_that_was_killed_refuses_the_adoption(home: Home, billing_serve
     assert f"usage.replay2.failed.csv.part: a command of run {scene.run_id} has not finished" in words
 
 
+def test_a_draft_of_any_size_is_no_obstacle(scene: Scene) -> None:
+    """Of the drafts beside the file only the first line is read."""
+    with (scene.home.folder / "march.results.csv.r0000000000000000.part").open("wb") as draft:
+        draft.truncate(1 << 42)
+    assert scene.replay(scene.failed, "--without-ledger").exit_code == 1
+
+
 def test_results_of_any_name_may_be_the_last_word(scene: Scene) -> None:
     """What was accepted stands in a file that --results named, too."""
     scene.replay(scene.failed, "--without-ledger")

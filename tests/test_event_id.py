@@ -293,6 +293,20 @@ def test_lost_claims_are_noticed(home: Home, billing_server: BillingServer) -> N
     assert billing_server.billed() == Counter(ROWS[:7])
 
 
+def test_what_a_refused_replay_did_not_post_may_go_up_elsewhere(home: Home, billing_server: BillingServer) -> None:
+    """Its rows count as posted only once nothing refuses it any more."""
+    billing_server.respond = lambda received: contract(received) if received.method == "GET" else reply(422)
+    write_log(home, "usage.csv", numbered(ROWS))
+    assert upload(home, "usage.csv").exit_code == 1
+    (home.ledger / "claims.sqlite").unlink()
+    billing_server.respond = contract
+    assert home.run_here("replay", "usage.failed.csv").exit_code == 2
+    write_log(home, "by-itself.csv", reversed(numbered(ROWS)))
+    run = home.run_here("upload", "by-itself.csv")
+    assert run.exit_code == 0, run.said
+    assert billing_server.billed() == Counter(ROWS)
+
+
 def test_a_replay_and_a_dry_run_notice_lost_claims(home: Home, billing_server: BillingServer) -> None:
     """A replay whose rows have ids of their own needs the claims as an upload does, and makes no new file of them."""
     write_log(home, "usage.csv", numbered(ROWS[:3]))
