@@ -59,6 +59,7 @@ ROWS = [
         "ceiling",
         "cell_readers",
         "content",
+        "csv_record",
         "csv_scan",
         "identity",
         "known_cells",

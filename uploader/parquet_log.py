@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from .arrow_cells import NotUtf8, cell_alone, cells
 from .content import Content
+from .csv_record import csv_record
 from .errors import InputError
 from .known_cells import Column
 from .model import Batch, Cell, Row, Sifted
@@ -32,9 +33,7 @@ _ROW_GROUP_BYTES = 16 * 1024 * 1024
 # A column of ever different texts soon fills it, and is written plainly from there on.
 _DICTIONARY_BYTES = 64 * 1024
 _WRITE_AGAIN = "copy the file again, or write it again"
-# What makes a CSV cell need quotes.
 _WHOLE = re.compile(r"\.0+\Z")
-_SPECIAL = re.compile('[",\r\n]')
 
 
 @final
@@ -62,7 +61,7 @@ class ParquetLog(OpenLog):
         except BaseException:
             self._content.close()
             raise
-        self.header_text: Final = _csv_record(self.columns)
+        self.header_text: Final = csv_record(self.columns, self.delimiter)
 
     def batches(self) -> Iterator[Batch]:
         """One pass over all rows; a batch's ``source`` is the ``pyarrow.RecordBatch`` of exactly its rows.
@@ -127,7 +126,7 @@ class ParquetLog(OpenLog):
         other floats in their shortest exact form, null as nothing,
         binary as hexadecimal digits, lists and structs as JSON. Bytes that are not UTF-8 are surrogate-escaped.
         """
-        return row.text or _csv_record([_cell_text(cell) for cell in row.cells])
+        return row.text or csv_record(map(_cell_text, row.cells), self.delimiter)
 
     def _open(self) -> Any:
         start = self._bytes.read(4)
@@ -178,7 +177,7 @@ class ParquetLog(OpenLog):
         faults = [f"column {name!r} is not UTF-8" for name, cell in pairs if isinstance(cell, NotUtf8)]
         if not faults:
             return Row(number, cells, "")
-        text = _csv_record([_cell_text(cell) for cell in cells])
+        text = csv_record(map(_cell_text, cells), self.delimiter)
         return Row(number, (), text, f"row {number}: {', '.join(faults)}")
 
 
@@ -253,13 +252,6 @@ def _cell_text(cell: Cell) -> str:
     if isinstance(cell, float) and cell.is_integer():
         return f"{cell:.1f}"  # not 1e+16, which a replay could not read as an integer
     return cell.hex() if isinstance(cell, bytes) else str(cell)
-
-
-def _csv_record(cells: Sequence[str]) -> str:
-    # Not by csv.writer: on Python 3.10 it fails on a NUL character.
-    if list(cells) == [""]:
-        return '""'
-    return ",".join('"' + cell.replace('"', '""') + '"' if _SPECIAL.search(cell) else cell for cell in cells)
 
 
 def _extra_array(cells: Sequence[str | int | None], type_: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
+from uploader.csv_record import csv_record
 from uploader.errors import InputError
 from uploader.model import Reason, Row, Status
 from uploader.readers import UsageLog, open_usage_log, open_workbook
@@ -115,10 +115,7 @@ class ReplayLog:
     def _as_text(self, cells: Sequence[Any]) -> str:
         if self.source.kind == "parquet":
             return self.source.record_text(Row(0, cells, ""))
-        lines: list[str] = []
-        # Before Python 3.13, only a character of the line end was sure to be quoted.
-        csv.writer(_Lines(lines), delimiter=self.delimiter, lineterminator="\r\n").writerow(map(_text, cells))
-        return lines[0].removesuffix("\r\n")
+        return csv_record(cells, self.delimiter)
 
     def _entry(self, row: Row) -> Entry:
         if row.fault:
@@ -151,13 +148,6 @@ class ReplayLog:
     def _own(self, row: Row, column: str) -> str:
         at = self._own_at.get(column)
         return "" if at is None else _text(row.cells[at]).strip()
-
-
-class _Lines:
-    """Gathers what a ``csv.writer`` writes."""
-
-    def __init__(self, lines: list[str]) -> None:
-        self.write = lines.append
 
 
 def open_own_file(path: Path, *, delimiter: str | None) -> UsageLog:

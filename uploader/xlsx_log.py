@@ -18,11 +18,9 @@ empty. openpyxl tells all of these apart, but drops "x005F_" from shared texts; 
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from datetime import time as time_of_day
 from pathlib import Path
@@ -34,6 +32,7 @@ from openpyxl.reader.excel import SHARED_STRINGS, ExcelReader
 from openpyxl.utils import get_column_letter
 
 from .content import Content
+from .csv_record import csv_record
 from .errors import InputError, UploaderError
 from .model import Batch, Cell, Row
 from .open_log import OpenLog
@@ -90,7 +89,7 @@ class XlsxLog(OpenLog):
         except BaseException:
             self._content.close()
             raise
-        self.header_text: Final = _csv_record(self.columns)
+        self.header_text: Final = csv_record(self.columns, self.delimiter)
 
     def batches(self) -> Iterator[Batch]:
         """One pass over all rows that are not empty, hidden ones too.
@@ -120,7 +119,7 @@ class XlsxLog(OpenLog):
 
     def record_text(self, row: Row) -> str:
         """Give the row as a CSV record."""
-        return row.text or _csv_record(row.cells)
+        return row.text or csv_record(row.cells, self.delimiter)
 
     @contextlib.contextmanager
     def _book(self) -> Iterator[Any]:
@@ -180,7 +179,7 @@ class XlsxLog(OpenLog):
             return Row(number, cells + [""] * (width - len(cells)), "")
         at = next(at for at in range(width, len(cells)) if cells[at] != "")
         fault = f"cell {get_column_letter(at + 1)}{line} stands behind the last column of the header; empty it"
-        return Row(number, (), _csv_record(cells), fault)
+        return Row(number, (), csv_record(cells, self.delimiter), fault)
 
 
 class _Reader(ExcelReader):  # type: ignore[misc] # openpyxl ships no types
@@ -229,9 +228,3 @@ _READ_BY_KIND: dict[str, Callable[[Any], Cell]] = {
     "e": lambda value: NoText(value, "the error"),
     "f": lambda value: NoText(value if isinstance(value, str) else "={...}", "the formula"),
 }
-
-
-def _csv_record(cells: Sequence[Cell]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\r\n").writerow(map(str, cells))
-    return text.getvalue().removesuffix("\r\n")
