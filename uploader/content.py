@@ -25,7 +25,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-from .errors import InputChangedError, InputError, UploaderError
+from uploader.errors import InputChangedError, InputError, UploaderError
 
 Compression = Literal["gz", "bz2", "zst"]
 

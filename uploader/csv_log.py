@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
-from .content import Compression, Content
-from .csv_scan import CELL_LIMIT_CHARACTERS, ESCAPED_BYTE, Scan
-from .errors import InputError
-from .model import Batch, Row
-from .open_log import OpenLog
+from uploader.content import Compression, Content
+from uploader.csv_scan import CELL_LIMIT_CHARACTERS, ESCAPED_BYTE, Scan
+from uploader.errors import InputError
+from uploader.model import Batch, Row
+from uploader.open_log import OpenLog
 
 _BATCH_ROWS = 1000
 _CHUNK_CHARACTERS = 64 * 1024

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Final, TypeVar
 
-from .content import Content
+from uploader.content import Content
 
 _Log = TypeVar("_Log", bound="OpenLog")
 

@@ -13,14 +13,14 @@ from typing import Any, BinaryIO, Final, Literal, final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .arrow_cells import NotUtf8, cell_alone, cells
-from .content import Content
-from .csv_record import csv_record
-from .errors import InputError
-from .known_cells import Column
-from .model import Batch, Cell, Row, Sifted
-from .open_log import OpenLog
-from .parquet_sieve import Group, Sieve, gathered
+from uploader.arrow_cells import NotUtf8, cell_alone, cells
+from uploader.content import Content
+from uploader.csv_record import csv_record
+from uploader.errors import InputError
+from uploader.known_cells import Column
+from uploader.model import Batch, Cell, Row, Sifted
+from uploader.open_log import OpenLog
+from uploader.parquet_sieve import Group, Sieve, gathered
 
 _BATCH_ROWS = 1000
 # Without it, pyarrow holds each column of a row group in memory, and a row group may be the whole file.

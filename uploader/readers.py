@@ -8,11 +8,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol
 
-from .content import Compression
-from .csv_log import CsvLog
-from .errors import InputError
-from .known_cells import Column
-from .model import Batch, Row, Sifted
+from uploader.content import Compression
+from uploader.csv_log import CsvLog
+from uploader.errors import InputError
+from uploader.known_cells import Column
+from uploader.model import Batch, Row, Sifted
 
 _DELIMITER_BY_EXTENSION = {".csv": ",", ".tsv": "\t"}
 _COMPRESSION_BY_EXTENSION: dict[str, Compression] = {".gz": "gz", ".bz2": "bz2", ".zst": "zst"}
@@ -100,7 +100,7 @@ def open_workbook(path: Path) -> UsageLog:
     Raises ``InputError`` when the file cannot be taken as it is.
     """
     # openpyxl takes 0.5 s to import.
-    from .xlsx_log import XlsxLog  # noqa: PLC0415 -- see the line above
+    from uploader.xlsx_log import XlsxLog  # noqa: PLC0415 -- see the line above
 
     return _with_sound_columns(XlsxLog(path))
 
@@ -112,7 +112,7 @@ def sifted(log: UsageLog, columns: Sequence[Column] | None) -> Iterator[Sifted]:
              when nothing can be said of cells alone.
     """
     if columns is not None and log.kind == "parquet":
-        from .parquet_log import ParquetLog  # noqa: PLC0415 -- pyarrow, as above
+        from uploader.parquet_log import ParquetLog  # noqa: PLC0415 -- pyarrow, as above
 
         if isinstance(log, ParquetLog):
             yield from log.sifted(columns)
@@ -134,7 +134,7 @@ def _open_by_extension(path: Path, *, delimiter: str | None) -> UsageLog:
     name = path.name.lower()
     if name.endswith(_PARQUET_EXTENSIONS):
         # pyarrow takes 0.4 s to import, and most runs read CSV.
-        from .parquet_log import ParquetLog  # noqa: PLC0415 -- see the line above
+        from uploader.parquet_log import ParquetLog  # noqa: PLC0415 -- see the line above
 
         return ParquetLog(path)
     if name.endswith(_WORKBOOK_EXTENSIONS):

@@ -31,11 +31,11 @@ from openpyxl.cell.text import Text
 from openpyxl.reader.excel import SHARED_STRINGS, ExcelReader
 from openpyxl.utils import get_column_letter
 
-from .content import Content
-from .csv_record import csv_record
-from .errors import InputError, UploaderError
-from .model import Batch, Cell, Row
-from .open_log import OpenLog
+from uploader.content import Content
+from uploader.csv_record import csv_record
+from uploader.errors import InputError, UploaderError
+from uploader.model import Batch, Cell, Row
+from uploader.open_log import OpenLog
 
 _BATCH_ROWS = 1000
 _KEPT_BLOCKS = 16
