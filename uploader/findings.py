@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from uploader.mapping import AS_IT_STANDS, ColumnMap
-from uploader.model import Outcome, Reason, Row, Status, UsageEvent
+from uploader.model import Outcome, Reason, Row, Status, UsageEvent, cell_text
 from uploader.replay_log import ReplayLog, open_own_file
 from uploader.results import OWN_COLUMNS
 from uploader.schema import EVENT_COLUMNS, RowSchema, Units
@@ -64,7 +63,7 @@ class EventCells:
         if row.fault:
             return {}
         cells = [*row.cells, *self._constants]
-        return {column: _text(cells[at]) for column, at in self._places.items()}
+        return {column: cell_text(cells[at]) for column, at in self._places.items()}
 
 
 @dataclass(slots=True)
@@ -266,12 +265,12 @@ def read_findings(path: Path, *, mapping: ColumnMap = AS_IT_STANDS) -> Findings:
         for batch in log.batches():
             for row in batch.rows:
                 if row.cells and len(findings.runs) < _FIRST_ROWS:
-                    findings.runs[_text(row.cells[run_at])] = None
+                    findings.runs[cell_text(row.cells[run_at])] = None
                 if row.cells and row.cells[status_at] == accepted:
-                    findings.take_accepted(check.units(row), at="" if at_at is None else _text(row.cells[at_at]))
+                    findings.take_accepted(check.units(row), at="" if at_at is None else cell_text(row.cells[at_at]))
                     continue
                 cells = _cells(row, places)
-                if cells["upload_raw"] and not any(_text(row.cells[at]) for at in input_places if row.cells):
+                if cells["upload_raw"] and not any(cell_text(row.cells[at]) for at in input_places if row.cells):
                     findings.take_failed(cells, None)  # unreadable when uploaded: no constant stood for its cells
                 else:
                     findings.take_failed({**cells, **event_cells.of(row)}, check.units(row))
@@ -284,12 +283,8 @@ def _cells(row: Row, places: Mapping[str, int]) -> Mapping[str, str]:
         cells.update(upload_reason=Reason.MALFORMED.value, upload_detail=row.fault, upload_raw=row.text)
         return cells
     for column, at in places.items():
-        cells[column] = _text(row.cells[at])
+        cells[column] = cell_text(row.cells[at])
     return cells
-
-
-def _text(cell: Any) -> str:
-    return "" if cell is None else str(cell)
 
 
 def _reason(text: str) -> Reason:

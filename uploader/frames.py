@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from uploader.model import cell_text
 from uploader.replay_log import ReplayLog, open_own_file
 from uploader.results import OWN_COLUMNS
 
@@ -32,7 +33,7 @@ def read_results(path: Path | str) -> pd.DataFrame:
         rows = [row.cells for batch in log.batches() for row in batch.rows if row.cells] if is_workbook else []
         columns = log.columns
     if is_workbook:
-        table = pd.DataFrame([["" if cell is None else str(cell) for cell in row] for row in rows], columns=columns)
+        table = pd.DataFrame([[*map(cell_text, row)] for row in rows], columns=columns)
     elif kind == "parquet":
         table = pd.read_parquet(path)
     else:

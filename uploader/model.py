@@ -14,6 +14,11 @@ Cell = Any
 """One cell as it stands in the usage log: ``str`` from CSV; from Parquet whatever Arrow makes of it."""
 
 
+def cell_text(cell: Cell) -> str:
+    """Give a cell as text; empty for none."""
+    return "" if cell is None else str(cell)
+
+
 @row_record(frozen=True, slots=True)
 class Row:
     """One row of a usage log, unchanged.

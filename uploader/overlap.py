@@ -19,7 +19,7 @@ from datasketches import compact_theta_sketch, theta_a_not_b, theta_union, updat
 
 from uploader.cell_readers import ABSENT, reader_of
 from uploader.mapping import ColumnMap
-from uploader.model import Cell
+from uploader.model import Cell, cell_text
 
 _LG_SAMPLE = 13
 _STANDARD_DEVIATIONS = 2
@@ -49,7 +49,7 @@ class RowSketch:
         at = self._usage_at
         if at is not None and (usage := _read_usage(cells[at])) is not ABSENT:
             cells = [*cells[:at], usage, *cells[at + 1 :]]
-        text = _BETWEEN_CELLS.join(map(_text, self._in_order(cells)))
+        text = _BETWEEN_CELLS.join(map(cell_text, self._in_order(cells)))
         self._sketch.update(self._start + _normalised(text))
 
     def add_all(self, rows: Sequence[Sequence[Cell]]) -> None:
@@ -60,7 +60,7 @@ class RowSketch:
             return
         try:
             texts = list(map(_BETWEEN_CELLS.join, map(self._in_order, rows)))
-        except TypeError:  # not all of a Parquet log's cells are text: see _text
+        except TypeError:  # not all of a Parquet log's cells are text: see cell_text
             for cells in rows:
                 self.add(cells)
             return
@@ -193,10 +193,6 @@ def _at_most(found: int, looked_for: int) -> float:
     middle = found + spread / 2
     width = _STANDARD_DEVIATIONS * math.sqrt(found * (1 - found / max(looked_for, 1.0)) + spread / 4)
     return (middle + width) / (looked_for + spread)
-
-
-def _text(cell: Cell) -> str:
-    return "" if cell is None else str(cell)
 
 
 def _normalised(row: str) -> str:

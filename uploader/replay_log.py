@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from uploader.csv_record import csv_record
 from uploader.errors import InputError
-from uploader.model import Reason, Row, Status
+from uploader.model import Reason, Row, Status, cell_text
 from uploader.readers import UsageLog, open_usage_log, open_workbook
 from uploader.results import OWN_COLUMNS
 from uploader.schema import EVENT_COLUMNS
@@ -147,7 +147,7 @@ class ReplayLog:
 
     def _own(self, row: Row, column: str) -> str:
         at = self._own_at.get(column)
-        return "" if at is None else _text(row.cells[at]).strip()
+        return "" if at is None else cell_text(row.cells[at]).strip()
 
 
 def open_own_file(path: Path, *, delimiter: str | None) -> UsageLog:
@@ -221,7 +221,3 @@ def _number(text: str) -> Decimal | None:
 def _is_same_number(before: Decimal, now: Decimal) -> bool:
     """Compare to the fifteen digits that a spreadsheet keeps."""
     return abs(before - now) <= abs(before) * _WITHIN_15_DIGITS
-
-
-def _text(cell: Any) -> str:
-    return "" if cell is None else str(cell)

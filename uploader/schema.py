@@ -20,7 +20,7 @@ from uploader.cell_readers import ABSENT, reader_of, stated_range
 from uploader.errors import InputError, SchemaError, SettingsError
 from uploader.known_cells import Column, KnownCells
 from uploader.mapping import AS_IT_STANDS, ColumnMap
-from uploader.model import Cell, Outcome, Reason, Row, UsageEvent
+from uploader.model import Cell, Outcome, Reason, Row, UsageEvent, cell_text
 from uploader.records import row_record
 
 EVENT_COLUMNS = ("tenant_id", "device_id", "meter_id", "total_usage")
@@ -203,7 +203,7 @@ class RowCheck:
         if self._constant_by_column:
             tenant = self._constant_by_column.get("tenant_id", tenant)
             meter = self._constant_by_column.get("meter_id", meter)
-        return Units("" if tenant is None else str(tenant), "" if meter is None else str(meter), usage)
+        return Units(cell_text(tenant), cell_text(meter), usage)
 
     def units_stated(self, rows: Sequence[Row]) -> Iterable[tuple[tuple[str, str], int]]:
         """Give tenant and meter, and the usage, of those rows that state it; what ``units`` gives one by one."""
