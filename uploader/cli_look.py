@@ -75,9 +75,10 @@ def validate(files: tuple[Path, ...], *, max_failed: str | None, report: Path | 
             continue
         checks.append((path, findings))
         reports.append(found)
-        rows = sum(entry.rows for entry in found.entry_by_reason.values())
         units = found.entry_by_reason[None].units if None in found.entry_by_reason else 0
-        click.echo(f"{path}: {rows - found.failed_rows:,} of {rows:,} rows would be posted, {units:,} units")
+        click.echo(
+            f"{path}: {found.rows - found.failed_rows:,} of {found.rows:,} rows would be posted, {units:,} units"
+        )
     if report:
         from uploader.report import report_of_checks  # noqa: PLC0415 -- heavy, and not every check has one
 

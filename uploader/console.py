@@ -107,11 +107,10 @@ def _summary_of_all(reports: Sequence[FileReport]) -> str:
 def _file_summary(report: FileReport, *, replay_options: str | None) -> str:
     if report.error is not None:
         return f"{report.path}: {complaint_about(report.path, report.error)}"
-    rows = sum(entry.rows for entry in report.entry_by_reason.values())
-    accepted = rows - report.failed_rows
+    accepted = report.rows - report.failed_rows
     rate = f", {report.posts / report.seconds:,.0f} rows/s" if report.posts and report.seconds else ""
     calls = f"{report.posts:,} posts and {report.look_ups:,} look-ups in {report.seconds:,.1f} s{rate}"
-    lines = [f"{report.path}: {accepted:,} of {rows:,} rows accepted, {report.failed_rows:,} failed ({calls})"]
+    lines = [f"{report.path}: {accepted:,} of {report.rows:,} rows accepted, {report.failed_rows:,} failed ({calls})"]
     lines += _table(report)
     if report.stop:
         lines.append(f"  stopped early: {report.stop}")

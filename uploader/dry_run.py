@@ -86,8 +86,7 @@ def told(report: DryReport) -> str:
     if report.error is not None:
         complaint = complaint_about(report.path, report.error).replace("not done: ", "would not be taken: ", 1)
         return f"{report.path}: {complaint}"
-    rows = sum(entry.rows for entry in report.entry_by_reason.values())
-    post = report.to_post
+    post, rows = report.to_post, report.rows
     lines = [
         f"{report.path}: {post.rows:,} of {rows:,} rows would be posted, {_units(post)} of {report.tenants:,} tenants",
         f"  dry run: nothing was posted; {report.look_ups:,} look-ups in {report.seconds:,.1f} s",

@@ -52,16 +52,21 @@ class FileReport:
     error: UploaderError | None = None
 
     @property
+    def rows(self) -> int:
+        """Rows in all."""
+        return sum(entry.rows for entry in self.entry_by_reason.values())
+
+    @property
     def failed_rows(self) -> int:
         """Rows that were not accepted."""
         return sum(entry.rows for reason, entry in self.entry_by_reason.items() if reason is not None)
 
     def as_note(self) -> Note:
         """Give the log's last word on the file."""
+        counts = self._counts()
         if self.error is not None:
             text, level = complaint_about(self.path, self.error), Level.ERROR
         else:
-            counts = self._counts()
             how = f"stopped early: {self.stop}; " if self.stop else ""
             text = f"{how}{counts['accepted']:,} of {counts['rows']:,} rows accepted, {counts['failed']:,} failed"
             level = Level.WARNING if self.stop or self.failed_rows else Level.INFO
@@ -71,16 +76,15 @@ class FileReport:
             level=level,
             path=self.path,
             run_id=self.run_id,
-            counts=self._counts() if self.names else {},
+            counts=counts if self.names else {},
             facts={"seconds": round(self.seconds, 3), **({"why": self.stop} if self.stop else {})},
         )
 
     def _counts(self) -> dict[str, int]:
         entries = self.entry_by_reason
-        rows = sum(entry.rows for entry in entries.values())
         return {
-            "rows": rows,
-            "accepted": rows - self.failed_rows,
+            "rows": self.rows,
+            "accepted": self.rows - self.failed_rows,
             "failed": self.failed_rows,
             **{f"failed_{reason.value}": entry.rows for reason, entry in entries.items() if reason is not None},
             "units": sum(entry.units for entry in entries.values()),
