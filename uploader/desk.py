@@ -19,7 +19,7 @@ from uploader.notes import Note
 from uploader.pacing import Pacing
 from uploader.pacing_notes import PacingNotes
 from uploader.plan import Plan
-from uploader.posting import Posting
+from uploader.posting import Posting, Recorder
 from uploader.progress import Progress
 from uploader.schema import RowSchema
 from uploader.sender import Connection, Sender
@@ -71,6 +71,11 @@ class Desk:
         self._begun = (path, ledger, progress)
         self.watcher.begin(path, progress)
         self._say_that_posting_begins(path, ledger, progress)
+        return self.posting_into(ledger, progress, watch=_Watch(self, path, ledger).watch)
+
+    def posting_into(self, ledger: Recorder, progress: Progress, *, watch: Callable[[Progress], None]) -> Posting:
+        """Set up a posting, of which nothing is said and whose outcomes any recorder may take."""
+        budget = self.plan.max_failed
         return Posting(
             settings=self.plan.settings,
             ledger=ledger,
@@ -79,8 +84,8 @@ class Desk:
             pacing=self.pacing,
             progress=progress,
             should_stop=self.watcher.should_stop,
-            watch=_Watch(self, path, ledger).watch,
-            most_failed=None if self.plan.max_failed is None else self.plan.max_failed.most_failed(rows=progress.rows),
+            watch=watch,
+            most_failed=None if budget is None else budget.most_failed(rows=progress.rows),
         )
 
     def _say_that_posting_begins(self, path: Path, ledger: Ledger, progress: Progress) -> None:

@@ -32,7 +32,6 @@ from uploader.model import REPLAY_BY_REASON, Outcome, Reason, RowState
 from uploader.naming import Naming
 from uploader.overlap import RowSketches
 from uploader.plan import Plan
-from uploader.posting import Posting
 from uploader.progress import Progress
 from uploader.readers import UsageLog, open_usage_log
 from uploader.reservation import Reservation, room_needed_bytes
@@ -258,18 +257,10 @@ def _try_names(log: UsageLog, identity: RunIdentity, plan: Plan) -> None:
 
 
 def _look_up_all(path: Path, desk: Desk, rows: Iterator[Due | RowState], progress: Progress, tally: _Tally) -> None:
-    Posting(
-        settings=desk.plan.settings,
-        ledger=tally,
-        customers=desk.customers,
-        sender=desk.sender,
-        pacing=desk.pacing,
-        progress=progress,
-        should_stop=desk.watcher.should_stop,
-        # The counts are not shown: they would speak of rows as accepted.
-        watch=lambda progress: desk.pacing_notes.look(path, stop=desk.why_stopped(progress)),
-        most_failed=None if desk.plan.max_failed is None else desk.plan.max_failed.most_failed(rows=progress.rows),
-    ).post_all(rows)
+    def watch(progress: Progress) -> None:  # the counts are not shown: they would speak of rows as accepted
+        desk.pacing_notes.look(path, stop=desk.why_stopped(progress))
+
+    desk.posting_into(tally, progress, watch=watch).post_all(rows)
 
 
 def _summed_up(log: UsageLog, check: RowCheck, known: Glance, books: Books, tally: _Tally) -> tuple[Entry, Entry, int]:
