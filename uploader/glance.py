@@ -13,15 +13,10 @@ from uploader.edits import own_ids_in
 from uploader.identity import RunIdentity
 from uploader.ledger import History, Ledger, is_in
 from uploader.model import Outcome, Reason, RowState
-from uploader.run_file import facts_in, in_a_range, looked_at
+from uploader.run_file import facts_in, in_a_range, islands, looked_at
 
-_ISLANDS = """
-select min(row), max(row) from (
-  select row, row - row_number() over (order by row) as island from ({rows})
-) group by island order by 1
-"""
-_ACCEPTED = _ISLANDS.format(rows="select row from outcome where reason is null")
-_IN_DOUBT = _ISLANDS.format(rows="select row from outcome where reason = 'in_doubt' union select row from sending")
+_ACCEPTED = islands("select row from outcome where reason is null")
+_IN_DOUBT = islands("select row from outcome where reason = 'in_doubt' union select row from sending")
 _RANGES = "select first, last from accepted_range order by first"
 _KEPT_CELLS = """
 select row, cells from {table} as kept

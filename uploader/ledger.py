@@ -25,18 +25,13 @@ from uploader.local_disk import network_file_system
 from uploader.lock import Lock
 from uploader.model import Outcome, Reason, RowState, now_milliseconds
 from uploader.records import row_record
-from uploader.run_file import LEDGER_VERSION, TABLES, RunFacts, facts_in, ledger_path, rows_of
+from uploader.run_file import LEDGER_VERSION, TABLES, RunFacts, facts_in, islands, ledger_path, rows_of
 from uploader.run_totals import keep_units_uploaded, run_totals
 
 _CRASHED = "may have been recorded: the upload ended while the row was being sent"
 _FROM_A_RANGE = Outcome(None)
 
-_ISLANDS_OF_ACCEPTED_ROWS = """
-insert into accepted_range
-  select min(row), max(row) from (
-    select row, row - row_number() over (order by row) as island from outcome where reason is null
-  ) group by island
-"""
+_KEEP_ACCEPTED_RANGES = f"insert into accepted_range {islands('select row from outcome where reason is null')}"  # noqa: S608 -- words of ours
 
 
 @row_record(frozen=True, slots=True)
@@ -247,7 +242,7 @@ class Ledger:
 
     def _shrink(self) -> None:
         with self._database.transaction() as connection:
-            connection.execute(_ISLANDS_OF_ACCEPTED_ROWS)
+            connection.execute(_KEEP_ACCEPTED_RANGES)
             connection.execute("create table kept as select * from outcome where reason is not null")
             connection.execute("delete from outcome")  # without a condition: whole pages at a time
             connection.execute("insert into outcome select * from kept")

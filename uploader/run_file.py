@@ -94,6 +94,15 @@ def in_a_range(row: str) -> str:
     return f"ifnull(({last}), 0) >= {row}"
 
 
+def islands(rows: str) -> str:
+    """Give the SQL that finds the first and the last of each unbroken run of the rows that a query finds, in order."""
+    return f"""
+select min(row), max(row) from (
+  select row, row - row_number() over (order by row) as island from ({rows})
+) group by island order by 1
+"""  # noqa: S608 -- words of ours alone
+
+
 def ledger_path(folder: Path, run_id: str) -> Path:
     """Name a run's file."""
     return folder / f"{run_id}.sqlite"
