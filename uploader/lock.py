@@ -30,7 +30,7 @@ class Lock:
             OSError: the file cannot be made or opened.
         """
         self._file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        if not _is_taken(self._file, fcntl.LOCK_EX, tries=_TRIES):
+        if not _takes(self._file, fcntl.LOCK_EX, tries=_TRIES):
             who = _text(self._file) or "another process"
             os.close(self._file)
             raise LedgerRefusal(
@@ -70,7 +70,7 @@ def turn(path: Path, *, waits: Callable[[], None], should_stop: Callable[[], boo
     """
     file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
-        if not _is_taken(file, fcntl.LOCK_EX, tries=1):
+        if not _takes(file, fcntl.LOCK_EX, tries=1):
             waits()
             _wait_for(file, path, should_stop)
         yield
@@ -79,7 +79,7 @@ def turn(path: Path, *, waits: Callable[[], None], should_stop: Callable[[], boo
 
 
 def _wait_for(file: int, path: Path, should_stop: Callable[[], bool]) -> None:
-    if _is_taken(file, fcntl.LOCK_EX, tries=_TRIES_FOR_A_TURN, should_stop=should_stop):
+    if _takes(file, fcntl.LOCK_EX, tries=_TRIES_FOR_A_TURN, should_stop=should_stop):
         return
     if should_stop():
         raise StoppedError("not begun, because the command was interrupted", remedy="run the same command again")
@@ -99,12 +99,13 @@ def holder(path: Path) -> str:
     except OSError:  # none there, or a folder that is none: whoever opens the ledger will say so
         return ""
     try:
-        return "" if _is_taken(file, fcntl.LOCK_SH, tries=1) else _text(file) or "another process"
+        return "" if _takes(file, fcntl.LOCK_SH, tries=1) else _text(file) or "another process"
     finally:
         os.close(file)
 
 
-def _is_taken(file: int, kind: int, *, tries: int, should_stop: Callable[[], bool] = lambda: False) -> bool:
+def _takes(file: int, kind: int, *, tries: int, should_stop: Callable[[], bool] = lambda: False) -> bool:
+    """Take the lock, unless others hold it all the while; tell whether it was taken."""
     for tries_left in reversed(range(tries)):
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(file, kind | fcntl.LOCK_NB)
