@@ -111,14 +111,14 @@ def sifted(log: UsageLog, columns: Sequence[Column] | None) -> Iterator[Sifted]:
     columns: each judges its cells by itself, and a row is good when all its cells are; the fourth is the usage. None
              when nothing can be said of cells alone.
     """
-    if columns is not None and log.kind == "parquet":
-        from uploader.parquet_log import ParquetLog  # noqa: PLC0415 -- pyarrow, as above
+    if columns is None or log.kind != "parquet":
+        for batch in log.batches():
+            yield Sifted(batch.rows)
+        return
+    from uploader.parquet_log import ParquetLog  # noqa: PLC0415 -- pyarrow, as below
 
-        if isinstance(log, ParquetLog):
-            yield from log.sifted(columns)
-            return
-    for batch in log.batches():
-        yield Sifted(batch.rows)
+    assert isinstance(log, ParquetLog), "only a Parquet log says that it is one"  # noqa: S101 -- an invariant
+    yield from log.sifted(columns)
 
 
 def _with_sound_columns(log: UsageLog) -> UsageLog:
