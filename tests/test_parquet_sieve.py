@@ -27,7 +27,7 @@ from uploader.mapping import AS_IT_STANDS, ColumnMap
 from uploader.model import Outcome, Row, UsageEvent
 from uploader.parquet_log import ParquetLog
 from uploader.readers import sifted
-from uploader.report import report_of_checks
+from uploader.report import page_of_checks
 from uploader.schema import RowCheck, RowSchema
 from uploader.settings import FailureBudget
 from uploader.validate import validate
@@ -318,7 +318,7 @@ def _validated(
         ).entry_by_reason
     except InputError as refusal:
         error = str(refusal)
-    page = report_of_checks([(path, findings)])
+    page = page_of_checks([(path, findings)])
     return told, list(entries.items()), error, page[: page.rindex("<footer>")]
 
 

@@ -80,9 +80,9 @@ def validate(files: tuple[Path, ...], *, max_failed: str | None, report: Path | 
             f"{path}: {found.rows - found.failed_rows:,} of {found.rows:,} rows would be posted, {units:,} units"
         )
     if report:
-        from uploader.report import report_of_checks  # noqa: PLC0415 -- heavy, and not every check has one
+        from uploader.report import page_of_checks  # noqa: PLC0415 -- heavy, and not every check has one
 
-        documents.write_document(report, report_of_checks(checks), documents.REPORT)
+        documents.write_document(report, page_of_checks(checks), documents.REPORT)
     sys.exit(exit_code_of(reports))
 
 
@@ -124,12 +124,12 @@ def report(results: Path, *, output: Path | None, column: tuple[str, ...], const
       uploader report usage.results.csv -o usage.html
     """
     from uploader import documents  # noqa: PLC0415 -- heavy, see the top
-    from uploader.report import report_of_file  # noqa: PLC0415 -- likewise
+    from uploader.report import page_of_file  # noqa: PLC0415 -- likewise
 
     page = output or results.with_suffix(".html")
     documents.demand_place(page, documents.REPORT)
     mapping = ColumnMap.parse(column, constant)
-    documents.write_document(page, report_of_file(results, mapping=mapping), documents.REPORT)
+    documents.write_document(page, page_of_file(results, mapping=mapping), documents.REPORT)
     click.echo(page)
 
 

@@ -201,9 +201,9 @@ def _write_documents(
         if options["summary"]:
             documents.write_document(options["summary"], summary.to_json(), documents.SUMMARY)
         if options["report"]:
-            from uploader.report import report_of_command  # noqa: PLC0415 -- heavy, and after the last POST
+            from uploader.report import page_of_command  # noqa: PLC0415 -- heavy, and after the last POST
 
-            page = report_of_command(summary, replay_options=replay_options)
+            page = page_of_command(summary, replay_options=replay_options)
             documents.write_document(options["report"], page, documents.REPORT)
     except UploaderError as fault:
         say(Note(str(fault), "document_failed", level=Level.ERROR))

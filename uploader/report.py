@@ -93,7 +93,7 @@ class _Section:
     latency: Markup
 
 
-def report_of_command(summary: Summary, *, replay_options: str | None) -> str:
+def page_of_command(summary: Summary, *, replay_options: str | None) -> str:
     """Make the page about a command that has just ended; its results files are read once more.
 
     replay_options: what a replay must be given too, such as ``--ledger``; None when there can be no replay.
@@ -105,7 +105,7 @@ def report_of_command(summary: Summary, *, replay_options: str | None) -> str:
     return _page(sections, title=f"uploader {summary.command}", summary=summary)
 
 
-def report_of_file(path: Path, *, mapping: ColumnMap) -> str:
+def page_of_file(path: Path, *, mapping: ColumnMap) -> str:
     """Make the page about a results or failed file; latency is not known from it.
 
     mapping: how the upload saw the columns.
@@ -129,7 +129,7 @@ def report_of_file(path: Path, *, mapping: ColumnMap) -> str:
     return _page([section], title=path.name, summary=None)
 
 
-def report_of_checks(checks: Sequence[tuple[Path, CheckFindings | str]]) -> str:
+def page_of_checks(checks: Sequence[tuple[Path, CheckFindings | str]]) -> str:
     """Make the page about a check of usage logs: of each what was found, or why it cannot be taken at all."""
     sections = [
         _section(
