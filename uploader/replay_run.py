@@ -16,7 +16,7 @@ from uploader.desk import Desk, Watcher, open_desk
 from uploader.errors import InputError, LedgerRefusal, UploaderError
 from uploader.file_report import FileReport
 from uploader.guards import demand_little_overlap_since
-from uploader.identity import RUN_ID, RunIdentity
+from uploader.identity import RunIdentity
 from uploader.judge import Judge, Kept, Permissions
 from uploader.ledger import Ledger
 from uploader.mapping import ColumnMap
@@ -134,7 +134,7 @@ def _mapping_of(log: ReplayLog, plan: Plan) -> ColumnMap:
         LedgerRefusal: this command says otherwise than the upload.
     """
     run_id = next((entry.run_id for entries in log.entries() for entry in entries if entry.run_id), "")
-    facts = (remembered(plan.ledger_folder, run_id) if RUN_ID.fullmatch(run_id) else None) or RunFacts()
+    facts = remembered(plan.ledger_folder, run_id) or RunFacts()
     if "identity" not in facts:
         return plan.mapping
     mapping = RunIdentity.from_canonical(facts["identity"]).mapping

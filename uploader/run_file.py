@@ -132,7 +132,7 @@ def looked_at(folder: Path, run_id: str) -> Iterator[Database | None]:
         LedgerRefusal: a process is at work on it just now, or its file cannot be read.
     """
     path = ledger_path(folder, run_id)
-    if not path.exists():
+    if not RUN_ID.fullmatch(run_id) or not path.exists():
         yield None
         return
     with contextlib.ExitStack() as stack:
@@ -163,7 +163,7 @@ def known_run(folder: Path, run_id: str) -> RunIdentity:
     Raises:
         LedgerRefusal: this ledger does not know it, or a process is at work on it.
     """
-    known = remembered(folder, run_id) if RUN_ID.fullmatch(run_id) else None
+    known = remembered(folder, run_id)
     if known is None:
         raise LedgerRefusal(
             f"run {run_id} is not known to the ledger in {folder}",

@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from uploader.errors import LedgerRefusal
-from uploader.identity import RUN_ID, RunIdentity
+from uploader.identity import RunIdentity
 from uploader.lock import holder
 from uploader.run_file import RunFacts, ledger_path, remembered, run_ids
 
@@ -46,7 +46,7 @@ def show_run(folder: Path, run_id: str) -> str:
     path = ledger_path(folder, run_id)
     if at_work := holder(path.with_suffix(".lock")):
         return f"{run_id}: {at_work}"
-    facts = remembered(folder, run_id) if RUN_ID.fullmatch(run_id) else None
+    facts = remembered(folder, run_id)
     if facts is None:
         raise LedgerRefusal(f"run {run_id} is not known to the ledger in {folder}", remedy="see: uploader runs")
     identity = RunIdentity.from_canonical(facts["identity"])
