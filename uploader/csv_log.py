@@ -21,9 +21,8 @@ from uploader.content import Compression, Content
 from uploader.csv_scan import CELL_LIMIT_CHARACTERS, ESCAPED_BYTE, Scan
 from uploader.errors import InputError
 from uploader.model import Batch, Row
-from uploader.open_log import OpenLog
+from uploader.open_log import BATCH_ROWS, OpenLog
 
-_BATCH_ROWS = 1000
 _CHUNK_CHARACTERS = 64 * 1024
 
 _BOM = "\ufeff"
@@ -51,12 +50,8 @@ class CsvLog(OpenLog):
     def __init__(self, path: Path, *, delimiter: str, compression: Compression | None) -> None:
         super().__init__(Content(path, compression=compression))
         self.delimiter: Final = delimiter
-        try:
-            with self._open_text() as text:
-                header = _Records(text, path=path, delimiter=delimiter).header
-        except BaseException:
-            self._content.close()
-            raise
+        with self._closed_on_failure(), self._open_text() as text:
+            header = _Records(text, path=path, delimiter=delimiter).header
         self.columns: Final = header.columns
         self.header_text: Final = header.text
         self.line_end: Final = header.line_end
@@ -73,8 +68,8 @@ class CsvLog(OpenLog):
             records = _Records(text, path=self.path, delimiter=self.delimiter)
             while rows := records.next_rows():
                 count += len(rows)
-                for start in range(0, len(rows), _BATCH_ROWS):
-                    yield Batch(rows[start : start + _BATCH_ROWS])
+                for start in range(0, len(rows), BATCH_ROWS):
+                    yield Batch(rows[start : start + BATCH_ROWS])
         self._row_count = count
 
     def as_text(self, row: Row) -> Row:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, TypeVar
 
 from uploader.content import Content
 
 _Log = TypeVar("_Log", bound="OpenLog")
+
+BATCH_ROWS = 1000
+"""Rows that are handed on together, at the most."""
 
 
 class OpenLog:
@@ -29,6 +34,15 @@ class OpenLog:
         if self._row_count is None:
             raise RuntimeError(f"{self.path}: the number of rows is known after the first complete pass")
         return self._row_count
+
+    @contextlib.contextmanager
+    def _closed_on_failure(self) -> Iterator[None]:
+        """Close the file should its header not be taken."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the file."""

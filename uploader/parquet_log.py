@@ -19,10 +19,9 @@ from uploader.csv_record import csv_record
 from uploader.errors import InputError
 from uploader.known_cells import Column
 from uploader.model import Batch, Cell, Row, Sifted
-from uploader.open_log import OpenLog
+from uploader.open_log import BATCH_ROWS, OpenLog
 from uploader.parquet_sieve import Group, Sieve, gathered
 
-_BATCH_ROWS = 1000
 # Without it, pyarrow holds each column of a row group in memory, and a row group may be the whole file.
 _COLUMN_BUFFER_BYTES = 256 * 1024
 # Columns lie apart in the file and are read in turns; a block that is not kept is read and verified again. With 16, the
@@ -53,14 +52,10 @@ class ParquetLog(OpenLog):
     def __init__(self, path: Path) -> None:
         super().__init__(Content(path))
         self._bytes = self._content.open_seekable(kept_blocks=_KEPT_BLOCKS)
-        try:
-            with self._reading():
-                self._file = self._open()
-                self.schema: Final = self._file.schema_arrow
-                self.columns: Final[tuple[str, ...]] = tuple(self.schema.names)
-        except BaseException:
-            self._content.close()
-            raise
+        with self._closed_on_failure(), self._reading():
+            self._file = self._open()
+            self.schema: Final = self._file.schema_arrow
+            self.columns: Final[tuple[str, ...]] = tuple(self.schema.names)
         self.header_text: Final = csv_record(self.columns, self.delimiter)
 
     def batches(self) -> Iterator[Batch]:
@@ -87,8 +82,8 @@ class ParquetLog(OpenLog):
         first_number, source = group.sources[0]
         if certain is not None:
             yield Sifted((), certain.rows, certain.units)
-            for start in range(0, len(certain.doubtful), _BATCH_ROWS):
-                doubtful = certain.doubtful[start : start + _BATCH_ROWS]
+            for start in range(0, len(certain.doubtful), BATCH_ROWS):
+                doubtful = certain.doubtful[start : start + BATCH_ROWS]
                 numbers = [first_number + at for at in doubtful.to_pylist()]
                 yield Sifted(self._rows(rows.take(doubtful), numbers))
         elif len(group.sources) > 1:
@@ -152,7 +147,7 @@ class ParquetLog(OpenLog):
 
     def _record_batches(self) -> Iterator[Any]:
         # One thread: more made it no faster and took more memory.
-        batches = self._file.iter_batches(_BATCH_ROWS, use_threads=False)
+        batches = self._file.iter_batches(BATCH_ROWS, use_threads=False)
         while True:
             with self._reading():
                 batch = next(batches, None)

@@ -35,9 +35,8 @@ from uploader.content import Content
 from uploader.csv_record import csv_record
 from uploader.errors import InputError, UploaderError
 from uploader.model import Batch, Cell, Row
-from uploader.open_log import OpenLog
+from uploader.open_log import BATCH_ROWS, OpenLog
 
-_BATCH_ROWS = 1000
 _KEPT_BLOCKS = 16
 _OURS = "upload_row"
 _MOST_EXACT = 10**15
@@ -83,12 +82,8 @@ class XlsxLog(OpenLog):
     def __init__(self, path: Path) -> None:
         super().__init__(Content(path))
         self._bytes = self._content.open_seekable(kept_blocks=_KEPT_BLOCKS)
-        try:
-            with self._book() as book:
-                self._sheet, self.columns = self._sheet_of_ours(book)
-        except BaseException:
-            self._content.close()
-            raise
+        with self._closed_on_failure(), self._book() as book:
+            self._sheet, self.columns = self._sheet_of_ours(book)
         self.header_text: Final = csv_record(self.columns, self.delimiter)
 
     def batches(self) -> Iterator[Batch]:
@@ -196,7 +191,7 @@ class _Reader(ExcelReader):  # type: ignore[misc] # openpyxl ships no types
 
 
 def _numbers(count: int) -> range:
-    return range(count + 1, count + 1 + _BATCH_ROWS)
+    return range(count + 1, count + 1 + BATCH_ROWS)
 
 
 def _cell(cell: Any) -> Cell:
