@@ -26,7 +26,7 @@ class AdoptedRow:
 
     state: RowState
     event_id: str
-    cells: dict[str, Any] | None = None
+    cells: dict[str, Any] | None
 
 
 class AdoptedEventIds:

@@ -320,7 +320,7 @@ def _why_stop(exchange: Exchange) -> str:
     return ""
 
 
-def _outcome(reason: Reason | None, exchange: Exchange, detail: str) -> Outcome:
+def _outcome(reason: Reason, exchange: Exchange, detail: str) -> Outcome:
     status = exchange.http_status or None
     return Outcome(reason=reason, detail=detail, http_status=status, response=_response(exchange.body))
 

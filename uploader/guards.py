@@ -180,7 +180,7 @@ def demand_little_overlap_since(
     *,
     path: Path,
     which: str,
-    way_on: str = _PUT_APART,
+    way_on: str,
 ) -> list[Note]:
     """Refuse to send rows most of which other runs posted since these were compared with them; else give notes.
 

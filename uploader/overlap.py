@@ -141,7 +141,7 @@ class Overlap:
 
     share: float
     rows_by_run_id: Mapping[str, float]
-    too_large: Sequence[str] = ()
+    too_large: Sequence[str]
 
 
 def overlap_with(rows: bytes, earlier_by_run_id: Mapping[str, bytes]) -> Overlap:
