@@ -158,7 +158,7 @@ class _SeenOrHere(SeenRows):
         return {**super().kept_by_run(but_for=but_for), **self._here}
 
 
-class _Tally:
+class _DryLedger:
     """Stands where the ledger would, and keeps a byte a row, and the first examples, in memory."""
 
     def __init__(self, *, rows: int) -> None:
@@ -213,12 +213,12 @@ def _try_file(path: Path, desk: Desk, earlier: _EarlierFiles) -> DryReport:
             desk.watcher.say(note)
         _try_names(log, identity, desk.plan)
         progress = Progress(rows=log.row_count)
-        tally = _Tally(rows=log.row_count)
+        ledger = _DryLedger(rows=log.row_count)
         with dry_events(desk.plan.ledger_folder, known, scratch=earlier.scratch) as events:
             naming = Naming(check, own_ids, EventIds(identity))
-            _look_up_all(path, desk, due_rows(log, naming, events, known, progress), progress, tally)
+            _look_up_all(path, desk, due_rows(log, naming, events, known, progress), progress, ledger)
         stop = desk.why_stopped(progress)
-        to_post, accepted_before, tenants = _summed_up(log, check, known, books, tally)
+        to_post, accepted_before, tenants = _summed_up(log, check, known, books, ledger)
         if imbalance := books.imbalance(accepted=None, may_leave_unsent=bool(stop)):
             raise imbalance
     return DryReport(
@@ -231,7 +231,7 @@ def _try_file(path: Path, desk: Desk, earlier: _EarlierFiles) -> DryReport:
         to_post=to_post,
         tenants=tenants,
         accepted_before=accepted_before,
-        examples=tally.examples,
+        examples=ledger.examples,
     )
 
 
@@ -256,14 +256,18 @@ def _try_names(log: UsageLog, identity: RunIdentity, plan: Plan) -> None:
                 place.rmdir()
 
 
-def _look_up_all(path: Path, desk: Desk, rows: Iterator[Due | RowState], progress: Progress, tally: _Tally) -> None:
+def _look_up_all(
+    path: Path, desk: Desk, rows: Iterator[Due | RowState], progress: Progress, ledger: _DryLedger
+) -> None:
     def watch(progress: Progress) -> None:  # the counts are not shown: they would speak of rows as accepted
         desk.pacing_notes.look(path, stop=desk.why_stopped(progress))
 
-    desk.posting_into(tally, progress, watch=watch).post_all(rows)
+    desk.posting_into(ledger, progress, watch=watch).post_all(rows)
 
 
-def _summed_up(log: UsageLog, check: RowCheck, known: Glance, books: Books, tally: _Tally) -> tuple[Entry, Entry, int]:
+def _summed_up(
+    log: UsageLog, check: RowCheck, known: Glance, books: Books, ledger: _DryLedger
+) -> tuple[Entry, Entry, int]:
     """Enter every row in the books; give what would be posted, what was accepted before, and the number of tenants."""
     rows_to_post = units_to_post = rows_before = units_before = 0
     tenants = set()
@@ -272,7 +276,7 @@ def _summed_up(log: UsageLog, check: RowCheck, known: Glance, books: Books, tall
         for row in batch.rows:
             units = check.units(row)
             stated = 0 if units is None else units.total_usage
-            state = before.get(row.number) or tally.state(row.number)
+            state = before.get(row.number) or ledger.state(row.number)
             books.give_out(units, state)
             if state.outcome.reason is not None:
                 continue
