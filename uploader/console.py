@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 from uploader.file_report import FileReport, complaint_about
 from uploader.model import REPLAY_BY_REASON, Reason, Replay
 from uploader.notes import Note
-from uploader.progress import Progress as Counts
+from uploader.progress import Progress
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
 
 _TOLD_OTHERWISE = frozenset(
     {"file_begun", "file_read", "posting_begun", "results_written", "file_ended", "command_ended"}
@@ -34,20 +35,21 @@ class Display:
         from rich.console import Console  # noqa: PLC0415 -- heavy, see the top
 
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._bar: Progress | None = None
+        self._bar: Bar | None = None
         self._task: TaskID
         self._begun_seconds = 0.0
         self._settled_before = 0
 
-    def begin(self, path: Path, counts: Counts) -> None:
+    def begin(self, path: Path, progress: Progress) -> None:
         """Turn to the next file."""
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415 -- see the top
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn  # noqa: PLC0415 -- heavy, see the top
+        from rich.progress import Progress as Bar  # noqa: PLC0415 -- likewise
         from rich.table import Column  # noqa: PLC0415 -- likewise
 
         self.end()
         self._begun_seconds = time.monotonic()
-        self._settled_before = counts.settled
-        self._bar = Progress(
+        self._settled_before = progress.settled
+        self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
@@ -56,18 +58,19 @@ class Display:
             console=self._console,
             transient=True,
         )
-        self._task = self._bar.add_task(path.name, total=counts.rows, counts="")
+        self._task = self._bar.add_task(path.name, total=progress.rows, counts="")
         self._bar.start()
 
-    def watch(self, counts: Counts) -> None:
+    def watch(self, progress: Progress) -> None:
         """Show the counts as they are now; cheap enough to be called all the time."""
         if self._bar is None:
             return
-        rate = (counts.settled - self._settled_before) / max(time.monotonic() - self._begun_seconds, 0.001)
+        rate = (progress.settled - self._settled_before) / max(time.monotonic() - self._begun_seconds, 0.001)
         tallies = (
-            f"{counts.accepted:,} accepted, {counts.failed:,} failed, {counts.in_doubt:,} in doubt, {rate:,.0f} rows/s"
+            f"{progress.accepted:,} accepted, {progress.failed:,} failed, {progress.in_doubt:,} in doubt, "
+            f"{rate:,.0f} rows/s"
         )
-        self._bar.update(self._task, completed=counts.settled, counts=tallies)
+        self._bar.update(self._task, completed=progress.settled, counts=tallies)
 
     def say(self, note: Note) -> None:
         """Print what neither the bar nor the summary tells."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from uploader.notes import LOGGING_LEVEL_BY_LEVEL, Note
-from uploader.progress import Progress as Counts
+from uploader.progress import Progress
 
 _SECONDS_BETWEEN_COUNTS = 60.0
 
@@ -31,18 +31,18 @@ class LogLines:
         self._path: Path | None = None
         self._next_counts_seconds = 0.0
 
-    def begin(self, path: Path, _counts: Counts) -> None:
+    def begin(self, path: Path, _progress: Progress) -> None:
         """Turn to the next file."""
         self._path = path
         self._next_counts_seconds = time.monotonic() + _SECONDS_BETWEEN_COUNTS
 
-    def watch(self, counts: Counts) -> None:
+    def watch(self, progress: Progress) -> None:
         """Write the counts as they are now, once a minute; cheap enough to be called all the time."""
         now_seconds = time.monotonic()
         if now_seconds >= self._next_counts_seconds:
             self._next_counts_seconds = now_seconds + _SECONDS_BETWEEN_COUNTS
-            text = f"{counts.settled:,} of {counts.rows:,} rows settled"
-            self.say(Note(text, "progress", path=self._path, counts=_by_name(counts)))
+            text = f"{progress.settled:,} of {progress.rows:,} rows settled"
+            self.say(Note(text, "progress", path=self._path, counts=_by_name(progress)))
 
     def say(self, note: Note) -> None:
         """Write a note."""
@@ -53,16 +53,16 @@ class LogLines:
         logging.getLogger().removeHandler(self._handler)
 
 
-def _by_name(counts: Counts) -> dict[str, int]:
+def _by_name(progress: Progress) -> dict[str, int]:
     return {
-        "rows": counts.rows,
-        "settled": counts.settled,
-        "accepted": counts.accepted,
-        "failed": counts.failed,
-        "in_doubt": counts.in_doubt,
-        "look_ups": counts.look_ups,
-        "posts": counts.posts,
-        "retries": counts.retries,
+        "rows": progress.rows,
+        "settled": progress.settled,
+        "accepted": progress.accepted,
+        "failed": progress.failed,
+        "in_doubt": progress.in_doubt,
+        "look_ups": progress.look_ups,
+        "posts": progress.posts,
+        "retries": progress.retries,
     }
 
 
