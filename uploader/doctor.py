@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from uploader import api
 from uploader.client import Route, answer_date, settle_route
 from uploader.errors import UploaderError
-from uploader.glance import try_ledger_folder
+from uploader.glance import nearest_folder, try_ledger_folder
 from uploader.log_check import fitted_check
 from uploader.model import Reason, UsageEvent
 from uploader.plan import Plan
@@ -88,8 +88,7 @@ def _examine_ledger(folder: Path) -> Iterator[Finding]:
         yield Finding(State.FAIL, "ledger", str(error))
         return
     yield Finding(State.OK, "ledger", f"{folder} is on a local disk, and keeps what is committed")
-    place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    room = shutil.disk_usage(place).free
+    room = shutil.disk_usage(nearest_folder(folder)).free
     words = f"{room:,} bytes are free for the ledger"
     if room < _LITTLE_ROOM_BYTES:
         yield Finding(State.WARN, "room", f"{words}; a million rows take some 300,000,000 -- make room")

@@ -89,13 +89,17 @@ def try_ledger_folder(folder: Path) -> None:
     Raises:
         LedgerRefusal: no run could begin there.
     """
-    place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     identity = RunIdentity(base_url="", period="", content_sha256="")
     try:
-        with tempfile.TemporaryDirectory(prefix=".uploader-try-", dir=place) as scratch:
+        with tempfile.TemporaryDirectory(prefix=".uploader-try-", dir=nearest_folder(folder)) as scratch:
             Ledger(Path(scratch), identity).close()
     except OSError as error:
         raise unusable(folder, error) from error
+
+
+def nearest_folder(folder: Path) -> Path:
+    """Give the folder, or the nearest one above it that is there: where it would be made."""
+    return next(place for place in (folder, *folder.absolute().parents) if place.exists())
 
 
 def _ranges(database: Database, query: str) -> list[tuple[int, int]]:
