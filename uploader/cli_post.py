@@ -84,15 +84,13 @@ def _sandboxed(options: dict[str, Any]) -> AbstractContextManager[Callable[[], s
 
 
 def _run_dry(files: tuple[Path, ...], options: dict[str, Any], noted: list[int]) -> NoReturn:
-    from uploader.desk import Watcher  # noqa: PLC0415 -- heavy, see the top
-    from uploader.dry_run import dry_run, told  # noqa: PLC0415 -- likewise
+    from uploader.dry_run import dry_run, told  # noqa: PLC0415 -- heavy, see the top
     from uploader.summary import exit_code_of  # noqa: PLC0415 -- likewise
 
     _demand_places(options)
     display = _display(options["log_format"])
-    watcher = Watcher(begin=display.begin, watch=display.watch, say=display.say, should_stop=lambda: bool(noted))
     try:
-        reports = dry_run(files, plan=plan_of(options), watcher=watcher)
+        reports = dry_run(files, plan=plan_of(options), watcher=_watcher(display, noted))
     finally:
         display.end()
     last_words("\n".join(map(told, reports)))
@@ -134,7 +132,6 @@ def _run(
     and_say: Callable[[], str] | None = None,
 ) -> None:
     from uploader.console import next_steps, summary  # noqa: PLC0415 -- heavy, see the top
-    from uploader.desk import Watcher  # noqa: PLC0415 -- likewise
     from uploader.log_lines import LogLines  # noqa: PLC0415 -- likewise
     from uploader.summary import exit_code_of  # noqa: PLC0415 -- likewise
 
@@ -142,9 +139,8 @@ def _run(
     _demand_places(options)
     display = _display(options["log_format"])
     write = functools.partial(_write_documents, options, begun_at=begun_at, say=display.say)
-    watcher = Watcher(begin=display.begin, watch=display.watch, say=display.say, should_stop=lambda: bool(noted))
     try:
-        reports = command(plan_of(options), watcher)
+        reports = command(plan_of(options), _watcher(display, noted))
     except BaseException as error:
         if isinstance(error, UploaderError):
             write([], exit_code=error.exit_code, error=str(error))
@@ -219,6 +215,12 @@ def _display(log_format: str | None) -> Display | LogLines:
     from uploader.log_lines import LogLines  # noqa: PLC0415 -- likewise
 
     return LogLines(log_format or "text")
+
+
+def _watcher(display: Display | LogLines, noted: list[int]) -> Watcher:
+    from uploader.desk import Watcher  # noqa: PLC0415 -- heavy, see the top
+
+    return Watcher(begin=display.begin, watch=display.watch, say=display.say, should_stop=lambda: bool(noted))
 
 
 def _replay_options(options: dict[str, Any]) -> str:
