@@ -16,7 +16,7 @@ ROWS = [
     {"ending", "options", "trial"},
     {"commands", "console", "doctor", "dry_run", "log_lines", "report", "runs", "sandbox", "validate"},
     {"charts", "dry_events", "effective", "export", "findings", "frames", "replay_run", "summary", "upload_run"},
-    {"adoption", "answers", "due_rows", "judge", "run_report", "sandbox_backend"},
+    {"adoption", "answers", "due_rows", "judge", "sandbox_backend"},
     {"admission", "naming"},
     {"desk", "glance", "guards", "log_check", "own_events", "replay_log", "workbook", "writing"},
     {"file_report", "pacing_notes", "posting"},

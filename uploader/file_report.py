@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-from uploader.books import Accounts, Entry
+from uploader.books import Accounts, Books, Entry
 from uploader.errors import UploaderError
+from uploader.ledger import Ledger
 from uploader.mapping import AS_IT_STANDS, ColumnMap
 from uploader.model import Reason
 from uploader.notes import Level, Note
-from uploader.reservation import Names
+from uploader.progress import Progress
+from uploader.readers import UsageLog
+from uploader.reservation import Names, Reservation
 from uploader.timings import Timings
 
 
@@ -92,6 +96,44 @@ class FileReport:
             "posts": self.posts,
             "look_ups": self.look_ups,
         }
+
+
+def report_of_run(
+    log: UsageLog,
+    ledger: Ledger,
+    reservation: Reservation,
+    books: Books,
+    progress: Progress,
+    *,
+    begun_at: datetime,
+    started_seconds: float,
+    mapping: ColumnMap,
+    stop: str,
+    imbalance: UploaderError | None,
+) -> FileReport:
+    """Report a file whose results are durable.
+
+    started_seconds: the reading of ``time.monotonic`` at ``begun_at``.
+    """
+    return FileReport(
+        path=log.path,
+        run_id=ledger.identity.run_id,
+        names=reservation.names,
+        entry_by_reason=books.entry_by_reason(),
+        posts=progress.posts,
+        look_ups=progress.look_ups,
+        content_sha256=log.content_sha256,
+        ledger=ledger.path,
+        accounts=books.accounts(),
+        timings=progress.timings,
+        begun_at=begun_at,
+        seconds=time.monotonic() - started_seconds,
+        mapping=mapping,
+        stop=stop,
+        is_over_budget=bool(progress.stop),
+        was_billed_again=ledger.identity.again > 0,
+        error=imbalance,
+    )
 
 
 def complaint_about(path: Path, error: UploaderError) -> str:

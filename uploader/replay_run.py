@@ -14,7 +14,7 @@ from uploader.books import Books
 from uploader.calls import Due
 from uploader.desk import Desk, Watcher, open_desk
 from uploader.errors import InputError, LedgerRefusal, UploaderError
-from uploader.file_report import FileReport
+from uploader.file_report import FileReport, report_of_run
 from uploader.guards import demand_little_overlap_since
 from uploader.identity import RunIdentity
 from uploader.judge import Judge, Kept, Permissions
@@ -29,7 +29,6 @@ from uploader.progress import Progress
 from uploader.replay_log import ReplayLog, open_own_file
 from uploader.reservation import choose_replay_names
 from uploader.run_file import RunFacts, known_run, remembered
-from uploader.run_report import report_of_run
 from uploader.schema import RowCheck
 from uploader.seen import SeenRows
 from uploader.writing import reserved, results_note, write_out

@@ -12,7 +12,7 @@ from uploader.answers import Answers
 from uploader.desk import Desk, Watcher, open_desk
 from uploader.due_rows import due_rows
 from uploader.errors import LedgerFault, SettingsError, StoppedError, UploaderError
-from uploader.file_report import FileReport
+from uploader.file_report import FileReport, report_of_run
 from uploader.guards import InputFacts
 from uploader.identity import EventIds
 from uploader.ledger import Ledger
@@ -24,7 +24,6 @@ from uploader.plan import Plan
 from uploader.progress import Progress
 from uploader.readers import UsageLog, open_usage_log
 from uploader.reservation import Reservation
-from uploader.run_report import report_of_run
 from uploader.writing import results_note, write_out
 
 
