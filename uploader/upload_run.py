@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from uploader.admission import admitted, own_ids_of, read_through, sketches_of
+from uploader.admission import Admitted, admitted, own_ids_of, read_through, sketches_of
 from uploader.answers import Answers
+from uploader.books import Books
 from uploader.desk import Desk, Watcher, open_desk
 from uploader.due_rows import due_rows
 from uploader.errors import LedgerFault, SettingsError, StoppedError, UploaderError
@@ -78,9 +79,7 @@ def _upload_file(path: Path, desk: Desk) -> FileReport:
         own_ids = own_ids_of(log, desk.plan)
         facts = InputFacts.of(path)
         books, rows = read_through(log, check, own_ids, desk.plan)
-        desk.watcher.say(Note(f"{log.row_count:,} rows read", "file_read", path=path, counts={"rows": log.row_count}))
-        if log.row_count == 0:
-            desk.watcher.say(Note("it has no row: is its export whole?", "no_rows", level=Level.WARNING, path=path))
+        _say_what_was_read(log, desk.watcher)
         with admitted(
             log,
             check,
@@ -92,31 +91,21 @@ def _upload_file(path: Path, desk: Desk) -> FileReport:
             say=desk.watcher.say,
             should_stop=desk.watcher.should_stop,
         ) as run:
-            ledger, reservation, run_id = run.ledger, run.reservation, run.ledger.identity.run_id
-            desk.path_by_run_id[run_id] = path
-            marker = _lay_marker(log, reservation, ledger)
+            desk.path_by_run_id[run.ledger.identity.run_id] = path
+            marker = _lay_marker(log, run.reservation, run.ledger)
             progress = Progress(rows=log.row_count)
-            _say_what_is_known(path, ledger, progress, desk.watcher)
-            naming = Naming(check, own_ids, EventIds(ledger.identity))
-            desk.posting(path, ledger, progress).post_all(due_rows(log, naming, run.own_events, ledger, progress))
+            _say_what_is_known(path, run.ledger, progress, desk.watcher)
+            naming = Naming(check, own_ids, EventIds(run.ledger.identity))
+            due = due_rows(log, naming, run.own_events, run.ledger, progress)
+            desk.posting(path, run.ledger, progress).post_all(due)
             stop = desk.why_stopped(progress)
-            history = ledger.history()
-            # The sketch of the first pass stands when every row was posted.
-            posted = None if history.accepted + history.in_doubt == log.row_count else sketches_of(log, desk.plan)
-            answers = Answers(naming, ledger, books, own_events=run.own_events, posted=posted)
-            write_out(log, reservation, ledger, answers.states(log), event_id_of=answers.event_id_of)
-            desk.watcher.say(results_note(path, reservation, run_id=run_id))
-            if posted is not None:
-                run.seen.keep(posted.to_bytes())
-            edited = ledger.end(is_finished=not stop, totals=books.totals())
-            if edited:
-                desk.watcher.say(_note_of_edits(path, edited, run_id=run_id))
+            accepted = _end_run(log, run, naming, books, desk, stop=stop)
             marker.remove()
-        imbalance = books.imbalance(accepted=history.accepted, may_leave_unsent=bool(stop))
+        imbalance = books.imbalance(accepted=accepted, may_leave_unsent=bool(stop))
     return report_of_run(
         log,
-        ledger,
-        reservation,
+        run.ledger,
+        run.reservation,
         books,
         progress,
         begun_at=begun_at,
@@ -125,6 +114,30 @@ def _upload_file(path: Path, desk: Desk) -> FileReport:
         stop=stop,
         imbalance=imbalance,
     )
+
+
+def _end_run(log: UsageLog, run: Admitted, naming: Naming, books: Books, desk: Desk, *, stop: str) -> int:
+    """Write the results, and have the ledger know that they are durable; give how many rows it has as accepted."""
+    history = run.ledger.history()
+    # The sketch of the first pass stands when every row was posted.
+    posted = None if history.accepted + history.in_doubt == log.row_count else sketches_of(log, desk.plan)
+    answers = Answers(naming, run.ledger, books, own_events=run.own_events, posted=posted)
+    write_out(log, run.reservation, run.ledger, answers.states(log), event_id_of=answers.event_id_of)
+    run_id = run.ledger.identity.run_id
+    desk.watcher.say(results_note(log.path, run.reservation, run_id=run_id))
+    if posted is not None:
+        run.seen.keep(posted.to_bytes())
+    edited = run.ledger.end(is_finished=not stop, totals=books.totals())
+    if edited:
+        desk.watcher.say(_note_of_edits(log.path, edited, run_id=run_id))
+    return history.accepted
+
+
+def _say_what_was_read(log: UsageLog, watcher: Watcher) -> None:
+    counts = {"rows": log.row_count}
+    watcher.say(Note(f"{log.row_count:,} rows read", "file_read", path=log.path, counts=counts))
+    if log.row_count == 0:
+        watcher.say(Note("it has no row: is its export whole?", "no_rows", level=Level.WARNING, path=log.path))
 
 
 def _lay_marker(log: UsageLog, reservation: Reservation, ledger: Ledger) -> Marker:
