@@ -16,10 +16,10 @@ ROWS = [
     {"ending", "options", "trial"},
     {"commands", "console", "doctor", "dry_run", "log_lines", "report", "runs", "sandbox", "validate"},
     {"charts", "dry_events", "effective", "export", "findings", "frames", "replay_run", "summary", "upload_run"},
-    {"adoption", "answers", "due_rows", "judge", "sandbox_backend"},
+    {"adoption", "answers", "due_rows", "judge", "replay_sketch", "sandbox_backend"},
     {"admission", "naming"},
-    {"desk", "glance", "guards", "log_check", "own_events", "replay_log", "workbook", "writing"},
-    {"file_report", "pacing_notes", "posting"},
+    {"desk", "glance", "guards", "log_check", "overlap_guard", "own_events", "workbook", "writing"},
+    {"file_report", "pacing_notes", "posting", "replay_log"},
     {
         "books",
         "claims",

@@ -409,7 +409,7 @@ def test_a_file_that_grew_while_its_run_was_unfinished_is_refused(home: Home, bi
     posts = len(billing_server.posts)
     grown = home.run_here("upload", "usage.csv")
     assert grown.exit_code == 2
-    assert "it has some 6 rows of run r" in grown.said
+    assert "it has some 6 rows of the log of the unfinished run r" in grown.said
     assert "put it back as it was" in grown.said
     assert len(billing_server.posts) == posts
     assert home.run_here("upload", "usage.csv", "--allow-overlap").exit_code == 0

@@ -16,9 +16,6 @@ from uploader.guards import (
     choose_run,
     demand_another,
     demand_known_results,
-    demand_little_overlap,
-    demand_little_overlap_since,
-    each_once,
     note_of_copy,
 )
 from uploader.identity import RunIdentity
@@ -29,10 +26,16 @@ from uploader.marker import demand_known_marks
 from uploader.model import Outcome, RowState, UsageEvent
 from uploader.notes import Note
 from uploader.overlap import RowSketches
+from uploader.overlap_guard import (
+    demand_little_overlap,
+    demand_little_overlap_since,
+    demand_not_grown,
+    each_once,
+)
 from uploader.own_events import OwnEvents, OwnIds, demand_known_claims, event_in, own_events_of
 from uploader.plan import Plan
 from uploader.readers import UsageLog
-from uploader.reservation import Names, Reservation, choose_names
+from uploader.reservation import Names, Reservation, choose_names, files_beside
 from uploader.run_file import RunFacts, is_known
 from uploader.schema import RowCheck
 from uploader.seen import SeenRows
@@ -105,12 +108,20 @@ def admitted_run(
     if plan.event_id is not None:  # before anything is made, though the claims' own door asks too
         demand_known_claims(plan.ledger_folder)
     knows = functools.partial(is_known, plan.ledger_folder)
-    results = (names.results for names in names_for(log, plan))
-    demand_known_results(results, delimiter=log.delimiter, knows=knows, ledger_folder=plan.ledger_folder)
-    folder = next(names_for(log, plan)).results.parent
-    demand_known_marks(folder, input_name=log.path.name, knows=knows, ledger_folder=plan.ledger_folder)
+    best = next(names_for(log, plan)).results
+    demand_known_results(
+        (names.results for names in names_for(log, plan)),
+        files_beside(best, log),
+        first,
+        delimiter=log.delimiter,
+        knows=knows,
+        ledger_folder=plan.ledger_folder,
+    )
+    demand_known_marks(best.parent, input_name=log.path.name, knows=knows, ledger_folder=plan.ledger_folder)
     seen = SeenRows(plan.ledger_folder, identity, event_id=plan.event_id)
     if not knows(identity.run_id) and not plan.again and not plan.allow_overlap:
+        for sketch in rows.each():
+            demand_not_grown(seen, sketch, path=log.path)
         for note in each_once(demand_little_overlap(seen, sketch, path=log.path) for sketch in rows.each()):
             say(replace(note, run_id=identity.run_id))
     return identity, seen
@@ -222,12 +233,14 @@ def admitted(
             reservation = held.enter_context(reserved(names_for(log, plan), log, ledger, rows=log.row_count))
             ledger.begin(
                 path=log.path,
+                columns=log.columns,
                 facts=[facts.name, facts.modified_nanoseconds],
                 rows=log.row_count,
                 event_id=plan.event_id,
                 compared=seen.checksums(),
             )
             seen.keep(rows.to_bytes())
+            seen.keep_log(rows.each()[0], path=log.path)
         yield Admitted(ledger=ledger, own_events=own_events, reservation=reservation, seen=seen)
 
 

@@ -24,13 +24,14 @@ from uploader.due_rows import due_rows
 from uploader.errors import StoppedError, UploaderError
 from uploader.file_report import FileReport, complaint_about
 from uploader.glance import Glance, try_ledger_folder
-from uploader.guards import InputFacts, demand_little_overlap
+from uploader.guards import InputFacts
 from uploader.identity import EventIds, RunIdentity
 from uploader.ledger import Sending
 from uploader.log_check import fitted_check
 from uploader.model import REPLAY_BY_REASON, Outcome, Reason, RowState
 from uploader.naming import Naming
 from uploader.overlap import RowSketches
+from uploader.overlap_guard import demand_little_overlap
 from uploader.plan import Plan
 from uploader.progress import Progress
 from uploader.readers import UsageLog, open_usage_log

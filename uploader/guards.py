@@ -1,4 +1,4 @@
-"""Whether an upload may begin: what the ledger knows of the same content, of most of its rows, and of a lost ledger.
+"""Whether an upload may begin: what the ledger knows of the same content, and what lies beside it of a lost ledger.
 
 Each guard either lets the upload pass or refuses it with the ways on; none of them guesses. A false alarm costs a
 person a minute; a missed one bills customers twice.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os.path
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,15 +17,11 @@ from uploader.errors import LedgerRefusal, UploaderError
 from uploader.identity import RunIdentity
 from uploader.model import Batch
 from uploader.notes import Level, Note
-from uploader.readers import open_usage_log
-from uploader.run_file import RunFacts, ledger_path, remembered
-from uploader.seen import COMPARED_WITH_NONE, SeenRows
+from uploader.replay_log import open_own_file
+from uploader.run_file import RunFacts, has_begun, ledger_path, remembered
 
 _MOST_AGAIN = 100
 _OR_AGAIN = "; to bill all of it again, use --again"
-_PUT_APART = "put the rows that are new into a file of their own; to send failed rows again, replay the failed file"
-_MOST_SHARE = 0.5
-_SHARE_WORTH_A_WORD = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +58,7 @@ def choose_run(
             events were named otherwise, or ``--again`` cannot be had, as a second time.
     """
     latest, knowledge = None, None
-    while (found := remembered(folder, identity.run_id)) is not None:
+    while (found := remembered(folder, identity.run_id)) is not None and has_begun(found):
         _demand_not_adopted(facts, identity, found)
         latest, knowledge = identity, found
         identity = replace(identity, again=identity.again + 1)
@@ -82,9 +78,9 @@ def choose_run(
                 "with --period",
             )
         return identity
-    if "input" in knowledge and knowledge.get("event_id") != event_id:
+    if knowledge.get("event_id") != event_id:
         raise _otherwise_named(facts, latest, knowledge.get("event_id"))
-    if event_id is None and knowledge.get("input") not in (None, [facts.name, facts.modified_nanoseconds]):
+    if event_id is None and knowledge["input"] != [facts.name, facts.modified_nanoseconds]:
         raise _same_content(facts, latest, knowledge)
     return latest
 
@@ -127,126 +123,41 @@ def note_of_copy(facts: InputFacts, there: str | None, *, event_id: str | None) 
     return Note(text, "same_content", level=Level.WARNING, path=facts.path)
 
 
-def demand_little_overlap(
-    seen: SeenRows,
-    rows: bytes,
-    *,
-    path: Path,
-    which: str = "its rows",
-    way_on: str = _PUT_APART,
-    but_for: Mapping[str, int] = COMPARED_WITH_NONE,
-) -> Note | None:
-    """Refuse a log most of whose rows earlier runs to the same destination and period accepted or left in doubt.
-
-    Gives a note of a share that is smaller but not small, or that cannot be told.
-
-    which:   of its rows are meant, and ``way_on`` what to do with those that were posted.
-    but_for: earlier runs that they were compared with before, see ``SeenRows.kept_by_run``.
-
-    Raises:
-        LedgerRefusal: more than half of the rows stand in earlier runs.
-    """
-    # datasketches takes 0.15 s to import, and a fresh ledger has nothing to compare with.
-    earlier = seen.kept_by_run(but_for=but_for)
-    if not earlier:
-        return None
-    from uploader.overlap import overlap_with  # noqa: PLC0415 -- see above
-
-    overlap = overlap_with(rows, earlier)
-    for run, count in overlap.rows_by_run_id.items():
-        facts = seen.unfinished(run) or RunFacts()
-        if facts.get("input_path") == str(path.absolute()) and count > _MOST_SHARE * facts["rows"]:
-            raise _grown(path, run, count)
-    if overlap.share <= _SHARE_WORTH_A_WORD:
-        return _too_few(path, overlap.too_large) if overlap.too_large else None
-    largest = sorted(overlap.rows_by_run_id.items(), key=lambda item: -item[1])[:3]
-    unfinished = [run for run, _ in largest if seen.unfinished(run) is not None]
-    runs = ", ".join(f"some {count:,.0f} in {_named(run, unfinished)}" for run, count in largest)
-    words = f"about {overlap.share:.0%} of {which} were posted before ({runs})"
-    if overlap.share > _MOST_SHARE:
-        first = f"first continue {unfinished[0]}, whose rows all count as posted until then; " if unfinished else ""
-        raise LedgerRefusal(
-            f"{path}: {words}",
-            remedy=f"{first}{way_on}; if these are other events that look the same, use --allow-overlap",
-        )
-    text = f"{words}, and are posted as other events that look the same"
-    return Note(text, "overlap", level=Level.WARNING, path=path)
-
-
-def demand_little_overlap_since(
-    seen: SeenRows,
-    compared: Mapping[str, int],
-    rows: Callable[[], Sequence[bytes]],
-    *,
-    path: Path,
-    which: str,
-    way_on: str,
-) -> list[Note]:
-    """Refuse to send rows most of which other runs posted since these were compared with them; else give notes.
-
-    compared: what ``SeenRows.checksums`` gave then.
-    rows:     sketches them; not called when no other run posted anything since.
-
-    Raises:
-        LedgerRefusal: nothing was posted.
-    """
-    if not seen.kept_by_run(but_for=compared):
-        return []
-    return each_once(
-        demand_little_overlap(seen, sketch, path=path, which=which, way_on=way_on, but_for=compared)
-        for sketch in rows()
-    )
-
-
-def each_once(notes: Iterable[Note | None]) -> list[Note]:
-    """Give the notes that there are; the same rows may have been sketched in two ways."""
-    return list({note.text: note for note in notes if note is not None}.values())
-
-
-def _grown(path: Path, run: str, count: float) -> LedgerRefusal:
-    return LedgerRefusal(
-        f"{path}: it has some {count:,.0f} rows of run {run}, most of those with which that began, and which has not "
-        "finished: the file seems to have grown since",
-        remedy="put it back as it was, run the same command again, and put the rows that are new into a file of their "
-        "own; if these are other events that look the same, use --allow-overlap",
-    )
-
-
-def _named(run: str, unfinished: Sequence[str]) -> str:
-    return f"the unfinished run {run}" if run in unfinished else f"run {run}"
-
-
-def _too_few(path: Path, run_ids: Sequence[str]) -> Note:
-    which = ", ".join(run_ids[:3])
-    text = f"too few rows to tell whether they stand in so large a run as {which}, too; they are posted"
-    return Note(text, "overlap_unknown", path=path)
-
-
 def demand_known_results(
-    choices: Iterable[Path], *, delimiter: str, knows: Callable[[str], bool], ledger_folder: Path
+    choices: Iterable[Path],
+    beside: Iterable[Path],
+    first: RunIdentity,
+    *,
+    delimiter: str,
+    knows: Callable[[str], bool],
+    ledger_folder: Path,
 ) -> None:
     """Refuse to begin where results lie of a run that this ledger does not know: it may have been lost.
 
     choices:   the names that the results may take, the best first; those after the first free one are not looked at.
+    beside:    files that may be results, failed files and replays of the same content, the first run of which is
+               ``first``; what they say of other runs, which may be long forgotten, does not matter.
     delimiter: of the usage log, and so of its results.
 
     Raises:
         LedgerRefusal: there are such results.
     """
-    for path in itertools.takewhile(os.path.lexists, choices):
-        run_id = _run_of_results(path, delimiter)
+    of_this_content = {replace(first, again=again).run_id for again in range(_MOST_AGAIN)}
+    named = ((path, _run_named_in(path, delimiter)) for path in itertools.takewhile(os.path.lexists, choices))
+    named_beside = ((path, _run_named_in(path, delimiter)) for path in beside)
+    for path, run_id in itertools.chain(named, filter(lambda found: found[1] in of_this_content, named_beside)):
         if run_id and not knows(run_id):
             raise LedgerRefusal(
-                f"{path} holds the results of run {run_id}, which the ledger in {ledger_folder} does not know",
+                f"{path} holds results of run {run_id}, which the ledger in {ledger_folder} does not know",
                 remedy="give --ledger the folder that the upload used; if that is lost, send its failed rows alone: "
                 "uploader replay FAILED --without-ledger; with its results moved away every row is billed once more",
             )
 
 
-def _run_of_results(path: Path, delimiter: str) -> str:
-    """Give the run that a results file names in its first row; empty for any other file."""
+def _run_named_in(path: Path, delimiter: str) -> str:
+    """Give the run that a results or failed file names in its first row; empty for any other file."""
     try:
-        with open_usage_log(path, delimiter=delimiter) as log:
+        with open_own_file(path, delimiter=delimiter) as log:
             if "upload_run" not in log.columns:
                 return ""
             rows = next(log.batches(), Batch([])).rows

@@ -112,10 +112,19 @@ class Ledger:
         with self._database.transaction() as connection:
             connection.executemany("insert or replace into run values (?, ?)", rows_of(facts))
 
-    def begin(self, *, path: Path, facts: list[Any], rows: int, event_id: str | None, compared: dict[str, int]) -> None:
+    def begin(
+        self,
+        *,
+        path: Path,
+        columns: Sequence[str],
+        facts: list[Any],
+        rows: int,
+        event_id: str | None,
+        compared: dict[str, int],
+    ) -> None:
         """Note that an upload begins or continues the run.
 
-        path:     of the usage log.
+        path:     of the usage log, which has ``columns``.
         facts:    tell the usage log from a copy of it.
         event_id: the column of the log's own ids; None without.
         compared: the checksums of the sketches of other runs that it was compared with.
@@ -127,6 +136,7 @@ class Ledger:
                 "path": str(path),
                 "input": facts,
                 "input_path": str(path.absolute()),
+                "columns": list(columns),
                 "rows": rows,
                 "event_id": event_id,
                 "compared": compared,

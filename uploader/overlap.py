@@ -24,6 +24,7 @@ from uploader.model import Cell, cell_text
 _LG_SAMPLE = 13
 _STANDARD_DEVIATIONS = 2
 _FEW = 10
+_MOST_SHARE = 0.5
 _BETWEEN_CELLS = "\x1f"
 _USAGE = "total_usage"
 _PLAIN_LINES = re.compile(r"(?:0|[1-9][0-9]*)(?:\n(?:0|[1-9][0-9]*))*")
@@ -168,6 +169,20 @@ def overlap_with(rows: bytes, earlier_by_run_id: Mapping[str, bytes]) -> Overlap
     return Overlap(share, {run_id: part * all_rows for run_id, part in share_by_run_id.items()}, too_large)
 
 
+def rows_of_log_again(rows: bytes, *, log: bytes, posted: Iterable[bytes]) -> float:
+    """Estimate how many rows of an earlier log are among some, if those have most of it, and of those that were posted.
+
+    Else 0. That some were posted of which too few are in the samples to tell whether they are among the rows counts
+    as if they were.
+    """
+    candidate = _Candidate(rows)
+    earlier = compact_theta_sketch.deserialize(log)
+    found, _ = candidate.found_in(earlier)
+    if found <= _MOST_SHARE * candidate.would_keep(earlier):
+        return 0.0
+    return found / candidate.share_kept if any(map(candidate.may_hold_some_of, posted)) else 0.0
+
+
 class _Candidate:
     """The sample of a log's rows, to be looked for in those of earlier runs."""
 
@@ -175,6 +190,7 @@ class _Candidate:
         self._sketch = compact_theta_sketch.deserialize(rows)
         self._hashes = list(self._sketch)
         self.kept = len(self._hashes)
+        self.share_kept: float = self._sketch.theta
         self.all_rows: float = self._sketch.get_estimate()
 
     def found_in(self, earlier: compact_theta_sketch) -> tuple[int, int]:
@@ -185,6 +201,18 @@ class _Candidate:
         looked_for = bisect_left(self._hashes, earlier.theta64)
         lacks: int = theta_a_not_b().compute(self._sketch, earlier).num_retained
         return looked_for - lacks, looked_for
+
+    def would_keep(self, earlier: compact_theta_sketch) -> int:
+        """Count the hashes of an earlier sample that would be in this one, were its rows among these."""
+        return bisect_left(list(earlier), self._sketch.theta64)
+
+    def may_hold_some_of(self, posted: bytes) -> bool:
+        """Tell whether some rows of an earlier sample are among these, or too few are in both samples to tell."""
+        earlier = compact_theta_sketch.deserialize(posted)
+        if earlier.is_empty():
+            return False
+        found, _ = self.found_in(earlier)
+        return found > 0 or (self.share_kept < 1 and self.would_keep(earlier) < _FEW)
 
 
 def _at_most(found: int, looked_for: int) -> float:

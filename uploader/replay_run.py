@@ -15,18 +15,18 @@ from uploader.calls import Due
 from uploader.desk import Desk, Watcher, open_desk
 from uploader.errors import InputError, LedgerRefusal, UploaderError
 from uploader.file_report import FileReport, report_of_run
-from uploader.guards import demand_little_overlap_since
 from uploader.identity import RunIdentity
 from uploader.judge import Judge, Kept, Permissions
 from uploader.ledger import Ledger
 from uploader.mapping import ColumnMap
 from uploader.model import Batch, RowState, Status, UsageEvent
 from uploader.notes import Level, Note
-from uploader.overlap import RowSketches, merged
+from uploader.overlap_guard import demand_little_overlap_since
 from uploader.own_events import OwnEvents, OwnIds, event_in, own_events_of
 from uploader.plan import Plan
 from uploader.progress import Progress
 from uploader.replay_log import ReplayLog, open_own_file
+from uploader.replay_sketch import ReplaySketch, keep_log_if_posted
 from uploader.reservation import choose_replay_names
 from uploader.run_file import RunFacts, known_run, remembered
 from uploader.schema import RowCheck
@@ -72,17 +72,17 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
             own_ids = _own_ids(log, ledger)
             judge = Judge(check, ledger, permissions, own_ids)
             seen = SeenRows(desk.plan.ledger_folder, identity, event_id=ledger.facts().get("event_id"))
-            replayed_before = list(filter(None, [seen.own_replays()]))
+            replayed_before = seen.own_replays()
             with own_events_of(ledger, own_ids) as own_events:
                 with turn_to_begin(
                     path, desk.plan.ledger_folder, say=desk.watcher.say, should_stop=desk.watcher.should_stop
                 ):
                     to_send = _rows_to_send(log, check, own_ids, ledger)
                     _say_what_others_sent(log, to_send, seen, ledger, desk)
-                    seen.keep_replays(merged([to_send.to_bytes(), *replayed_before]))
+                    to_send.keep(seen, before=replayed_before)
                 desk.posting(path, ledger, progress).post_all(_due_rows(log, judge, own_events, progress))
             stop = desk.why_stopped()
-            posted = RowSketches(log.columns, mapping=mapping, path=path)
+            posted = ReplaySketch(log, ledger)
             write_out(
                 log, reservation, ledger, _answered(log, check, judge, books, posted), event_id_of=judge.event_id_of
             )
@@ -91,7 +91,8 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
                 desk.watcher.say(_note_of_late_edits(path, judge.late_edits, run_id=run_id))
             ledger.sum_up()
             _say_what_is_elsewhere(path, ledger, judge, desk.watcher)
-            seen.keep_replays(merged([posted.to_bytes(), *replayed_before]))
+            posted.keep(seen, before=replayed_before)
+            keep_log_if_posted(seen, ledger)
         imbalance = books.imbalance(accepted=None, may_leave_unsent=True)
     return report_of_run(
         source,
@@ -195,7 +196,7 @@ def _demand_same_destination(path: Path, identity: RunIdentity, plan: Plan) -> N
         )
 
 
-def _say_what_others_sent(log: ReplayLog, to_send: RowSketches, seen: SeenRows, ledger: Ledger, desk: Desk) -> None:
+def _say_what_others_sent(log: ReplayLog, to_send: ReplaySketch, seen: SeenRows, ledger: Ledger, desk: Desk) -> None:
     """Compare the rows to be sent with what went up in other files since their upload began.
 
     Raises:
@@ -216,19 +217,17 @@ def _say_what_others_sent(log: ReplayLog, to_send: RowSketches, seen: SeenRows, 
         desk.watcher.say(replace(note, run_id=ledger.identity.run_id))
 
 
-def _rows_to_send(log: ReplayLog, check: RowCheck, own_ids: OwnIds | None, ledger: Ledger) -> RowSketches:
-    sketches = RowSketches(log.columns, mapping=ledger.identity.mapping, path=log.path)
+def _rows_to_send(log: ReplayLog, check: RowCheck, own_ids: OwnIds | None, ledger: Ledger) -> ReplaySketch:
+    to_send = ReplaySketch(log, ledger)
     for entries in log.entries():
         known = ledger.known([entry.number for entry in entries])
-        sketches.add_all(
-            [
-                entry.row.cells
-                for entry in entries
-                if not (entry.number in known and known[entry.number].outcome.may_be_recorded)
-                and isinstance(event_in(entry.row, check, own_ids), UsageEvent)
-            ]
+        to_send.add(
+            entry.row
+            for entry in entries
+            if not (entry.number in known and known[entry.number].outcome.may_be_recorded)
+            and isinstance(event_in(entry.row, check, own_ids), UsageEvent)
         )
-    return sketches
+    return to_send
 
 
 def _own_ids(log: ReplayLog, ledger: Ledger) -> OwnIds | None:
@@ -253,12 +252,15 @@ def _due_rows(
 
 
 def _answered(
-    log: ReplayLog, check: RowCheck, judge: Judge, books: Books, posted: RowSketches
+    log: ReplayLog, check: RowCheck, judge: Judge, books: Books, posted: ReplaySketch
 ) -> Iterator[tuple[Batch, list[RowState]]]:
     for entries in log.entries():
         states = judge.states(entries)
         for entry, state in zip(entries, states, strict=True):
             books.give_out(check.units(entry.row), state)
-            if state.outcome.may_be_recorded and not entry.row.fault:
-                posted.add(entry.row.cells)
+        posted.add(
+            entry.row
+            for entry, state in zip(entries, states, strict=True)
+            if state.outcome.may_be_recorded and not entry.row.fault
+        )
         yield Batch([entry.row for entry in entries]), states

@@ -7,6 +7,7 @@ folder fsynced. Nothing is ever overwritten but this run's own unedited files.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import re
 import shutil
@@ -87,6 +88,14 @@ def choose_replay_names(log: LogFile, *, results_dir: Path | None) -> Iterator[N
         names = Names(Path(f"{stem}{number}.results{_suffix(log)}"), Path(f"{stem}{number}.failed.csv"))
         if not os.path.lexists(names.results) and not os.path.lexists(names.failed):
             yield names
+
+
+def files_beside(results: Path, log: LogFile) -> Iterator[Path]:
+    """Give the files that may be those of an upload with such results, or of replays after it, but for workbooks."""
+    stem = results.stem.removesuffix(".results")
+    for path in sorted(results.parent.glob(f"{glob.escape(stem)}*")):
+        if _INPUT_NAME.fullmatch(path.name) and path.is_file() and not path.samefile(log.path):
+            yield path
 
 
 def _stem(path: Path) -> str:

@@ -43,6 +43,7 @@ class RunFacts(TypedDict, total=False):
     path:                 of the usage log, as the last command named it.
     input:                its file name, and when it was last modified (ns since 1970).
     input_path:           where it was, absolute.
+    columns:              of the usage log.
     adopted:              the file whose word was taken for the run; only of a run that was adopted.
     rows:                 of the usage log; of an adopted run those of its file, the last of which is ``last_row``.
     event_id:             the column of the log's own event ids; None without.
@@ -61,6 +62,7 @@ class RunFacts(TypedDict, total=False):
     path: str
     input: list[Any]
     input_path: str
+    columns: list[str]
     adopted: str
     rows: int
     last_row: int
@@ -154,7 +156,12 @@ def is_known(folder: Path, run_id: str) -> bool:
         return False
     if holder(ledger_path(folder, run_id).with_suffix(".lock")):
         return True
-    return bool({"input", "adopted"} & (remembered(folder, run_id) or RunFacts()).keys())
+    return has_begun(remembered(folder, run_id) or RunFacts())
+
+
+def has_begun(facts: RunFacts) -> bool:
+    """Tell whether the run was begun or adopted; else a command that made its file was refused, or killed, before."""
+    return bool({"input", "adopted"} & facts.keys())
 
 
 def known_run(folder: Path, run_id: str) -> RunIdentity:

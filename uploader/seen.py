@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -47,17 +48,54 @@ class SeenRows:
             self.kept_by_run()
         return self._checksums or {}
 
-    def unfinished(self, run: str) -> RunFacts | None:
-        """Give the facts of a run, named as in ``kept_by_run``, which may post rows yet; none where it is at work."""
+    def is_unfinished(self, run: str) -> bool:
+        """Tell whether a run, named as in ``kept_by_run``, may post rows yet."""
         if " " in run:
-            return None
+            return False
         try:
             facts = remembered(self._ledger_folder, run) or RunFacts()
-        except LedgerRefusal:
-            return RunFacts()
+        except LedgerRefusal:  # it is at work
+            return True
         accepted, _ = facts.get("totals", {}).get("accepted", [0, 0])
-        is_done = "input" not in facts or facts.get("is_finished") or accepted == facts["rows"]
-        return None if is_done else facts
+        return not ("input" not in facts or facts.get("is_finished") or accepted == facts["rows"])
+
+    def logs_in_place_of(self, path: Path) -> Iterator[tuple[str, bytes, list[bytes]]]:
+        """Give the other runs whose log was in a place, and which have not posted all of it.
+
+        With each, the sketches of that log, and of what of it they accepted or left in doubt.
+        """
+        posted = self._others()
+        for kept in sorted(self._folder.glob(f"logs/{_place(path)}-*.theta")):
+            run = kept.stem.split("-")[1]
+            if run in posted:
+                yield run, kept.read_bytes(), [posted[at].read_bytes() for at in (run, _replays(run)) if at in posted]
+
+    def keep_log(self, rows: bytes, *, path: Path) -> None:
+        """Keep the sketch of this run's whole log, and where that is, until all of it is posted.
+
+        Raises:
+            LedgerFault: it cannot be written.
+        """
+        self._write(self._folder / "logs" / f"{_place(path)}-{self._run_id}{self._claims_by}.theta", rows)
+
+    def own_log(self) -> bytes | None:
+        """Give the sketch of this run's whole log; None when all of it was posted."""
+        return next((kept.read_bytes() for kept in self._own_logs()), None)
+
+    def forget_log(self) -> None:
+        """Give up the sketch of this run's whole log: all of it was posted.
+
+        Raises:
+            LedgerFault: it cannot be removed.
+        """
+        for kept in self._own_logs():
+            with disk_faults(kept):
+                kept.unlink(missing_ok=True)
+
+    def own_posted(self) -> bytes | None:
+        """Give the sketch of this run's rows that ``keep`` kept; None when there is none."""
+        path = self._path("")
+        return path.read_bytes() if path.exists() else None
 
     def own_replays(self) -> bytes | None:
         """Give the sketch of what this run's replays posted; None when there is none."""
@@ -80,6 +118,9 @@ class SeenRows:
         """
         self._write(self._path(_REPLAYS), rows)
 
+    def _own_logs(self) -> list[Path]:
+        return sorted(self._folder.glob(f"logs/*-{self._run_id}{self._claims_by}.theta"))
+
     def _others(self) -> dict[str, Path]:
         return {
             _run_of(path): path
@@ -89,8 +130,8 @@ class SeenRows:
         }
 
     def _write(self, path: Path, rows: bytes) -> None:
-        with disk_faults(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with disk_faults(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_durably(path, rows)
 
     def _path(self, part: str) -> Path:
@@ -99,7 +140,16 @@ class SeenRows:
 
 def _run_of(path: Path) -> str:
     name = path.stem.partition("-")[0]
-    return f"{name.removesuffix(_REPLAYS)} (replays)" if name.endswith(_REPLAYS) else name
+    return _replays(name.removesuffix(_REPLAYS)) if name.endswith(_REPLAYS) else name
+
+
+def _replays(run: str) -> str:
+    return f"{run} (replays)"
+
+
+def _place(path: Path) -> str:
+    """Name the place of a log, however its path is spelled."""
+    return hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:16]
 
 
 def knows_runs_by_own_ids(ledger_folder: Path) -> bool:

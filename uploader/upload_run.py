@@ -125,7 +125,9 @@ def _end_run(log: UsageLog, run: Admitted, naming: Naming, books: Books, desk: D
     write_out(log, run.reservation, run.ledger, answers.states(log), event_id_of=answers.event_id_of)
     run_id = run.ledger.identity.run_id
     desk.watcher.say(results_note(log.path, run.reservation, run_id=run_id))
-    if posted is not None:
+    if posted is None:
+        run.seen.forget_log()
+    else:
         run.seen.keep(posted.to_bytes())
     edited = run.ledger.end(is_finished=not stop, totals=books.totals())
     if edited:

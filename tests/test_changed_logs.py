@@ -1,0 +1,244 @@
+"""A log that was changed in its place after a part of it was posted, and other ways to meet posted rows again."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from tests.billing_answers import Answer, reply
+from tests.billing_contract import BilledRow, Received, contract
+from tests.billing_server import BillingServer
+from tests.command import EVENT_COLUMNS, Home, ended, read_rows, usage_rows, write_csv
+from tests.faults.scene import rewrite
+from tests.held_back import HeldBack, kill_an_upload
+
+ROWS = usage_rows(40)
+Respond = Callable[[Received], Answer]
+
+
+def takes(rows: list[BilledRow], *, otherwise: Answer) -> Respond:
+    """Answer rightly to look-ups and those rows, and to all others with one answer."""
+    return lambda received: contract(received) if received.method == "GET" or received.billed_row in rows else otherwise
+
+
+def stop_an_upload(home: Home, server: BillingServer, *, posted: int) -> None:
+    """Have an upload of usage.csv stopped by its backend, in good order, after some rows."""
+    server.respond = takes(ROWS[:posted], otherwise=reply(503, headers={"Retry-After": "86400"}))
+    write_csv(home.folder / "usage.csv", ROWS)
+    stopped = home.run_here("upload", "usage.csv", "--concurrency", "1", "--patience", "1")
+    assert stopped.exit_code == 3, stopped.said
+    assert server.billed() == Counter(ROWS[:posted])
+    server.respond = contract
+
+
+# --- in its place -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("posted", [1, 15])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        [*ROWS, BilledRow("acme", "late", "api.calls", 1)],
+        ROWS[::-1],
+        [*ROWS[:-1], ROWS[-1]._replace(total_usage=7)],
+    ],
+    ids=["grown", "sorted", "corrected"],
+)
+def test_a_log_that_was_changed_after_its_upload_stopped_is_refused(
+    home: Home, billing_server: BillingServer, changed: list[BilledRow], posted: int
+) -> None:
+    """Though less than half of its rows were posted, those would be billed twice."""
+    stop_an_upload(home, billing_server, posted=posted)
+    modified_nanoseconds = (home.folder / "usage.csv").stat().st_mtime_ns
+    write_csv(home.folder / "usage.csv", changed)
+    refused = home.run_here("upload", "usage.csv")
+    assert refused.exit_code == 2
+    assert "put it back as it was and run the same command again" in refused.said
+    assert billing_server.billed() == Counter(ROWS[:posted])
+    write_csv(home.folder / "usage.csv", ROWS)
+    os.utime(home.folder / "usage.csv", ns=(modified_nanoseconds, modified_nanoseconds))
+    assert home.run_here("upload", "usage.csv").exit_code == 0
+    assert billing_server.billed() == Counter(ROWS)
+
+
+def test_a_log_that_was_changed_after_some_of_its_rows_failed_is_refused(
+    home: Home, billing_server: BillingServer
+) -> None:
+    """The run has finished, and its failed file is what to correct."""
+    billing_server.respond = takes(ROWS[:15], otherwise=reply(422))
+    write_csv(home.folder / "usage.csv", ROWS)
+    assert home.run_here("upload", "usage.csv").exit_code == 1
+    billing_server.respond = contract
+    write_csv(home.folder / "usage.csv", ROWS[::-1])
+    refused = home.run_here("upload", "usage.csv")
+    assert refused.exit_code == 2
+    assert "-- correct failed rows in the failed file and replay that" in refused.said
+    assert billing_server.billed() == Counter(ROWS[:15])
+
+
+def test_rows_that_no_run_posted_may_be_left_alone_in_a_log(home: Home, billing_server: BillingServer) -> None:
+    """Whoever takes the posted rows out of the log, in its place, is not held up."""
+    stop_an_upload(home, billing_server, posted=15)
+    write_csv(home.folder / "usage.csv", ROWS[15:])
+    run = home.run_here("upload", "usage.csv")
+    assert run.exit_code == 0, run.said
+    assert billing_server.billed() == Counter(ROWS)
+
+
+def test_a_log_may_change_of_which_nothing_was_posted(home: Home, billing_server: BillingServer) -> None:
+    """An outage that let no row through is no reason to refuse the log as it is now."""
+    stop_an_upload(home, billing_server, posted=0)
+    write_csv(home.folder / "usage.csv", ROWS[::-1])
+    assert home.run_here("upload", "usage.csv").exit_code == 0
+    assert billing_server.billed() == Counter(ROWS)
+
+
+@pytest.mark.parametrize("spelled", ["../{}/usage.csv", "link/usage.csv"])
+def test_a_changed_log_is_known_however_its_path_is_spelled(
+    home: Home, billing_server: BillingServer, spelled: str
+) -> None:
+    """As by another folder's name for it."""
+    kill_an_upload(home, billing_server)
+    (home.folder / "link").symlink_to(home.folder)
+    write_csv(home.folder / "usage.csv", usage_rows(60))
+    assert home.run_here("upload", spelled.format(home.folder.name)).exit_code == 2
+    assert len(billing_server.posts) == 3
+
+
+def test_a_log_is_not_posted_in_the_place_of_one_that_is_at_work(home: Home, billing_server: BillingServer) -> None:
+    """As when the export is replaced by a longer one meanwhile."""
+    backend = HeldBack(answered=2)
+    billing_server.respond = backend
+    write_csv(home.folder / "usage.csv", usage_rows(6))
+    with home.started("upload", "usage.csv", "--concurrency", "1") as process:
+        billing_server.wait_for(posts=3)
+        write_csv(home.folder / "longer", usage_rows(60)).replace(home.folder / "usage.csv")
+        refused = home.run_here("upload", "usage.csv")
+        assert refused.exit_code == 2
+        assert "of the unfinished run r" in refused.said
+        backend.release()
+        ended(process)
+    assert billing_server.billed() == Counter(usage_rows(6))
+
+
+def test_a_log_of_which_all_was_posted_is_weighed_by_its_share(home: Home, billing_server: BillingServer) -> None:
+    """It is no upload that stood still: what a later log shares with it is for the share to say."""
+    stop_an_upload(home, billing_server, posted=15)
+    assert home.run_here("upload", "usage.csv").exit_code == 0
+    write_csv(home.folder / "usage.csv", [*ROWS, *usage_rows(120)[60:]])
+    run = home.run_here("upload", "usage.csv")
+    assert run.exit_code == 0
+    assert "about 40% of its rows were posted before" in run.stderr
+
+
+# --- what replays posted ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("comes_first", ["the other file", "the replay"])
+def test_a_column_of_remarks_does_not_hide_what_a_replay_posts(
+    home: Home, billing_server: BillingServer, comes_first: str
+) -> None:
+    """A person may add one to the failed file; its rows are compared as the log had them."""
+    billing_server.respond = takes(ROWS[10:], otherwise=reply(422))
+    write_csv(home.folder / "usage.csv", ROWS)
+    assert home.run_here("upload", "usage.csv").exit_code == 1
+    billing_server.respond = contract
+    rewrite(
+        home.folder / "usage.failed.csv",
+        [{"remark": "?", **row} for row in read_rows(home.folder / "usage.failed.csv")],
+    )
+    write_csv(home.folder / "late.csv", ROWS[:10])
+    commands = [("upload", "late.csv"), ("replay", "usage.failed.csv")]
+    first, second = commands if comes_first == "the other file" else commands[::-1]
+    assert home.run_here(*first).exit_code == 0
+    assert home.run_here(*second).exit_code == 2
+    assert billing_server.billed() == Counter(ROWS)
+
+
+def test_a_log_that_a_replay_completed_is_known_whole(home: Home, billing_server: BillingServer) -> None:
+    """However a spreadsheet spelled the further columns of the rows that it posted."""
+    columns = (*EVENT_COLUMNS, "at")
+    rows = [(*row, "2026-11-20T01:02:03Z") for row in ROWS]
+    billing_server.respond = takes(ROWS[:10], otherwise=reply(422))
+    write_csv(home.folder / "usage.csv", rows, columns=columns)
+    assert home.run_here("upload", "usage.csv").exit_code == 1
+    billing_server.respond = contract
+    failed = read_rows(home.folder / "usage.failed.csv")
+    rewrite(home.folder / "usage.failed.csv", [{**row, "at": "20.11.26 01:02"} for row in failed])
+    assert home.run_here("replay", "usage.failed.csv").exit_code == 0
+    write_csv(home.folder / "again.csv", rows[::-1], columns=columns)
+    assert home.run_here("upload", "again.csv").exit_code == 2
+    assert billing_server.billed() == Counter(ROWS)
+
+
+# --- commands that were refused, ledgers that were lost ---------------------------------------------------------------
+
+
+def test_a_refused_again_is_not_carried_out_by_the_next_command(home: Home, billing_server: BillingServer) -> None:
+    """Nothing was posted by it, and nothing of it stays."""
+    billing_server.respond = takes(ROWS[:10], otherwise=reply(422))
+    write_csv(home.folder / "usage.csv", ROWS)
+    assert home.run_here("upload", "usage.csv").exit_code == 1
+    billing_server.respond = contract
+    (home.folder / "taken").write_text("")
+    assert home.run_here("upload", "usage.csv", "--again", "--results-dir", "taken").exit_code == 2
+    assert home.run_here("upload", "usage.csv").exit_code == 0
+    assert billing_server.billed() == Counter(ROWS)
+    assert home.run_here("upload", "usage.csv", "--again").exit_code == 0
+    assert billing_server.billed() == Counter([*ROWS, *ROWS])
+
+
+def with_semicolons(home: Home) -> None:
+    """Save the results as spreadsheets do in many countries."""
+    rows = read_rows(home.folder / "usage.results.csv")
+    with (home.folder / "usage.results.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), delimiter=";")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def without_results(home: Home) -> None:
+    """Keep the failed file alone, as those do who prune results."""
+    (home.folder / "usage.results.csv").unlink()
+
+
+def with_those_of_a_replay_alone(home: Home) -> None:
+    """Replay, and keep the results of that."""
+    assert home.run_here("replay", "usage.failed.csv").exit_code == 3
+    for name in ("usage.results.csv", "usage.failed.csv", "usage.replay1.failed.csv"):
+        (home.folder / name).unlink()
+
+
+@pytest.mark.parametrize("left", [with_semicolons, without_results, with_those_of_a_replay_alone])
+def test_any_file_that_names_a_lost_run_of_the_log_refuses_it(
+    home: Home, billing_server: BillingServer, left: Callable[[Home], None]
+) -> None:
+    """Its rows may be billed already."""
+    billing_server.respond = takes(ROWS[:10], otherwise=reply(422))
+    write_csv(home.folder / "usage.csv", ROWS)
+    assert home.run_here("upload", "usage.csv").exit_code == 1
+    left(home)
+    shutil.rmtree(home.ledger)
+    refused = home.run_here("upload", "usage.csv")
+    assert refused.exit_code == 2
+    assert "which the ledger in" in refused.said
+    assert billing_server.billed() == Counter(ROWS[:10])
+
+
+def test_a_failed_file_of_another_log_that_nobody_knows_any_more_is_no_obstacle(
+    home: Home, billing_server: BillingServer
+) -> None:
+    """The ledger of a log of the same name may be long pruned; its failed file waits for a person."""
+    billing_server.respond = takes(ROWS[:10], otherwise=reply(422))
+    write_csv(home.folder / "usage.csv", ROWS)
+    assert home.run_here("upload", "usage.csv").exit_code == 1
+    without_results(home)
+    shutil.rmtree(home.ledger)
+    billing_server.respond = contract
+    write_csv(home.folder / "usage.csv", usage_rows(60)[40:])
+    assert home.run_here("upload", "usage.csv").exit_code == 0

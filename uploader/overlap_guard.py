@@ -1,0 +1,125 @@
+"""Whether rows may be posted that look like those of other runs: a copy of a log may have another content.
+
+A false alarm costs a person a minute; a missed one bills customers twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from uploader.errors import LedgerRefusal
+from uploader.notes import Level, Note
+from uploader.seen import COMPARED_WITH_NONE, SeenRows
+
+_PUT_APART = "put the rows that are new into a file of their own; to send failed rows again, replay the failed file"
+_MOST_SHARE = 0.5
+_SHARE_WORTH_A_WORD = 0.05
+
+
+def demand_not_grown(seen: SeenRows, rows: bytes, *, path: Path) -> None:
+    """Refuse a log that has most rows of another, which was in its place and of which some were posted, but not all.
+
+    Whatever share of its own rows they are: a log that grew, or was corrected, while its upload stood still.
+
+    Raises:
+        LedgerRefusal: it is one.
+    """
+    for run, log, posted in seen.logs_in_place_of(path):
+        # datasketches takes 0.15 s to import, and a fresh ledger has nothing to compare with.
+        from uploader.overlap import rows_of_log_again  # noqa: PLC0415 -- see above
+
+        again = rows_of_log_again(rows, log=log, posted=posted)
+        if again:
+            raise _grown(path, run, again, is_unfinished=seen.is_unfinished(run))
+
+
+def demand_little_overlap(
+    seen: SeenRows,
+    rows: bytes,
+    *,
+    path: Path,
+    which: str = "its rows",
+    way_on: str = _PUT_APART,
+    but_for: Mapping[str, int] = COMPARED_WITH_NONE,
+) -> Note | None:
+    """Refuse a log most of whose rows earlier runs to the same destination and period accepted or left in doubt.
+
+    Gives a note of a share that is smaller but not small, or that cannot be told.
+
+    which:   of its rows are meant, and ``way_on`` what to do with those that were posted.
+    but_for: earlier runs that they were compared with before, see ``SeenRows.kept_by_run``.
+
+    Raises:
+        LedgerRefusal: more than half of the rows stand in earlier runs.
+    """
+    earlier = seen.kept_by_run(but_for=but_for)
+    if not earlier:
+        return None
+    from uploader.overlap import overlap_with  # noqa: PLC0415 -- see demand_not_grown
+
+    overlap = overlap_with(rows, earlier)
+    if overlap.share <= _SHARE_WORTH_A_WORD:
+        return _too_few(path, overlap.too_large) if overlap.too_large else None
+    largest = sorted(overlap.rows_by_run_id.items(), key=lambda item: -item[1])[:3]
+    unfinished = [run for run, _ in largest if seen.is_unfinished(run)]
+    runs = ", ".join(f"some {count:,.0f} in {_named(run, unfinished)}" for run, count in largest)
+    words = f"about {overlap.share:.0%} of {which} were posted before ({runs})"
+    if overlap.share > _MOST_SHARE:
+        first = f"first continue {unfinished[0]}, whose rows all count as posted until then; " if unfinished else ""
+        raise LedgerRefusal(
+            f"{path}: {words}",
+            remedy=f"{first}{way_on}; if these are other events that look the same, use --allow-overlap",
+        )
+    text = f"{words}, and are posted as other events that look the same"
+    return Note(text, "overlap", level=Level.WARNING, path=path)
+
+
+def demand_little_overlap_since(
+    seen: SeenRows,
+    compared: Mapping[str, int],
+    rows: Callable[[], Sequence[bytes]],
+    *,
+    path: Path,
+    which: str,
+    way_on: str,
+) -> list[Note]:
+    """Refuse to send rows most of which other runs posted since these were compared with them; else give notes.
+
+    compared: what ``SeenRows.checksums`` gave then.
+    rows:     sketches them; not called when no other run posted anything since.
+
+    Raises:
+        LedgerRefusal: nothing was posted.
+    """
+    if not seen.kept_by_run(but_for=compared):
+        return []
+    return each_once(
+        demand_little_overlap(seen, sketch, path=path, which=which, way_on=way_on, but_for=compared)
+        for sketch in rows()
+    )
+
+
+def each_once(notes: Iterable[Note | None]) -> list[Note]:
+    """Give the notes that there are; the same rows may have been sketched in two ways."""
+    return list({note.text: note for note in notes if note is not None}.values())
+
+
+def _grown(path: Path, run: str, again: float, *, is_unfinished: bool) -> LedgerRefusal:
+    first = "put it back as it was and run the same command again; " if is_unfinished else ""
+    return LedgerRefusal(
+        f"{path}: it has some {again:,.0f} rows of the log of {_named(run, [run] if is_unfinished else [])}, most of "
+        "those, of which some were posted and not all: it was changed since",
+        remedy=f"{first}correct failed rows in the failed file and replay that; put the rows that are new into a file "
+        "of their own; if these are other events that look the same, use --allow-overlap",
+    )
+
+
+def _named(run: str, unfinished: Sequence[str]) -> str:
+    return f"the unfinished run {run}" if run in unfinished else f"run {run}"
+
+
+def _too_few(path: Path, run_ids: Sequence[str]) -> Note:
+    which = ", ".join(run_ids[:3])
+    text = f"too few rows to tell whether they stand in so large a run as {which}, too; they are posted"
+    return Note(text, "overlap_unknown", path=path)
