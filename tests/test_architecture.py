@@ -42,6 +42,7 @@ ROWS = [
         "bucket",
         "csv_log",
         "database",
+        "descriptors",
         "durable",
         "limit",
         "local_disk",

@@ -35,7 +35,7 @@ from uploader.overlap_guard import (
 from uploader.own_events import OwnEvents, OwnIds, demand_known_claims, event_in, own_events_of
 from uploader.plan import Plan
 from uploader.readers import UsageLog
-from uploader.reservation import Names, Reservation, choose_names, files_beside
+from uploader.reservation import Names, Reservation, choose_names, files_beside, results_folder
 from uploader.run_file import RunFacts, is_known
 from uploader.schema import RowCheck
 from uploader.seen import SeenRows
@@ -109,15 +109,16 @@ def admitted_run(
         demand_known_claims(plan.ledger_folder)
     knows = functools.partial(is_known, plan.ledger_folder)
     best = next(names_for(log, plan)).results
-    demand_known_results(
-        (names.results for names in names_for(log, plan)),
-        files_beside(best, log),
-        first,
-        delimiter=log.delimiter,
-        knows=knows,
-        ledger_folder=plan.ledger_folder,
-    )
-    demand_known_marks(best.parent, input_name=log.path.name, knows=knows, ledger_folder=plan.ledger_folder)
+    with results_folder(best.parent):
+        demand_known_results(
+            (names.results for names in names_for(log, plan)),
+            files_beside(best),
+            first,
+            delimiter=log.delimiter,
+            knows=knows,
+            ledger_folder=plan.ledger_folder,
+        )
+        demand_known_marks(best.parent, input_name=log.path.name, knows=knows, ledger_folder=plan.ledger_folder)
     seen = SeenRows(plan.ledger_folder, identity, event_id=plan.event_id)
     if not knows(identity.run_id) and not plan.again and not plan.allow_overlap:
         for sketch in rows.each():

@@ -14,6 +14,7 @@ from typing import NoReturn
 import click
 
 from uploader import cli_look, cli_post
+from uploader.descriptors import raise_limit
 from uploader.ending import end, last_words, log_the_end
 from uploader.errors import ExitCode, UploaderError
 from uploader.options import Voice
@@ -27,6 +28,7 @@ _SETTING_BY_VARIABLE = {
     "ARROW_DEFAULT_MEMORY_POOL": "system",
 }
 """For libraries that look at them when they are imported."""
+_OUT_OF_MEMORY = b"error: out of memory -- give it more, then run the same command again; what was recorded is safe\n"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -63,16 +65,23 @@ for _command in (
 def main() -> None:
     """Run the command line; the exit code says what became of the rows."""
     gc.set_threshold(_ALLOCATIONS_BETWEEN_COLLECTIONS)
+    raise_limit()
     for name, value in _SETTING_BY_VARIABLE.items():
         os.environ.setdefault(name, value)
     voice = Voice()
     try:
-        cli(prog_name="uploader", obj=voice)
-    except UploaderError as error:
-        _complain(voice, str(error), exit_code=error.exit_code)
-    except Exception as error:  # noqa: BLE001 -- the last one who can say that it is our fault
-        text = f"a fault of this program: {error!r} -- please report it; the ledger is safe"
-        _complain(voice, text, exit_code=ExitCode.FAULT, trace=traceback.format_exc())
+        try:
+            cli(prog_name="uploader", obj=voice)
+        except UploaderError as error:
+            _complain(voice, str(error), exit_code=error.exit_code)
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 -- the last one who can say that it is our fault
+            text = f"a fault of this program: {error!r} -- please report it; the ledger is safe"
+            _complain(voice, text, exit_code=ExitCode.FAULT, trace=traceback.format_exc())
+    except MemoryError:  # of which words could be made no more, nor an orderly end; the ledger is made for such ends
+        os.write(2, _OUT_OF_MEMORY)
+        os._exit(ExitCode.STOPPED)
 
 
 def _complain(voice: Voice, text: str, *, exit_code: int, trace: str = "") -> NoReturn:

@@ -163,6 +163,10 @@ def _run(
 def _demand_places(options: dict[str, Any]) -> None:
     from uploader import documents  # noqa: PLC0415 -- heavy, see the top
 
+    if options["summary"] and options["summary"] == options["report"]:
+        raise SettingsError(
+            f"--summary and --report both name {options['summary']}", remedy="give each a name of its own"
+        )
     if options["summary"]:
         documents.demand_place(options["summary"], documents.SUMMARY)
     if options["report"]:

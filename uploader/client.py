@@ -11,7 +11,6 @@ import logging
 import os
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -63,9 +62,9 @@ def settle_route(base_url: str, *, carries_key: bool) -> Route:
     proxy = _checked_proxy(proxy, base_url=base_url) if proxy else ""
     verify = chosen["verify"]
     ca_bundle = verify if isinstance(verify, str) else requests.utils.DEFAULT_CA_BUNDLE_PATH
-    if base_url.startswith("https:") and not Path(ca_bundle).exists():
+    if base_url.startswith("https:") and not os.access(ca_bundle, os.R_OK):
         raise SettingsError(
-            f"{ca_bundle}: no such file or folder of certificates",
+            f"{ca_bundle}: no file or folder of certificates that this user may read",
             remedy="set REQUESTS_CA_BUNDLE to one, or unset it and CURL_CA_BUNDLE",
         )
     if carries_key and base_url.startswith("http:") and proxy and not stays_inside(urlsplit(proxy).hostname or ""):

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from uploader.errors import SettingsError
 
@@ -94,28 +94,60 @@ def find_configuration(named: Path | None, kind_by_key: Mapping[str, Kind]) -> C
     """
     if named is not None:
         return _read(named, kind_by_key)
-    for path in (Path(FILE_NAME), _user_folder() / FILE_NAME):
-        if path.exists():
+    folder = _own_folder("config")
+    for path in (Path(FILE_NAME), *([folder / FILE_NAME] if folder else [])):
+        if _is_there(path):
             return _read(path, kind_by_key)
     return Configuration()
+
+
+def _is_there(path: Path) -> bool:
+    """Tell whether there is a file of that name, of whatever kind.
+
+    Raises:
+        SettingsError: its folder may not be looked into, so that nobody knows what it says.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise SettingsError(
+            f"{path}: {error.strerror}",
+            remedy="run the command in a folder that this user may enter, with its own HOME and XDG_CONFIG_HOME; or "
+            "name a settings file with --config",
+        ) from error
+    return True
 
 
 def default_ledger_folder() -> Path:
     """Give the folder of the ledger where none is named: ``UPLOADER_LEDGER``, else one in the user's state folder.
 
     For programs, too: what they post and what the command line posts must be known to each other.
+
+    Raises:
+        SettingsError: the user has no such folder.
     """
     if named := os.environ.get("UPLOADER_LEDGER"):
         return Path(named)
-    from platformdirs import user_state_path  # noqa: PLC0415 -- `uploader --help` must stay fast
+    folder = _own_folder("state")
+    if folder is None:
+        raise SettingsError(
+            "no ledger is named, and this user has no home folder where it could be",
+            remedy="set HOME, or name the ledger's folder with --ledger or UPLOADER_LEDGER, the same one each time",
+        )
+    return folder / "ledger"
 
-    return user_state_path("uploader") / "ledger"
 
+def _own_folder(what: Literal["config", "state"]) -> Path | None:
+    """Give the user's folder for this program; None for a user without a home."""
+    places = (os.path.expanduser("~"), os.environ.get(f"XDG_{what.upper()}_HOME", ""))  # noqa: PTH111 -- raises nothing
+    if not any(map(os.path.isabs, places)):  # some versions of platformdirs would take the working folder
+        return None
+    from platformdirs import PlatformDirs  # noqa: PLC0415 -- `uploader --help` must stay fast
 
-def _user_folder() -> Path:
-    from platformdirs import user_config_path  # noqa: PLC0415 -- `uploader --help` must stay fast
-
-    return user_config_path("uploader")
+    folders = PlatformDirs("uploader")
+    return folders.user_config_path if what == "config" else folders.user_state_path
 
 
 def _read(path: Path, kind_by_key: Mapping[str, Kind]) -> Configuration:
@@ -172,7 +204,12 @@ def _checked_value(path: Path, key: str, value: object, kind: Kind | None, kinds
     if isinstance(value, bool) or not isinstance(value, _TYPES_BY_KIND[kind]):
         raise _wrong(path, key, value, kind)
     if kind is Kind.PATH:
-        return str(path.parent / Path(str(value)).expanduser())
+        if not value:  # it would be the folder that the file is in
+            raise _wrong(path, key, value, kind)
+        try:
+            return str(path.parent / Path(str(value)).expanduser())
+        except RuntimeError:  # of that user no folder is known
+            raise _wrong(path, key, value, kind) from None
     if isinstance(value, dict):
         for name, entry in value.items():
             if not isinstance(entry, str):

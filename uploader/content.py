@@ -18,7 +18,7 @@ import stat
 import sys
 import zlib
 from pathlib import Path
-from typing import Literal, cast
+from typing import Final, Literal, cast
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -49,7 +49,7 @@ class Content:
         self.path = path
         self._compression = compression
         self._descriptor = _open_regular(path)
-        self._size_bytes = os.fstat(self._descriptor).st_size
+        self.size_bytes: Final = os.fstat(self._descriptor).st_size
         self._digest_by_block: dict[int, bytes] = {}
         self._sha256 = ""
 
@@ -74,12 +74,12 @@ class Content:
 
     def open_seekable(self, *, kept_blocks: int) -> VerifiedFile:
         """Open the file's own bytes, at any position; ``kept_blocks`` of 1 MiB stay in memory."""
-        return VerifiedFile(self, size_bytes=self._size_bytes, kept_blocks=kept_blocks)
+        return VerifiedFile(self, size_bytes=self.size_bytes, kept_blocks=kept_blocks)
 
     def hash_file(self) -> None:
         """Read the whole file once, as the first pass of a log that is not read from start to end."""
         digest = hashlib.sha256()
-        for index in range(-(-self._size_bytes // BLOCK_BYTES)):
+        for index in range(-(-self.size_bytes // BLOCK_BYTES)):
             digest.update(self.read_block(index))
         self.complete(digest.hexdigest())
 
@@ -90,14 +90,14 @@ class Content:
     def read_block(self, index: int) -> bytes:
         """Give the file's bytes from ``index * BLOCK_BYTES``, the same as when they were first read."""
         start = index * BLOCK_BYTES
-        wanted = min(BLOCK_BYTES, self._size_bytes - start)
+        wanted = min(BLOCK_BYTES, self.size_bytes - start)
         try:
             block = _read_at(self._descriptor, start, wanted)
             size_bytes = os.fstat(self._descriptor).st_size
         except OSError as error:
             raise self._changed(f"cannot be read at byte {start:,}: {error.strerror}") from error
-        if size_bytes != self._size_bytes or len(block) != wanted:
-            raise self._changed(f"went from {self._size_bytes:,} to {size_bytes:,} bytes")
+        if size_bytes != self.size_bytes or len(block) != wanted:
+            raise self._changed(f"went from {self.size_bytes:,} to {size_bytes:,} bytes")
         digest = hashlib.sha256(block).digest()
         if self._digest_by_block.setdefault(index, digest) != digest:
             raise self._changed(f"changed within the {len(block):,} bytes after byte {start:,}")

@@ -19,6 +19,8 @@ from uploader.errors import LedgerFault, LedgerRefusal
 
 _IN_USE = "create table if not exists in_use (process integer not null)"
 """Has a row from ``hold`` until the file is closed; a shared file, which several hold, does without."""
+_OLDEST_SQLITE = (3, 32)
+"""For as many values in a statement as a batch has rows (sqlite.org/limits.html)."""
 _LONGEST_WAIT_SECONDS = 10.0
 """For another process's transaction on a shared file; each takes some milliseconds."""
 _SECONDS_BETWEEN_TRIES = 0.02
@@ -45,6 +47,11 @@ class Database:
         Raises:
             LedgerRefusal: a newer program wrote it, its last commits are lost, or it cannot be used.
         """
+        if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+            raise LedgerRefusal(
+                f"this Python has SQLite {sqlite3.sqlite_version}, and {'.'.join(map(str, _OLDEST_SQLITE))} is needed",
+                remedy="run the program with a Python that has a newer one; nothing was posted",
+            )
         self.path = path
         self._is_shared = is_shared
         has_log = _has_log(path)
@@ -54,7 +61,7 @@ class Database:
             if not is_shared:
                 self._connection.execute(_IN_USE)  # which a file of an earlier program may lack
                 self._demand_last_commits(has_log=has_log)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, MemoryError) as error:
             self._connection.close()
             raise unusable(path, error) from error
         except BaseException:
@@ -77,7 +84,7 @@ class Database:
         """Close the file; what was committed stays."""
         # Committed before SQLite takes the log in and removes it.
         if self._is_shared or _let_go(self._connection):
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(sqlite3.Error, MemoryError):
                 self._connection.close()
         else:
             self._close_on_a_failing_disk()
@@ -92,9 +99,9 @@ class Database:
         with contextlib.suppress(OSError):
             kept.unlink(missing_ok=True)
             os.link(log, kept)
-        with contextlib.suppress(sqlite3.Error):
+        with contextlib.suppress(sqlite3.Error, MemoryError):
             self._connection.close()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, MemoryError):
             if not _has_log(self.path) and not _let_go_anew(self.path):
                 kept.replace(log)
             kept.unlink(missing_ok=True)
@@ -115,7 +122,7 @@ class Database:
                 self._connection.execute("commit")
             except BaseException:
                 # SQLite has often rolled back by itself; a second failure would hide the first.
-                with contextlib.suppress(sqlite3.Error):
+                with contextlib.suppress(sqlite3.Error, MemoryError):
                     self._connection.execute("rollback")
                 raise
 
@@ -150,19 +157,19 @@ class Database:
             raise LedgerRefusal(
                 f"ledger {self.path}: its process was killed, and the file {self.path.name}-wal, which has what was "
                 "recorded last, is not there",
-                remedy="put it back; if it is lost, ask the backend's owners what they "  # noqa: S608 -- words for a person
-                "recorded, and replay the failed file with --without-ledger and another --ledger; if a database tool "
-                f'took it in, nothing is lost: sqlite3 {self.path} "delete from in_use"',
+                remedy="if a database tool or a backup opened the file since, it took that in, and nothing is "  # noqa: S608 -- words for a person
+                f'lost: sqlite3 {self.path} "delete from in_use"; else put it back; if it is lost, ask the backend\'s '
+                "owners what they recorded, and replay the failed file with --without-ledger and another --ledger",
             )
 
     @contextlib.contextmanager
     def _fault(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, MemoryError) as error:
             words = "make room, or mend the disk, then run the same command again; what was recorded is safe"
             raise LedgerFault(
-                f"ledger {self.path}: {error}", remedy=_REMEDY_OF_DAMAGE if _is_damage(error) else words
+                f"ledger {self.path}: {_in_words(error)}", remedy=_REMEDY_OF_DAMAGE if _is_damage(error) else words
             ) from error
 
 
@@ -211,11 +218,18 @@ class TemporaryDatabase:
 
 def unusable(path: Path, error: Exception) -> LedgerRefusal:
     """Say that a file of the ledger cannot be used at all."""
-    words = "give --ledger a folder on a local disk that can be written to"
+    words = (
+        "make room there, and let this user write to it; do not give --ledger another folder instead: what was billed "
+        "is not known there"
+    )
     return LedgerRefusal(
-        f"ledger {path} cannot be used: {error}",
+        f"ledger {path} cannot be used: {_in_words(error)}",
         remedy=f"{_REMEDY_OF_DAMAGE if _is_damage(error) else words}; nothing was posted",
     )
+
+
+def _in_words(error: Exception) -> str:
+    return str(error) or "out of memory"  # SQLITE_NOMEM comes as a MemoryError without a word
 
 
 def _is_damage(error: Exception) -> bool:
@@ -246,7 +260,7 @@ def _let_go(connection: sqlite3.Connection) -> bool:
     try:
         if connection.execute("select 1 from in_use limit 1").fetchone():
             connection.execute("delete from in_use")
-    except sqlite3.Error:
+    except (sqlite3.Error, MemoryError):
         return False
     return True
 
@@ -259,15 +273,18 @@ def _let_go_anew(path: Path) -> bool:
 
 def _connect(path: Path, *, is_shared: bool) -> sqlite3.Connection:
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        # Only to make it, for this user alone: to close a file that SQLite has open in this process would take its
+        # locks away (sqlite.org/howtocorrupt.html, section 2.2).
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
         connection = sqlite3.connect(path, isolation_level=None, timeout=_LONGEST_WAIT_SECONDS)
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, OSError, MemoryError) as error:
         raise unusable(path, error) from error
     try:
         if not is_shared:
             connection.execute("pragma locking_mode = exclusive")
         _demand_durability(path, connection)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, MemoryError) as error:
         connection.close()
         raise unusable(path, error) from error
     except BaseException:

@@ -12,6 +12,7 @@ from pathlib import Path
 from uploader.calls import Call
 from uploader.client import settle_route
 from uploader.customers import Customers
+from uploader.descriptors import most_connections
 from uploader.errors import UploaderError
 from uploader.file_report import FileReport
 from uploader.ledger import Ledger
@@ -63,6 +64,8 @@ class Desk:
 
     def why_stopped(self, progress: Progress | None = None) -> str:
         """Say why the command ends early, or one file's posting with this progress; empty when it does not."""
+        if progress is not None and progress.settled == progress.rows:
+            return self.pacing.stop or progress.stop  # an interruption came too late to stop anything
         stop = self.pacing.stop or ("the command was interrupted" if self.watcher.should_stop() else "")
         return stop or (progress.stop if progress else "")
 
@@ -136,9 +139,10 @@ def open_desk(plan: Plan, watcher: Watcher) -> Iterator[Desk]:
     """Check schema, route and libcurl before any file is read, and close every connection at the end."""
     settings = plan.settings
     route = settle_route(settings.base_url, carries_key=settings.api_key is not None)
+    most_in_flight = most_connections(settings.most_in_flight, is_fixed=settings.concurrency is not None)
     sender: Sender[Call] = Sender(
         Connection(
-            most_in_flight=settings.most_in_flight,
+            most_in_flight=most_in_flight,
             timeout_seconds=settings.timeout_seconds,
             proxy=route.proxy,
             ca_bundle=route.ca_bundle,
@@ -146,6 +150,7 @@ def open_desk(plan: Plan, watcher: Watcher) -> Iterator[Desk]:
     )
     pacing = Pacing(
         concurrency=settings.concurrency,
+        most_in_flight=most_in_flight,
         retries=settings.retries,
         patience_seconds=settings.patience_seconds,
         chance=random.Random(),  # noqa: S311 -- jitter, not a secret

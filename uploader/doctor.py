@@ -22,6 +22,7 @@ from uploader import api
 from uploader.client import Route, answer_date, settle_route
 from uploader.errors import UploaderError
 from uploader.glance import nearest_folder, try_ledger_folder
+from uploader.local_disk import fleeting_file_system
 from uploader.log_check import fitted_check
 from uploader.model import Reason, UsageEvent
 from uploader.plan import Plan
@@ -87,8 +88,13 @@ def _examine_ledger(folder: Path) -> Iterator[Finding]:
     except UploaderError as error:
         yield Finding(State.FAIL, "ledger", str(error))
         return
-    yield Finding(State.OK, "ledger", f"{folder} is on a local disk, and keeps what is committed")
-    room = shutil.disk_usage(nearest_folder(folder)).free
+    place = nearest_folder(folder)
+    if kind := fleeting_file_system(place):
+        words = f"{folder} is on {kind}, which may be empty after a restart -- name a folder on a disk: what was billed"
+        yield Finding(State.WARN, "ledger", f"{words} would be billed again")
+    else:
+        yield Finding(State.OK, "ledger", f"{folder} is on a local disk, and keeps what is committed")
+    room = shutil.disk_usage(place).free
     words = f"{room:,} bytes are free for the ledger"
     if room < _LITTLE_ROOM_BYTES:
         yield Finding(State.WARN, "room", f"{words}; a million rows take some 300,000,000 -- make room")

@@ -29,7 +29,7 @@ def demand_place(path: Path, kind: Kind) -> None:
         SettingsError: nothing was posted.
     """
     folder = path.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+    if not os.access(folder, os.W_OK | os.X_OK) or not folder.is_dir():
         raise SettingsError(f"{kind.name} {path}: {folder} is no folder to write to", remedy="make it, or name another")
     if not _may_be_replaced(path, kind):
         raise SettingsError(

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 def last_words(text: str, *, err: bool = False) -> None:
     """Print; whoever was to read it may have gone (``| head``, a closed terminal), and is owed the exit code still."""
+    encoding = getattr(sys.stderr if err else sys.stdout, "encoding", None) or "utf-8"
     with contextlib.suppress(OSError):
-        click.echo(text, err=err)
+        # A file's name may hold what a strict stream cannot spell.
+        click.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=err)
 
 
 def log_the_end(

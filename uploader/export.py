@@ -128,4 +128,5 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
             remedy="make room, or give another name with --output",
         ) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)

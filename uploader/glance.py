@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -91,6 +93,9 @@ def try_ledger_folder(folder: Path) -> None:
     """
     identity = RunIdentity(base_url="", period="", content_sha256="")
     try:
+        for kept in (folder / "beginning.lock", folder / "claims.sqlite", *folder.glob("seen/*"), folder / "seen"):
+            if kept.exists() and not os.access(kept, os.R_OK | os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(kept))
         with tempfile.TemporaryDirectory(prefix=".uploader-try-", dir=nearest_folder(folder)) as scratch:
             Ledger(Path(scratch), identity).close()
     except OSError as error:

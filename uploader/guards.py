@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from uploader.errors import LedgerRefusal, UploaderError
+from uploader.errors import InputError, LedgerRefusal, UploaderError
 from uploader.identity import RunIdentity
 from uploader.model import Batch
 from uploader.notes import Level, Note
@@ -34,8 +34,17 @@ class InputFacts:
 
     @classmethod
     def of(cls, path: Path) -> InputFacts:
-        """Look at a file."""
-        return cls(path.name, path.stat().st_mtime_ns, path.absolute())
+        """Look at a file.
+
+        Raises:
+            InputError: it is not there any more.
+        """
+        try:
+            return cls(path.name, path.stat().st_mtime_ns, path.absolute())
+        except OSError as error:
+            raise InputError(
+                f"{path}: {error.strerror}", remedy="it was there a moment ago: put it back, and run the command again"
+            ) from error
 
     def is_copy_of(self, other: Path) -> bool:
         """Tell whether another file, of the same content once, is there still: it was not moved here."""

@@ -1,4 +1,4 @@
-"""Whether a folder is on a disk of this machine: on a network file system locks and flushes are not to be trusted."""
+"""What a folder is kept on: on a network file system locks and flushes are not to be trusted, and memory forgets."""
 
 from __future__ import annotations
 
@@ -38,20 +38,33 @@ _NETWORK_TYPES = frozenset(
 )
 
 
+_FLEETING_TYPES = frozenset({"overlay", "ramfs", "rootfs", "tmpfs"})
+
+
 def network_file_system(folder: Path) -> str:
     """Name the network file system that an existing folder is on; empty when it is on a local one."""
+    kind = _file_system(folder)
+    return kind if kind in _NETWORK_TYPES else ""
+
+
+def fleeting_file_system(folder: Path) -> str:
+    """Name the file system that an existing folder is on, if a restart or a container's end may empty it."""
+    kind = _file_system(folder)
+    return kind if kind in _FLEETING_TYPES else ""
+
+
+def _file_system(folder: Path) -> str:
     mounted = _mounts_of_linux() if sys.platform == "linux" else _mounts_of_macos()
     place = os.path.realpath(folder)
     around = [(point, kind) for point, kind in mounted if place == point or place.startswith(point.rstrip("/") + "/")]
     # max() gives the first of several on one point, and of those the last mounted is the one that is seen.
-    _, kind = max(reversed(around), key=lambda mount: len(mount[0]), default=("", ""))
-    return kind if kind in _NETWORK_TYPES else ""
+    return max(reversed(around), key=lambda mount: len(mount[0]), default=("", ""))[1]
 
 
 def _mounts_of_linux() -> list[tuple[str, str]]:
     """Read mount points and types; proc_pid_mountinfo(5): the fifth field, and the first after the lone hyphen."""
     mounts = []
-    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]:
         before, _, after = line.partition(" - ")
         point = _OCTAL.sub(lambda code: chr(int(code[1], 8)), before.split(" ")[4])
         mounts.append((point, after.split(" ")[0]))

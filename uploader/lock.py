@@ -29,7 +29,7 @@ class Lock:
             LedgerRefusal: another process holds it.
             OSError: the file cannot be made or opened.
         """
-        self._file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        self._file = _opened(path)
         if not _takes(self._file, fcntl.LOCK_EX, tries=_TRIES):
             who = _text(self._file) or "another process"
             os.close(self._file)
@@ -68,7 +68,7 @@ def turn(path: Path, *, waits: Callable[[], None], should_stop: Callable[[], boo
         StoppedError: the wait was ended.
         OSError: the file cannot be made or opened.
     """
-    file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    file = _opened(path)
     try:
         if not _takes(file, fcntl.LOCK_EX, tries=1):
             waits()
@@ -102,6 +102,18 @@ def holder(path: Path) -> str:
         return "" if _takes(file, fcntl.LOCK_SH, tries=1) else _text(file) or "another process"
     finally:
         os.close(file)
+
+
+def _opened(path: Path) -> int:
+    """Open a lock's file, or make it; made by root, it is the folder's owner's, whose next upload needs it."""
+    try:
+        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    if os.geteuid() == 0:
+        folder = path.parent.stat()
+        os.fchown(file, folder.st_uid, folder.st_gid)
+    return file
 
 
 def _takes(file: int, kind: int, *, tries: int, should_stop: Callable[[], bool] = lambda: False) -> bool:

@@ -29,6 +29,11 @@ class OpenLog:
         return self._content.sha256
 
     @property
+    def size_bytes(self) -> int:
+        """Of the file as it was opened, compressed if it is."""
+        return self._content.size_bytes
+
+    @property
     def row_count(self) -> int:
         """Rows, malformed ones included; ``RuntimeError`` before the first complete pass."""
         if self._row_count is None:

@@ -19,8 +19,17 @@ from uploader.settings import DEFAULT_BASE_URL, DEFAULT_PATIENCE_SECONDS, DEFAUL
 
 _KIND_BY_KEY: dict[str, Kind] = {}
 
-FILE = click.Path(path_type=Path)
-"""A file or folder, there already or not."""
+
+class _Place(click.Path):
+    """A file or folder, there already or not; an empty name would be the folder one is in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("a name is missing, perhaps an unset variable of the shell", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FILE = _Place(path_type=Path)
 
 
 def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -51,7 +60,7 @@ def _kind(option: click.Option) -> Kind:
         return Kind.TABLE
     kind_by_type = {
         click.types.StringParamType: Kind.TEXT,
-        click.Path: Kind.PATH,
+        _Place: Kind.PATH,
         click.types.IntParamType: Kind.WHOLE_NUMBER,
         click.types.FloatParamType: Kind.NUMBER,
     }

@@ -18,6 +18,7 @@ from pathlib import Path
 from datasketches import compact_theta_sketch, theta_a_not_b, theta_union, update_theta_sketch
 
 from uploader.cell_readers import ABSENT, reader_of
+from uploader.errors import LedgerRefusal
 from uploader.mapping import ColumnMap
 from uploader.model import Cell, cell_text
 
@@ -126,7 +127,7 @@ def merged(sketches: Iterable[bytes]) -> bytes:
     """Give the sketch of all the rows of some sketches together."""
     union = theta_union(_LG_SAMPLE)
     for kept in sketches:
-        union.update(compact_theta_sketch.deserialize(kept))
+        union.update(_read(kept, of="this run"))
     together: bytes = union.get_result().serialize()
     return together
 
@@ -157,7 +158,7 @@ def overlap_with(rows: bytes, earlier_by_run_id: Mapping[str, bytes]) -> Overlap
     share_by_run_id: dict[str, float] = {}
     too_large = []
     for run_id, kept in earlier_by_run_id.items():
-        earlier = compact_theta_sketch.deserialize(kept)
+        earlier = _read(kept, of=f"run {run_id}")
         union.update(earlier)
         found, looked_for = candidate.found_in(earlier)
         if found:
@@ -169,18 +170,19 @@ def overlap_with(rows: bytes, earlier_by_run_id: Mapping[str, bytes]) -> Overlap
     return Overlap(share, {run_id: part * all_rows for run_id, part in share_by_run_id.items()}, too_large)
 
 
-def rows_of_log_again(rows: bytes, *, log: bytes, posted: Iterable[bytes]) -> float:
+def rows_of_log_again(rows: bytes, *, run_id: str, log: bytes, posted: Iterable[bytes]) -> float:
     """Estimate how many rows of an earlier log are among some, if those have most of it, and of those that were posted.
 
     Else 0. That some were posted of which too few are in the samples to tell whether they are among the rows counts
     as if they were.
     """
     candidate = _Candidate(rows)
-    earlier = compact_theta_sketch.deserialize(log)
+    earlier = _read(log, of=f"run {run_id}")
     found, _ = candidate.found_in(earlier)
     if found <= _MOST_SHARE * candidate.would_keep(earlier):
         return 0.0
-    return found / candidate.share_kept if any(map(candidate.may_hold_some_of, posted)) else 0.0
+    sketches = [_read(kept, of=f"run {run_id}") for kept in posted]
+    return found / candidate.share_kept if any(map(candidate.may_hold_some_of, sketches)) else 0.0
 
 
 class _Candidate:
@@ -206,13 +208,27 @@ class _Candidate:
         """Count the hashes of an earlier sample that would be in this one, were its rows among these."""
         return bisect_left(list(earlier), self._sketch.theta64)
 
-    def may_hold_some_of(self, posted: bytes) -> bool:
+    def may_hold_some_of(self, earlier: compact_theta_sketch) -> bool:
         """Tell whether some rows of an earlier sample are among these, or too few are in both samples to tell."""
-        earlier = compact_theta_sketch.deserialize(posted)
         if earlier.is_empty():
             return False
         found, _ = self.found_in(earlier)
         return found > 0 or (self.share_kept < 1 and self.would_keep(earlier) < _FEW)
+
+
+def _read(kept: bytes, *, of: str) -> compact_theta_sketch:
+    """Read a sketch that was kept.
+
+    Raises:
+        LedgerRefusal: it was damaged since.
+    """
+    try:
+        return compact_theta_sketch.deserialize(kept)
+    except (IndexError, RuntimeError, ValueError) as error:  # whatever it stumbles over (theta_sketch_impl.hpp)
+        raise LedgerRefusal(
+            f"the sample of the rows of {of}, in the ledger's folder seen, is damaged ({error})",
+            remedy="put a sound copy of the ledger in its place",
+        ) from error
 
 
 def _at_most(found: int, looked_for: int) -> float:

@@ -29,7 +29,7 @@ def demand_not_grown(seen: SeenRows, rows: bytes, *, path: Path) -> None:
         # datasketches takes 0.15 s to import, and a fresh ledger has nothing to compare with.
         from uploader.overlap import rows_of_log_again  # noqa: PLC0415 -- see above
 
-        again = rows_of_log_again(rows, log=log, posted=posted)
+        again = rows_of_log_again(rows, run_id=run, log=log, posted=posted)
         if again:
             raise _grown(path, run, again, is_unfinished=seen.is_unfinished(run))
 

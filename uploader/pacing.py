@@ -55,6 +55,7 @@ class Pacing:
         self,
         *,
         concurrency: int | None,
+        most_in_flight: int = MOST_IN_FLIGHT,
         retries: int,
         patience_seconds: float,
         chance: random.Random,
@@ -64,7 +65,7 @@ class Pacing:
         self.trouble = ""
         self.mode = Mode.OPEN
         self._fixed_limit = concurrency
-        self._adaptive_limit = AdaptiveLimit(most=MOST_IN_FLIGHT)
+        self._adaptive_limit = AdaptiveLimit(most=most_in_flight)
         self._bucket = None if max_rate_per_second is None else TokenBucket(rate_per_second=max_rate_per_second)
         self._most_tries = retries + 1
         self._patience_seconds = patience_seconds

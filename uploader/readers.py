@@ -59,6 +59,10 @@ class UsageLog(Protocol):
         """Hex digest of the decompressed content; ``RuntimeError`` before the first complete pass."""
 
     @property
+    def size_bytes(self) -> int:
+        """Of the file as it was opened, compressed if it is."""
+
+    @property
     def row_count(self) -> int:
         """Rows, malformed ones included; ``RuntimeError`` before the first complete pass."""
 

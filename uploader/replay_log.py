@@ -95,6 +95,11 @@ class ReplayLog:
         self.columns = tuple(columns[at] for at in self._kept_at)
         self.header_text = self._as_text(self.columns)
 
+    @property
+    def size_bytes(self) -> int:
+        """Of the file as it was opened."""
+        return self.source.size_bytes
+
     def entries(self) -> Iterator[list[Entry]]:
         """Make one pass over the file, a batch at a time."""
         for batch in self.source.batches():

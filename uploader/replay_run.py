@@ -81,7 +81,7 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
                     _say_what_others_sent(log, to_send, seen, ledger, desk)
                     to_send.keep(seen, before=replayed_before)
                 desk.posting(path, ledger, progress).post_all(_due_rows(log, judge, own_events, progress))
-            stop = desk.why_stopped()
+            stop = desk.why_stopped(progress)
             posted = ReplaySketch(log, ledger)
             write_out(
                 log, reservation, ledger, _answered(log, check, judge, books, posted), event_id_of=judge.event_id_of

@@ -7,6 +7,7 @@ folder fsynced. Nothing is ever overwritten but this run's own unedited files.
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
 import re
@@ -25,6 +26,11 @@ _BYTES_A_ROW = 400
 _INPUT_NAME = re.compile(r"(.+?)\.(csv|tsv|parquet|pq)(\.gz|\.bz2|\.zst)?", re.IGNORECASE)
 _OTHER_SUFFIX = {".parquet": ".pq"}
 _OWN_NAME = re.compile(r"(.+?)(?:\.replay\d+)?\.(?:results|failed)")
+_REMEDY_BY_ERRNO = {
+    errno.EACCES: "let this user look into it and write to it, or give another folder with --results-dir",
+    errno.ENAMETOOLONG: "give a shorter name with --results, or another folder with --results-dir",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+}
 _NOTHING: Mapping[str, list[int]] = MappingProxyType({})
 
 
@@ -42,6 +48,10 @@ class LogFile(Protocol):
     @property
     def delimiter(self) -> str:
         """The character between cells."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the file as it was opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +100,11 @@ def choose_replay_names(log: LogFile, *, results_dir: Path | None) -> Iterator[N
             yield names
 
 
-def files_beside(results: Path, log: LogFile) -> Iterator[Path]:
+def files_beside(results: Path) -> Iterator[Path]:
     """Give the files that may be those of an upload with such results, or of replays after it, but for workbooks."""
     stem = results.stem.removesuffix(".results")
     for path in sorted(results.parent.glob(f"{glob.escape(stem)}*")):
-        if _INPUT_NAME.fullmatch(path.name) and path.is_file() and not path.samefile(log.path):
+        if _INPUT_NAME.fullmatch(path.name) and path.is_file():
             yield path
 
 
@@ -197,7 +207,7 @@ class Reservation:
 
     def _reserve(self, names: Names, room_bytes: int) -> bool:
         folder = names.results.parent
-        try:
+        with results_folder(folder), contextlib.ExitStack() as undo:
             _make_folder(folder)
             room = shutil.disk_usage(folder).free
             if room < room_bytes:
@@ -207,14 +217,10 @@ class Reservation:
                 )
             if not self._take(names.results):
                 return False
+            undo.callback(self._let_go, names.results)
             if not self._take(names.failed):
-                self._let_go(names.results)
                 return False
-        except OSError as error:
-            raise RefusedError(
-                f"results cannot be written to {folder}: {error.strerror}",
-                remedy="give another folder with --results-dir",
-            ) from error
+            undo.pop_all()
         return True
 
     def _take(self, path: Path) -> bool:
@@ -242,6 +248,22 @@ class Reservation:
         return path.with_name(f"{path.name}.{self._run_id}.part")
 
 
+@contextlib.contextmanager
+def results_folder(folder: Path) -> Iterator[None]:
+    """Look at what lies where results are to be written.
+
+    Raises:
+        RefusedError: this user may not.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RefusedError(
+            f"results cannot be written to {folder}: {error.strerror}",
+            remedy=_REMEDY_BY_ERRNO.get(error.errno or 0, "give another folder with --results-dir"),
+        ) from error
+
+
 def name_reserved_by(folder: Path, run_id: str) -> Path | None:
     """Find the name in a folder that a command of a run has reserved, or left so when it was killed; None for none."""
     mark = _mark(run_id)
@@ -252,7 +274,7 @@ def name_reserved_by(folder: Path, run_id: str) -> Path | None:
 
 def room_needed_bytes(log: LogFile, *, rows: int) -> int:
     """Estimate the bytes of the results and the failed file at their largest."""
-    return 2 * log.path.stat().st_size + rows * _BYTES_A_ROW
+    return 2 * log.size_bytes + rows * _BYTES_A_ROW
 
 
 def _mark(run_id: str) -> bytes:

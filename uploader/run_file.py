@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypedDict, cast
@@ -111,8 +112,18 @@ def ledger_path(folder: Path, run_id: str) -> Path:
 
 
 def run_ids(folder: Path) -> list[str]:
-    """List the runs that a ledger folder knows."""
-    return sorted(path.stem for path in folder.glob("r*.sqlite"))
+    """List the runs that a ledger folder knows.
+
+    Raises:
+        LedgerRefusal: it may not be looked into.
+    """
+    try:
+        names = os.listdir(folder)  # noqa: PTH208 -- Path.glob() passes over what may not be looked into
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise unusable(folder, error) from error
+    return sorted(name.removesuffix(".sqlite") for name in names if name.endswith(".sqlite") and name.startswith("r"))
 
 
 def remembered(folder: Path, run_id: str) -> RunFacts | None:
@@ -134,7 +145,14 @@ def looked_at(folder: Path, run_id: str) -> Iterator[Database | None]:
         LedgerRefusal: a process is at work on it just now, or its file cannot be read.
     """
     path = ledger_path(folder, run_id)
-    if not RUN_ID.fullmatch(run_id) or not path.exists():
+    if not RUN_ID.fullmatch(run_id):
+        yield None
+        return
+    try:
+        is_there = path.exists()
+    except OSError as error:
+        raise unusable(path, error) from error
+    if not is_there:
         yield None
         return
     with contextlib.ExitStack() as stack:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -10,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from uploader.database import unusable
 from uploader.durable import disk_faults, write_durably
 from uploader.errors import LedgerRefusal
 from uploader.identity import RunIdentity
@@ -38,7 +41,8 @@ class SeenRows:
 
         but_for: what ``checksums`` gave; those that are as they were then are left out.
         """
-        kept = {run: path.read_bytes() for run, path in self._others().items()}
+        with self._as_it_can_be_read():
+            kept = {run: path.read_bytes() for run, path in self._others().items()}
         self._checksums = {run: zlib.crc32(rows) for run, rows in kept.items()}
         return {run: rows for run, rows in kept.items() if self._checksums[run] != but_for.get(run)}
 
@@ -64,11 +68,13 @@ class SeenRows:
 
         With each, the sketches of that log, and of what of it they accepted or left in doubt.
         """
-        posted = self._others()
-        for kept in sorted(self._folder.glob(f"logs/{_place(path)}-*.theta")):
-            run = kept.stem.split("-")[1]
-            if run in posted:
-                yield run, kept.read_bytes(), [posted[at].read_bytes() for at in (run, _replays(run)) if at in posted]
+        with self._as_it_can_be_read():
+            posted = self._others()
+            for kept in sorted(self._folder.glob(f"logs/{_place(path)}-*.theta")):
+                run = kept.stem.split("-")[1]
+                if run in posted:
+                    sketches = [posted[at].read_bytes() for at in (run, _replays(run)) if at in posted]
+                    yield run, kept.read_bytes(), sketches
 
     def keep_log(self, rows: bytes, *, path: Path) -> None:
         """Keep the sketch of this run's whole log, and where that is, until all of it is posted.
@@ -117,6 +123,16 @@ class SeenRows:
             LedgerFault: it cannot be written.
         """
         self._write(self._path(_REPLAYS), rows)
+
+    @contextlib.contextmanager
+    def _as_it_can_be_read(self) -> Iterator[None]:
+        try:
+            # Some versions of Python pass over folders that may not be looked into.
+            if self._folder.parent.exists() and not os.access(self._folder.parent, os.R_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            yield
+        except OSError as error:
+            raise unusable(self._folder, error) from error
 
     def _own_logs(self) -> list[Path]:
         return sorted(self._folder.glob(f"logs/*-{self._run_id}{self._claims_by}.theta"))
