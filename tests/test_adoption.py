@@ -315,6 +315,33 @@ def test_a_draft_of_any_size_is_no_obstacle(scene: Scene) -> None:
     assert scene.replay(scene.failed, "--without-ledger").exit_code == 1
 
 
+@pytest.mark.parametrize("period", [(), ("--period", "november")])
+def test_rows_of_an_adopted_run_are_known_under_its_period(
+    home: Home, billing_server: BillingServer, period: tuple[str, ...]
+) -> None:
+    """Which no file says: it is given with the adoption."""
+    rows = usage_rows(6)
+    write_csv(home.folder / "usage.csv", rows)
+    billing_server.respond = lambda received: (
+        contract(received) if received.method == "GET" or received.billed_row in rows[2:] else reply(422)
+    )
+    assert home.run_here("upload", "usage.csv", *period).exit_code == 1
+    billing_server.respond = contract
+    shutil.rmtree(home.ledger)
+    assert home.run_here("replay", "usage.results.csv", "--without-ledger", *period).exit_code == 0
+    write_csv(home.folder / "again.csv", rows[::-1])
+    assert home.run_here("upload", "again.csv", *period).exit_code == 2
+    assert home.run_here("upload", "again.csv", "--period", "december").exit_code == 0
+
+
+def test_a_replay_has_the_period_of_its_upload(scene: Scene) -> None:
+    """That of a variable, which is meant for uploads, does not matter."""
+    assert scene.replay(scene.failed, "--without-ledger").exit_code == 1
+    assert "--period: a replay has that of its upload" in scene.replay("usage.replay1.failed.csv", "--period", "x").said
+    run = scene.home.run_here("replay", "usage.replay1.failed.csv", variables={"UPLOADER_PERIOD": "x"})
+    assert run.exit_code == 1
+
+
 def test_results_of_any_name_may_be_the_last_word(scene: Scene) -> None:
     """What was accepted stands in a file that --results named, too."""
     scene.replay(scene.failed, "--without-ledger")

@@ -173,6 +173,23 @@ def test_results_are_a_table_whose_cells_are_as_in_the_file(
         pd.testing.assert_frame_equal(read_results(home.folder / "usage.xlsx"), table, check_dtype=False)
 
 
+def test_results_of_a_table_with_an_index_have_it_as_a_column(home: Home, billing_server: BillingServer) -> None:
+    """What pandas noted about the log is not applied to them."""
+    table = pd.DataFrame(usage_rows(3)).set_index("tenant_id")
+    table.to_parquet(home.folder / "usage.parquet")
+    assert home.run_here("upload", "usage.parquet").exit_code == 0
+    assert set(read_results(home.folder / "usage.results.parquet")["tenant_id"]) == {"acme", "globex", "initech"}
+
+
+def test_compressed_results_are_read(home: Home, billing_server: BillingServer) -> None:
+    """As somebody may have put them away."""
+    write_csv(home.folder / "usage.csv", usage_rows(3))
+    assert home.run_here("upload", "usage.csv").exit_code == 0
+    plain = home.folder / "usage.results.csv"
+    (home.folder / "old.csv.zst").write_bytes(pa.compress(plain.read_bytes(), codec="zstd", asbytes=True))
+    pd.testing.assert_frame_equal(read_results(home.folder / "old.csv.zst"), read_results(plain), check_dtype=False)
+
+
 def test_pandas_waits_until_it_is_asked_for() -> None:
     """Importing what the package offers imports no pandas."""
     program = (

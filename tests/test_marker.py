@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,3 +76,20 @@ def test_sketches_are_kept_by_destination_and_period(tmp_path: Path) -> None:
     assert seen.kept_by_run() == {IDENTITY.run_id: b"2", f"{IDENTITY.run_id} (replays)": b"5"}
     assert seen.kept_by_run(but_for=seen.checksums()) == {}
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*.theta")} == {0o600}
+
+
+def test_marks_that_are_laid_at_one_moment_have_each_a_name(tmp_path: Path) -> None:
+    """As of two logs of one name with one folder for the results: neither takes the other's."""
+    for number in range(20):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        both = threading.Barrier(2)
+
+        def lay(run_id: str, folder: Path = folder, both: threading.Barrier = both) -> None:
+            both.wait()
+            Marker(folder, input_name="usage.csv", run_id=run_id, ledger_folder=tmp_path, content_sha256="")
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lay, ("r1", "r2")))
+        assert sorted(path.name for path in folder.iterdir()) == ["usage.csv.2.uploading", "usage.csv.uploading"]
+        assert all(mark_of(folder, run_id) for run_id in ("r1", "r2"))

@@ -47,7 +47,11 @@ def adopt(log: ReplayLog, check: RowCheck, *, run_id: str, plan: Plan, say: Call
     folder = plan.ledger_folder
     _demand_unknown(log.path, run_id, folder)
     identity = RunIdentity(
-        base_url=plan.settings.base_url, period="", content_sha256="", adopted_run_id=run_id, mapping=plan.mapping
+        base_url=plan.settings.base_url,
+        period=plan.period,
+        content_sha256="",
+        adopted_run_id=run_id,
+        mapping=plan.mapping,
     )
     taken = _Taken(RowSketches(log.columns, mapping=plan.mapping, path=log.path))
     with Ledger(folder, identity) as ledger:

@@ -118,6 +118,11 @@ def replay(file: Path, *, include_in_doubt: bool, accept_changes: bool, without_
 
         if not without_ledger:  # the ledger knows how the upload saw the columns, and goes before the settings file
             options.update({name: () for name in ("column", "constant") if not is_given(name)})
+            if is_on_command_line("period"):
+                raise SettingsError(
+                    "--period: a replay has that of its upload, as the ledger knows it", remedy="leave it out"
+                )
+            del options["period"]
         permissions = Permissions(
             include_in_doubt=include_in_doubt, accept_changes=accept_changes, without_ledger=without_ledger
         )

@@ -2,7 +2,8 @@
 
 The options of the upload itself are named as on the command line, and mean the same; what is written for a reader
 (``--summary``, ``--report``, the log) and what tries or sets up (``--dry-run``, ``--sandbox``, ``--config``) is the
-command line's alone. ``safe_status`` is some numbers here. No environment variable is read. A file that could not be
+command line's alone. ``safe_status`` is some numbers here. No variable ``UPLOADER_...`` is read but, where no ledger
+is named, ``UPLOADER_LEDGER``. A file that could not be
 taken is in the summary with its error, beside the others; what forbids the command as a whole is raised. Changes of the
 run's state are logged (``logging``, logger ``uploader.commands``). For one thread at a time; no signal handler is set:
 an exception such as KeyboardInterrupt is like a crash, which leaves the rows in flight in doubt, so have
@@ -139,6 +140,7 @@ def replay(
     accept_changes: bool = False,
     allow_overlap: bool = False,
     without_ledger: bool = False,
+    period: str = "",
     should_stop: Callable[[], bool] = _never,
 ) -> Summary:
     """Post the failed rows of a results or failed file again, as ``uploader replay`` does.
@@ -146,6 +148,7 @@ def replay(
     include_in_doubt: post the rows in doubt once more: each may then be billed twice.
     accept_changes:   take ids that a spreadsheet seems to have changed as they are now.
     without_ledger:   adopt the file's run: the ledger of its upload is lost.
+    period:           with ``without_ledger``: the label that the upload had.
 
     The other options are those of ``upload``.
 
@@ -169,6 +172,7 @@ def replay(
         delimiter=delimiter,
         mapping=_mapping(column, constant),
         results_dir=_path(results_dir),
+        period=period if without_ledger else "",
         allow_overlap=allow_overlap,
     )
     begun_at = datetime.now(timezone.utc)

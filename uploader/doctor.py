@@ -123,7 +123,9 @@ def _route_in_words(settings: Settings, route: Route) -> str:
     if not route.proxy:
         return f"to {settings.base_url}, without a proxy"
     proxy = urlsplit(route.proxy)  # there may be a password in it
-    return f"to {settings.base_url}, through the proxy {proxy.scheme}://{proxy.hostname}:{proxy.port or ''}"
+    host = f"[{proxy.hostname}]" if ":" in (proxy.hostname or "") else proxy.hostname
+    port = f":{proxy.port}" if proxy.port else ""
+    return f"to {settings.base_url}, through the proxy {proxy.scheme}://{host}{port}"
 
 
 def _examine_network(settings: Settings, route: Route) -> Iterator[Finding]:

@@ -25,17 +25,20 @@ def read_results(path: Path | str) -> pd.DataFrame:
     """
     import pandas as pd  # noqa: PLC0415 -- most of a second
 
+    from uploader.parquet_log import read_table  # noqa: PLC0415 -- likewise
+
     path = Path(path)
     with open_own_file(path, delimiter=None) as log:
         ReplayLog(log)  # which says what is wrong with a file that is not ours
         kind, delimiter = log.kind, log.delimiter
-        is_workbook = path.suffix.lower() == ".xlsx"
-        rows = [row.cells for batch in log.batches() for row in batch.rows if row.cells] if is_workbook else []
+        has_no_reader = path.suffix.lower() in (".xlsx", ".zst")
+        rows = [row.cells for batch in log.batches() for row in batch.rows if row.cells] if has_no_reader else []
         columns = log.columns
-    if is_workbook:
+    if has_no_reader:
         table = pd.DataFrame([[*map(cell_text, row)] for row in rows], columns=columns)
     elif kind == "parquet":
-        table = pd.read_parquet(path)
+        # What pandas noted in its log about itself, such as which column was its index, is about the log alone.
+        table = read_table(path).to_pandas(ignore_metadata=True)
     else:
         table = pd.read_csv(path, sep=delimiter, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     for column, type_name in OWN_COLUMNS.items():

@@ -24,8 +24,8 @@ class RunIdentity:
     period:         the operator's label for a billing period; empty without one.
     content_sha256: hex digest of the usage log's decompressed content.
     again:          how often all of it was asked to be billed once more.
-    adopted_run_id: of a run that is known from a file of its results alone, so that neither its content nor its
-                    period is known; empty for any other.
+    adopted_run_id: of a run that is known from a file of its results alone, so that its content is not known, and its
+                    period by a person's word; empty for any other.
     mapping:        how the log's columns are seen.
     """
 

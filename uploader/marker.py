@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +23,6 @@ class Marker:
         Raises:
             LedgerFault: the folder cannot be written to.
         """
-        self._path = _free_path(folder, input_name, run_id)
         facts = {
             "run": run_id,
             "host": socket.gethostname(),
@@ -28,7 +30,12 @@ class Marker:
             "content_sha256": content_sha256,
         }
         # At no moment half written: what names no run would stop the very upload that it belongs to.
-        write_durably(self._path, (json.dumps(facts, indent=1) + "\n").encode(), is_private=False)
+        draft = folder / f"{input_name}.{run_id}.uploading.draft"
+        write_durably(draft, (json.dumps(facts, indent=1) + "\n").encode(), is_private=False)
+        with disk_faults(draft):
+            self._path = _laid(draft, folder, input_name, run_id)
+            draft.unlink(missing_ok=True)
+            fsync_folder(folder)
 
     def remove(self) -> None:
         """Take the mark away."""
@@ -71,13 +78,16 @@ def _is_numbered(name: str, input_name: str) -> bool:
     return name == f"{input_name}.{middle}.uploading" and middle.isdigit()
 
 
-def _free_path(folder: Path, input_name: str, run_id: str) -> Path:
-    """Choose ``NAME.uploading``, or a numbered one where another unfinished run has that."""
-    path = folder / f"{input_name}.uploading"
-    number = 2
-    while path.exists() and _facts(path).get("run") != run_id:
-        path = folder / f"{input_name}.{number}.uploading"
-        number += 1
+def _laid(draft: Path, folder: Path, input_name: str, run_id: str) -> Path:
+    """Lay a mark as ``NAME.uploading``, or under a number where another unfinished run has that."""
+    for number in itertools.count(1):
+        path = folder / (f"{input_name}.uploading" if number == 1 else f"{input_name}.{number}.uploading")
+        if _facts(path).get("run") == run_id:
+            draft.replace(path)
+            break
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)  # unlike a rename it never replaces one that was laid this moment
+            break
     return path
 
 

@@ -241,6 +241,9 @@ of_upload = _options(
 )
 of_replay = _options(
     _sending,
+    _with_variable(
+        "--period", default="", metavar="LABEL", help="With --without-ledger: the label that the upload had, if any."
+    ),
     _allow_overlap,
     click.option(
         "--include-in-doubt", is_flag=True, help="Post the rows in doubt once more: each may then be billed twice."

@@ -234,6 +234,11 @@ class _Writer(pq.ParquetWriter):  # type: ignore[misc] # pyarrow ships no types
         """Do nothing: pyarrow's own would end an abandoned file with a footer, even one closed by now."""
 
 
+def read_table(path: Path) -> Any:
+    """Read a whole file into memory, as a ``pyarrow.Table``."""
+    return pq.read_table(path)
+
+
 def _cell_text(cell: Cell) -> str:
     if cell is None or isinstance(cell, str):
         return cell or ""
