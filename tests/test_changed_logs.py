@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 import shutil
 from collections import Counter
@@ -174,6 +175,58 @@ def test_a_log_that_a_replay_completed_is_known_whole(home: Home, billing_server
     write_csv(home.folder / "again.csv", rows[::-1], columns=columns)
     assert home.run_here("upload", "again.csv").exit_code == 2
     assert billing_server.billed() == Counter(ROWS)
+
+
+@pytest.mark.parametrize("failed", [reply(422), reply(503, headers={"Retry-After": "86400"})], ids=["fix", "yes"])
+def test_cells_that_were_sorted_apart_from_ours_are_not_posted(
+    home: Home, billing_server: BillingServer, failed: Answer
+) -> None:
+    """A failed row has an accepted row's cells then, which would be billed twice, and its own never."""
+    billing_server.respond = takes(ROWS[:20], otherwise=failed)
+    write_csv(home.folder / "usage.csv", ROWS)
+    assert home.run_here("upload", "usage.csv", "--patience", "1", "--concurrency", "1").exit_code in (1, 3)
+    billing_server.respond = contract
+    results = read_rows(home.folder / "usage.results.csv")
+    rewrite(
+        home.folder / "usage.results.csv",
+        [
+            {**row, **{column: other[column] for column in EVENT_COLUMNS}}
+            for row, other in zip(results, results[::-1], strict=True)
+        ],
+    )
+    refused = home.run_here("replay", "usage.results.csv")
+    assert refused.exit_code == 2
+    assert "as when only some of the columns are sorted" in refused.said
+    assert billing_server.billed() == Counter(ROWS[:20])
+
+
+def test_the_failed_file_of_before_a_kill_is_replayed(home: Home, billing_server: BillingServer) -> None:
+    """All rows of a run that was killed count as posted; its own are not held against it."""
+    stop_an_upload(home, billing_server, posted=15)
+    posts = len(billing_server.posts)
+    backend = HeldBack(answered=0)
+    billing_server.respond = backend
+    with home.started("upload", "usage.csv", "--concurrency", "1") as process:
+        billing_server.wait_for(posts=posts + 1)
+        process.kill()
+        ended(process)
+    backend.release()
+    billing_server.respond = contract
+    assert home.run_here("replay", "usage.failed.csv").exit_code == 1
+    assert billing_server.billed() == Counter(ROWS)
+
+
+def test_alike_rows_of_which_some_were_accepted_are_replayed(home: Home, billing_server: BillingServer) -> None:
+    """Two identical rows are two events."""
+    left = itertools.count()
+    billing_server.respond = lambda received: (
+        contract(received) if received.method == "GET" or next(left) < 8 else reply(422)
+    )
+    write_csv(home.folder / "usage.csv", [ROWS[0]] * 20)
+    assert home.run_here("upload", "usage.csv", "--concurrency", "1").exit_code == 1
+    billing_server.respond = contract
+    assert home.run_here("replay", "usage.failed.csv").exit_code == 0
+    assert billing_server.billed() == Counter([ROWS[0]] * 20)
 
 
 # --- commands that were refused, ledgers that were lost ---------------------------------------------------------------

@@ -170,6 +170,12 @@ def overlap_with(rows: bytes, earlier_by_run_id: Mapping[str, bytes]) -> Overlap
     return Overlap(share, {run_id: part * all_rows for run_id, part in share_by_run_id.items()}, too_large)
 
 
+def distinct_rows(sketch: bytes) -> float:
+    """Estimate how many rows that differ a sketch is of."""
+    estimate: float = _read(sketch, of="this run").get_estimate()
+    return estimate
+
+
 def rows_of_log_again(rows: bytes, *, run_id: str, log: bytes, posted: Iterable[bytes]) -> float:
     """Estimate how many rows of an earlier log are among some, if those have most of it, and of those that were posted.
 

@@ -15,6 +15,8 @@ from uploader.seen import COMPARED_WITH_NONE, SeenRows
 _PUT_APART = "put the rows that are new into a file of their own; to send failed rows again, replay the failed file"
 _MOST_SHARE = 0.5
 _SHARE_WORTH_A_WORD = 0.05
+_ALL_DIFFER = 0.95
+"""A share of a log's rows; the number of different ones is an estimate."""
 
 
 def demand_not_grown(seen: SeenRows, rows: bytes, *, path: Path) -> None:
@@ -98,6 +100,33 @@ def demand_little_overlap_since(
         demand_little_overlap(seen, sketch, path=path, which=which, way_on=way_on, but_for=compared)
         for sketch in rows()
     )
+
+
+def demand_cells_in_their_rows(seen: SeenRows, rows: bytes, *, rows_of_log: int, rows_posted: int, path: Path) -> None:
+    """Refuse to replay rows most of which are, by their cells, rows of the log that its upload has posted.
+
+    So it is when only some columns of the file were sorted: a failed row then has an accepted row's cells. Of a log in
+    which rows are alike nothing can be told, nor after a kill, when all of its rows count as posted.
+
+    rows_posted: rows of the log that are accepted or in doubt.
+
+    Raises:
+        LedgerRefusal: nothing was posted.
+    """
+    log, posted = seen.own_log(), seen.own_posted()
+    if log is None or posted is None:
+        return
+    from uploader.overlap import distinct_rows, overlap_with  # noqa: PLC0415 -- see demand_not_grown
+
+    if distinct_rows(log) < _ALL_DIFFER * rows_of_log or _ALL_DIFFER * distinct_rows(posted) > rows_posted:
+        return
+    share = overlap_with(rows, {"": posted}).share
+    if share > _MOST_SHARE:
+        raise LedgerRefusal(
+            f"{path}: about {share:.0%} of the rows that it has to send have the cells of rows that were posted: cells "
+            "were moved to other rows, as when only some of the columns are sorted",
+            remedy="take the file as it was written, and sort whole rows; if it is right as it is, use --allow-overlap",
+        )
 
 
 def each_once(notes: Iterable[Note | None]) -> list[Note]:

@@ -21,7 +21,7 @@ from uploader.ledger import Ledger
 from uploader.mapping import ColumnMap
 from uploader.model import Batch, RowState, Status, UsageEvent
 from uploader.notes import Level, Note
-from uploader.overlap_guard import demand_little_overlap_since
+from uploader.overlap_guard import demand_cells_in_their_rows, demand_little_overlap_since
 from uploader.own_events import OwnEvents, OwnIds, event_in, own_events_of
 from uploader.plan import Plan
 from uploader.progress import Progress
@@ -197,14 +197,23 @@ def _demand_same_destination(path: Path, identity: RunIdentity, plan: Plan) -> N
 
 
 def _say_what_others_sent(log: ReplayLog, to_send: ReplaySketch, seen: SeenRows, ledger: Ledger, desk: Desk) -> None:
-    """Compare the rows to be sent with what went up in other files since their upload began.
+    """Compare the rows to be sent with what was accepted of their log, and what went up in other files since it began.
 
     Raises:
-        LedgerRefusal: most of them did; nothing was posted.
+        LedgerRefusal: most of them were; nothing was posted.
     """
     facts = ledger.facts()
     if "compared_first" not in facts or desk.plan.allow_overlap:
         return
+    history = ledger.history()
+    for sketch in to_send.each():
+        demand_cells_in_their_rows(
+            seen,
+            sketch,
+            rows_of_log=facts.get("rows", 0),
+            rows_posted=history.accepted + history.in_doubt,
+            path=log.path,
+        )
     notes = demand_little_overlap_since(
         seen,
         facts["compared_first"],
