@@ -188,6 +188,34 @@ def test_a_log_that_was_taken_away_is_said_so(tmp_path: Path) -> None:
         InputFacts.of(tmp_path / "usage.csv")
 
 
+@needs_linux
+def test_a_mark_that_is_a_pipe_is_not_waited_for(home: Home, billing_server: BillingServer, log: Path) -> None:
+    """It says nothing of a run, and is in the way."""
+    os.mkfifo(home.folder / "usage.csv.uploading")
+    run = home.run_here("upload", log)
+    assert run.exit_code == 2
+    assert "usage.csv.uploading: an upload on host ?" in run.said
+
+
+def test_a_schema_that_is_nested_without_end_is_refused(home: Home, billing_server: BillingServer, log: Path) -> None:
+    """As no fault of the program."""
+    deep = '{"not": ' * 200_000
+    (home.folder / "deep.json").write_text(f'{{"properties": {{"x": {deep}{{}}{"}" * 200_000}}}}}')
+    run = home.run_here("upload", log, "--schema", "deep.json")
+    assert run.exit_code == 2
+    assert "schema deep.json: " in run.said
+
+
+def test_a_wait_of_more_digits_than_a_number_has_is_said_in_seconds(
+    home: Home, billing_server: BillingServer, log: Path
+) -> None:
+    """It is longer than any patience."""
+    billing_server.respond = lambda _: reply(503, headers={"Retry-After": "9" * 400})
+    run = home.run_here("upload", log)
+    assert run.exit_code == 3
+    assert "asks to wait 1,000,000,000 s" in run.said
+
+
 # --- limits -----------------------------------------------------------------------------------------------------------
 
 

@@ -24,6 +24,8 @@ from uploader.settings import PRINTABLE_ASCII, Settings
 MOST_ANSWER_BYTES = 64 * 1024
 MOST_RESPONSE_CHARACTERS = 1024
 NOT_FOR_A_HEADER = "has characters that cannot travel in a header (spaces, control or non-ASCII characters)"
+_LONGEST_SECONDS = 1e9
+"""That a Retry-After is taken at its word for; more digits might not be a number."""
 _UNKNOWN_CUSTOMER = "the backend knows no customer for this tenant"
 _REDIRECTS_THAT_STOP = frozenset({301, 302, 303, 307, 308})
 _SAFE_TO_RETRY = frozenset({408, 421, 425, 429})
@@ -341,7 +343,7 @@ def _seconds(retry_after: str | None) -> float | None:
         return None
     text = retry_after.strip()
     if text.isascii() and text.isdigit():
-        return float(text)
+        return min(float(text), _LONGEST_SECONDS)
     try:
         moment = email.utils.parsedate_to_datetime(text)
     except (ValueError, OverflowError):

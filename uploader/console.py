@@ -50,7 +50,7 @@ class Display:
         self._begun_seconds = time.monotonic()
         self._settled_before = progress.settled
         self._bar = Bar(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # a file's name is not to be read as rich's tags
             BarColumn(bar_width=None),
             TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
             TimeRemainingColumn(compact=True, table_column=Column(min_width=5, no_wrap=True)),

@@ -93,7 +93,7 @@ def _laid(draft: Path, folder: Path, input_name: str, run_id: str) -> Path:
 
 def _facts(path: Path) -> dict[str, str]:
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None  # a pipe would be waited for
     except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}

@@ -277,7 +277,7 @@ def _parsed(text: str, *, name: str) -> dict[str, Any]:
     remedy = "see schemas/usage.schema.json for one that works"
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SchemaError(f"schema {name}: not JSON: {error}", remedy=remedy) from error
     if not isinstance(document, dict) or not isinstance(document.get("properties", {}), dict):
         raise SchemaError(f"schema {name}: not a JSON Schema for a row (an object with properties)", remedy=remedy)
@@ -287,7 +287,7 @@ def _parsed(text: str, *, name: str) -> dict[str, Any]:
 def _compiled(document: dict[str, Any], *, name: str) -> Any:
     try:
         return jsonschema_rs.Draft202012Validator(document, validate_formats=True, retriever=_refuse_to_fetch)
-    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
+    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError, RecursionError) as error:
         first_line = str(error).splitlines()[0]
         remedy = "correct it; it must be JSON Schema 2020-12 in one file"
         raise SchemaError(f"schema {name}: {first_line}", remedy=remedy) from error
