@@ -55,7 +55,7 @@ def test_an_upload_killed_at_any_system_call_is_continued(
 
 @pytest.mark.parametrize(
     ("call", "when", "note"),
-    [("link", 4, ""), ("fsync", 7, ""), ("fsync", 7, "a note\n")],
+    [("link", 5, ""), ("fsync", 10, ""), ("fsync", 10, "a note\n")],
     ids=["between the two", "after both", "edited"],
 )
 def test_results_that_were_placed_before_a_kill_are_this_runs_own(
@@ -67,6 +67,7 @@ def test_results_that_were_placed_before_a_kill_are_this_runs_own(
         assert scene.upload(before=strace.killing(call, when=str(when))).exit_code == KILLED
         results = scene.log.with_name("usage.results.csv")
         assert results.exists()
+        assert results.with_name("usage.failed.csv").exists() == (call == "fsync")
         with results.open("a") as file:
             file.write(note)
         done = scene.upload()
