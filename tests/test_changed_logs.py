@@ -137,6 +137,61 @@ def test_a_log_of_which_all_was_posted_is_weighed_by_its_share(home: Home, billi
     assert "about 40% of its rows were posted before" in run.stderr
 
 
+def test_a_link_that_leads_to_a_longer_log_now_is_known(home: Home, billing_server: BillingServer) -> None:
+    """As of a night's log that is always called by one name."""
+    link = home.folder / "current.csv"
+    link.symlink_to(write_csv(home.folder / "first.csv", ROWS))
+    billing_server.respond = takes(ROWS[:15], otherwise=reply(503, headers={"Retry-After": "86400"}))
+    assert home.run_here("upload", "current.csv", "--concurrency", "1", "--patience", "1").exit_code == 3
+    billing_server.respond = contract
+    link.unlink()
+    link.symlink_to(write_csv(home.folder / "second.csv", [*ROWS, *usage_rows(60)[40:]]))
+    assert home.run_here("upload", "current.csv").exit_code == 2
+    assert billing_server.billed() == Counter(ROWS[:15])
+
+
+def test_a_log_whose_header_has_the_usual_names_now_is_known(home: Home, billing_server: BillingServer) -> None:
+    """It was uploaded under a mapping, and stopped."""
+    billing_server.respond = takes(ROWS[:15], otherwise=reply(503, headers={"Retry-After": "86400"}))
+    write_csv(home.folder / "usage.csv", ROWS, columns=("customer", *EVENT_COLUMNS[1:]))
+    mapped = ("--column", "tenant_id=customer")
+    run = home.run_here("upload", "usage.csv", "--concurrency", "1", "--patience", "1", *mapped)
+    assert run.exit_code == 3
+    billing_server.respond = contract
+    write_csv(home.folder / "usage.csv", [*ROWS, *usage_rows(60)[40:]])
+    assert home.run_here("upload", "usage.csv").exit_code == 2
+    assert billing_server.billed() == Counter(ROWS[:15])
+
+
+def test_a_complete_run_that_was_killed_once_more_is_complete(home: Home, billing_server: BillingServer) -> None:
+    """Nothing of its log is left to be posted, so that a later log in its place is weighed by its share."""
+    write_csv(home.folder / "usage.csv", ROWS)
+    assert home.run_here("upload", "usage.csv").exit_code == 0
+    assert not list(home.ledger.glob("seen/*/logs/*"))
+    with home.started("upload", "usage.csv", "--log-format", "json") as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if '"posting_begun"' in line:
+                process.kill()
+                break
+        ended(process)
+    write_csv(home.folder / "usage.csv", [*ROWS[20:], *usage_rows(200)[40:]])
+    assert home.run_here("upload", "usage.csv").exit_code == 0
+
+
+def test_a_far_longer_log_in_the_place_of_a_short_one_is_weighed_by_its_share(
+    home: Home, billing_server: BillingServer
+) -> None:
+    """One or two rows of a sample say nothing of the short one."""
+    short = ROWS[:10]
+    billing_server.respond = takes(short[:9], otherwise=reply(422))
+    write_csv(home.folder / "usage.csv", short)
+    assert home.run_here("upload", "usage.csv").exit_code == 1
+    billing_server.respond = contract
+    write_csv(home.folder / "usage.csv", [*short, *usage_rows(90_000)[40:]])
+    assert "would be posted" in home.run_here("upload", "usage.csv", "--dry-run").said
+
+
 # --- what replays posted ----------------------------------------------------------------------------------------------
 
 
@@ -177,32 +232,58 @@ def test_a_log_that_a_replay_completed_is_known_whole(home: Home, billing_server
     assert billing_server.billed() == Counter(ROWS)
 
 
+@pytest.mark.parametrize("mapped", [False, True], ids=["", "mapped"])
+@pytest.mark.parametrize("accepted", [12, 20, 30])
 @pytest.mark.parametrize("failed", [reply(422), reply(503, headers={"Retry-After": "86400"})], ids=["fix", "yes"])
 def test_cells_that_were_sorted_apart_from_ours_are_not_posted(
-    home: Home, billing_server: BillingServer, failed: Answer
+    home: Home, billing_server: BillingServer, failed: Answer, accepted: int, *, mapped: bool
 ) -> None:
     """A failed row has an accepted row's cells then, which would be billed twice, and its own never."""
-    billing_server.respond = takes(ROWS[:20], otherwise=failed)
-    write_csv(home.folder / "usage.csv", ROWS)
-    assert home.run_here("upload", "usage.csv", "--patience", "1", "--concurrency", "1").exit_code in (1, 3)
+    billing_server.respond = takes(ROWS[:accepted], otherwise=failed)
+    columns = ("customer", *EVENT_COLUMNS[1:]) if mapped else EVENT_COLUMNS
+    mapping = ("--column", "tenant_id=customer") if mapped else ()
+    write_csv(home.folder / "usage.csv", ROWS, columns=columns)
+    run = home.run_here("upload", "usage.csv", "--patience", "1", "--concurrency", "1", *mapping)
+    assert run.exit_code in (1, 3)
     billing_server.respond = contract
     results = read_rows(home.folder / "usage.results.csv")
     rewrite(
         home.folder / "usage.results.csv",
         [
-            {**row, **{column: other[column] for column in EVENT_COLUMNS}}
+            {**row, **{column: other[column] for column in columns}}
             for row, other in zip(results, results[::-1], strict=True)
         ],
     )
     refused = home.run_here("replay", "usage.results.csv")
     assert refused.exit_code == 2
     assert "as when only some of the columns are sorted" in refused.said
-    assert billing_server.billed() == Counter(ROWS[:20])
+    assert billing_server.billed() == Counter(ROWS[:accepted])
 
 
-def test_the_failed_file_of_before_a_kill_is_replayed(home: Home, billing_server: BillingServer) -> None:
-    """All rows of a run that was killed count as posted; its own are not held against it."""
-    stop_an_upload(home, billing_server, posted=15)
+def test_a_failed_file_is_replayed_though_its_rows_are_like_accepted_ones(
+    home: Home, billing_server: BillingServer
+) -> None:
+    """Two identical rows are two events, whether they were so or have become so; as it is, a file is never refused."""
+    twins = [*ROWS, *ROWS[:12], ROWS[12]._replace(tenant_id="acmee")]
+    posted = itertools.count()
+    billing_server.respond = lambda received: (
+        contract(received) if received.method == "GET" or next(posted) < 40 else reply(422)
+    )
+    write_csv(home.folder / "usage.csv", twins)
+    assert home.run_here("upload", "usage.csv", "--concurrency", "1").exit_code == 1
+    billing_server.respond = contract
+    failed = read_rows(home.folder / "usage.failed.csv")
+    failed[-1]["tenant_id"] = ROWS[12].tenant_id
+    rewrite(home.folder / "usage.failed.csv", failed)
+    run = home.run_here("replay", "usage.failed.csv")
+    assert run.exit_code == 0, run.said
+    assert billing_server.billed() == Counter([*ROWS, *ROWS[:13]])
+
+
+@pytest.mark.parametrize("posted", [15, 38])
+def test_the_failed_file_of_before_a_kill_is_replayed(home: Home, billing_server: BillingServer, posted: int) -> None:
+    """All rows of a run that was killed count as posted; its own are not held against it, nor are edited ones."""
+    stop_an_upload(home, billing_server, posted=posted)
     posts = len(billing_server.posts)
     backend = HeldBack(answered=0)
     billing_server.respond = backend
@@ -212,21 +293,17 @@ def test_the_failed_file_of_before_a_kill_is_replayed(home: Home, billing_server
         ended(process)
     backend.release()
     billing_server.respond = contract
+    rows = read_rows(home.folder / "usage.failed.csv")
+    others = [rows[0], *rows[:0:-1]]
+    rewrite(
+        home.folder / "usage.failed.csv",
+        [
+            {**row, **{column: other[column] for column in EVENT_COLUMNS}}
+            for row, other in zip(rows, others, strict=True)
+        ],
+    )
     assert home.run_here("replay", "usage.failed.csv").exit_code == 1
     assert billing_server.billed() == Counter(ROWS)
-
-
-def test_alike_rows_of_which_some_were_accepted_are_replayed(home: Home, billing_server: BillingServer) -> None:
-    """Two identical rows are two events."""
-    left = itertools.count()
-    billing_server.respond = lambda received: (
-        contract(received) if received.method == "GET" or next(left) < 8 else reply(422)
-    )
-    write_csv(home.folder / "usage.csv", [ROWS[0]] * 20)
-    assert home.run_here("upload", "usage.csv", "--concurrency", "1").exit_code == 1
-    billing_server.respond = contract
-    assert home.run_here("replay", "usage.failed.csv").exit_code == 0
-    assert billing_server.billed() == Counter([ROWS[0]] * 20)
 
 
 # --- commands that were refused, ledgers that were lost ---------------------------------------------------------------

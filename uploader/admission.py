@@ -241,7 +241,9 @@ def admitted(
                 compared=seen.checksums(),
             )
             seen.keep(rows.to_bytes())
-            seen.keep_log(rows.each()[0], path=log.path)
+            history = ledger.history()
+            if history.accepted + history.in_doubt < log.row_count:
+                seen.keep_log(rows.each(), path=log.path)
         yield Admitted(ledger=ledger, own_events=own_events, reservation=reservation, seen=seen)
 
 

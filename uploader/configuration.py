@@ -147,7 +147,10 @@ def _own_folder(what: Literal["config", "state"]) -> Path | None:
     from platformdirs import PlatformDirs  # noqa: PLC0415 -- `uploader --help` must stay fast
 
     folders = PlatformDirs("uploader")
-    return folders.user_config_path if what == "config" else folders.user_state_path
+    try:
+        return folders.user_config_path if what == "config" else folders.user_state_path
+    except (RuntimeError, KeyError):  # see Path.home()
+        return None
 
 
 def _read(path: Path, kind_by_key: Mapping[str, Kind]) -> Configuration:

@@ -164,13 +164,14 @@ def demand_known_results(
 
 
 def _run_named_in(path: Path, delimiter: str) -> str:
-    """Give the run that a results or failed file names in its first row; empty for any other file."""
+    """Give the run that a results or failed file names first; empty for any other file."""
     try:
         with open_own_file(path, delimiter=delimiter) as log:
             if "upload_run" not in log.columns:
                 return ""
-            rows = next(log.batches(), Batch([])).rows
-            return str(rows[0].cells[log.columns.index("upload_run")]) if rows and not rows[0].fault else ""
+            at = log.columns.index("upload_run")
+            named = (str(row.cells[at]) for row in next(log.batches(), Batch([])).rows if not row.fault)
+            return next(filter(None, named), "")
     except UploaderError:
         return ""
 

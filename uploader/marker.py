@@ -30,7 +30,7 @@ class Marker:
             "content_sha256": content_sha256,
         }
         # At no moment half written: what names no run would stop the very upload that it belongs to.
-        draft = folder / f"{input_name}.{run_id}.uploading.draft"
+        draft = folder / f".{run_id}.uploading"  # shorter than the names of the results, which could be had
         write_durably(draft, (json.dumps(facts, indent=1) + "\n").encode(), is_private=False)
         with disk_faults(draft):
             self._path = _laid(draft, folder, input_name, run_id)

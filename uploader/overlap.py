@@ -170,22 +170,18 @@ def overlap_with(rows: bytes, earlier_by_run_id: Mapping[str, bytes]) -> Overlap
     return Overlap(share, {run_id: part * all_rows for run_id, part in share_by_run_id.items()}, too_large)
 
 
-def distinct_rows(sketch: bytes) -> float:
-    """Estimate how many rows that differ a sketch is of."""
-    estimate: float = _read(sketch, of="this run").get_estimate()
-    return estimate
-
-
 def rows_of_log_again(rows: bytes, *, run_id: str, log: bytes, posted: Iterable[bytes]) -> float:
     """Estimate how many rows of an earlier log are among some, if those have most of it, and of those that were posted.
 
+    Of a log so much shorter that too few of its rows could be in both samples, nothing is told: 0.
     Else 0. That some were posted of which too few are in the samples to tell whether they are among the rows counts
     as if they were.
     """
     candidate = _Candidate(rows)
     earlier = _read(log, of=f"run {run_id}")
     found, _ = candidate.found_in(earlier)
-    if found <= _MOST_SHARE * candidate.would_keep(earlier):
+    looked_for = candidate.would_keep(earlier)
+    if found <= _MOST_SHARE * looked_for or (candidate.share_kept < 1 and looked_for < _FEW):
         return 0.0
     sketches = [_read(kept, of=f"run {run_id}") for kept in posted]
     return found / candidate.share_kept if any(map(candidate.may_hold_some_of, sketches)) else 0.0

@@ -15,8 +15,9 @@ from uploader.seen import COMPARED_WITH_NONE, SeenRows
 _PUT_APART = "put the rows that are new into a file of their own; to send failed rows again, replay the failed file"
 _MOST_SHARE = 0.5
 _SHARE_WORTH_A_WORD = 0.05
-_ALL_DIFFER = 0.95
-"""A share of a log's rows; the number of different ones is an estimate."""
+_ALL = 0.99
+_MANY_ROWS = 10
+"""More than a person corrects so that they are by chance like others."""
 
 
 def demand_not_grown(seen: SeenRows, rows: bytes, *, path: Path) -> None:
@@ -102,31 +103,32 @@ def demand_little_overlap_since(
     )
 
 
-def demand_cells_in_their_rows(seen: SeenRows, rows: bytes, *, rows_of_log: int, rows_posted: int, path: Path) -> None:
-    """Refuse to replay rows most of which are, by their cells, rows of the log that its upload has posted.
+def demand_cells_in_their_rows(seen: SeenRows, edited: Sequence[bytes], *, path: Path) -> None:
+    """Refuse to replay edited rows of which many have the cells of rows that their upload has posted.
 
-    So it is when only some columns of the file were sorted: a failed row then has an accepted row's cells. Of a log in
-    which rows are alike nothing can be told, nor after a kill, when all of its rows count as posted.
-
-    rows_posted: rows of the log that are accepted or in doubt.
+    So it is when only some columns of the file were sorted: a failed row then has an accepted row's cells. After a kill
+    nothing can be told, since all rows of the log count as posted.
 
     Raises:
         LedgerRefusal: nothing was posted.
     """
     log, posted = seen.own_log(), seen.own_posted()
-    if log is None or posted is None:
+    if not log or posted is None:
         return
-    from uploader.overlap import distinct_rows, overlap_with  # noqa: PLC0415 -- see demand_not_grown
+    from uploader.overlap import overlap_with  # noqa: PLC0415 -- see demand_not_grown
 
-    if distinct_rows(log) < _ALL_DIFFER * rows_of_log or _ALL_DIFFER * distinct_rows(posted) > rows_posted:
+    if overlap_with(log[0], {"": posted}).share > _ALL:
         return
-    share = overlap_with(rows, {"": posted}).share
-    if share > _MOST_SHARE:
-        raise LedgerRefusal(
-            f"{path}: about {share:.0%} of the rows that it has to send have the cells of rows that were posted: cells "
-            "were moved to other rows, as when only some of the columns are sorted",
-            remedy="take the file as it was written, and sort whole rows; if it is right as it is, use --allow-overlap",
-        )
+    for sketch in edited:
+        overlap = overlap_with(sketch, {"": posted})
+        rows = overlap.rows_by_run_id.get("", 0)
+        if rows >= _MANY_ROWS and overlap.share > _SHARE_WORTH_A_WORD:
+            raise LedgerRefusal(
+                f"{path}: some {rows:,.0f} of its edited rows have the cells of other rows, which were posted: cells "
+                "were moved to other rows, as when only some of the columns are sorted",
+                remedy="take the file as it was written, and sort whole rows; if it is right as it is, use "
+                "--allow-overlap",
+            )
 
 
 def each_once(notes: Iterable[Note | None]) -> list[Note]:
@@ -138,7 +140,7 @@ def _grown(path: Path, run: str, again: float, *, is_unfinished: bool) -> Ledger
     first = "put it back as it was and run the same command again; " if is_unfinished else ""
     return LedgerRefusal(
         f"{path}: it has some {again:,.0f} rows of the log of {_named(run, [run] if is_unfinished else [])}, most of "
-        "those, of which some were posted and not all: it was changed since",
+        "those, of which some were posted and not all: it was changed since, or other columns are named for it",
         remedy=f"{first}correct failed rows in the failed file and replay that; put the rows that are new into a file "
         "of their own; if these are other events that look the same, use --allow-overlap",
     )

@@ -25,7 +25,7 @@ from uploader.overlap_guard import demand_cells_in_their_rows, demand_little_ove
 from uploader.own_events import OwnEvents, OwnIds, event_in, own_events_of
 from uploader.plan import Plan
 from uploader.progress import Progress
-from uploader.replay_log import ReplayLog, open_own_file
+from uploader.replay_log import ReplayLog, edited_columns, open_own_file
 from uploader.replay_sketch import ReplaySketch, keep_log_if_posted
 from uploader.reservation import choose_replay_names
 from uploader.run_file import RunFacts, known_run, remembered
@@ -77,7 +77,9 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
                 with turn_to_begin(
                     path, desk.plan.ledger_folder, say=desk.watcher.say, should_stop=desk.watcher.should_stop
                 ):
-                    to_send = _rows_to_send(log, check, own_ids, ledger)
+                    to_send, edited = _rows_to_send(log, check, own_ids, ledger)
+                    if not desk.plan.allow_overlap:
+                        demand_cells_in_their_rows(seen, edited.each(), path=path)
                     _say_what_others_sent(log, to_send, seen, ledger, desk)
                     to_send.keep(seen, before=replayed_before)
                 desk.posting(path, ledger, progress).post_all(_due_rows(log, judge, own_events, progress))
@@ -197,23 +199,14 @@ def _demand_same_destination(path: Path, identity: RunIdentity, plan: Plan) -> N
 
 
 def _say_what_others_sent(log: ReplayLog, to_send: ReplaySketch, seen: SeenRows, ledger: Ledger, desk: Desk) -> None:
-    """Compare the rows to be sent with what was accepted of their log, and what went up in other files since it began.
+    """Compare the rows to be sent with what went up in other files since their upload began.
 
     Raises:
-        LedgerRefusal: most of them were; nothing was posted.
+        LedgerRefusal: most of them did; nothing was posted.
     """
     facts = ledger.facts()
     if "compared_first" not in facts or desk.plan.allow_overlap:
         return
-    history = ledger.history()
-    for sketch in to_send.each():
-        demand_cells_in_their_rows(
-            seen,
-            sketch,
-            rows_of_log=facts.get("rows", 0),
-            rows_posted=history.accepted + history.in_doubt,
-            path=log.path,
-        )
     notes = demand_little_overlap_since(
         seen,
         facts["compared_first"],
@@ -226,17 +219,27 @@ def _say_what_others_sent(log: ReplayLog, to_send: ReplaySketch, seen: SeenRows,
         desk.watcher.say(replace(note, run_id=ledger.identity.run_id))
 
 
-def _rows_to_send(log: ReplayLog, check: RowCheck, own_ids: OwnIds | None, ledger: Ledger) -> ReplaySketch:
-    to_send = ReplaySketch(log, ledger)
+def _rows_to_send(
+    log: ReplayLog, check: RowCheck, own_ids: OwnIds | None, ledger: Ledger
+) -> tuple[ReplaySketch, ReplaySketch]:
+    """Sketch the rows that may be posted, and those of them that are known to be edited."""
+    to_send, edited = ReplaySketch(log, ledger), ReplaySketch(log, ledger)
     for entries in log.entries():
-        known = ledger.known([entry.number for entry in entries])
-        to_send.add(
-            entry.row
+        numbers = [entry.number for entry in entries]
+        known, originals = ledger.known(numbers), ledger.edits.originals(numbers)
+        due = [
+            entry
             for entry in entries
             if not (entry.number in known and known[entry.number].outcome.may_be_recorded)
             and isinstance(event_in(entry.row, check, own_ids), UsageEvent)
+        ]
+        to_send.add(entry.row for entry in due)
+        edited.add(
+            entry.row
+            for entry in due
+            if entry.number in originals and edited_columns(originals[entry.number], check.stated(entry.row))
         )
-    return to_send
+    return to_send, edited
 
 
 def _own_ids(log: ReplayLog, ledger: Ledger) -> OwnIds | None:

@@ -47,6 +47,6 @@ def keep_log_if_posted(seen: SeenRows, ledger: Ledger) -> None:
         LedgerFault: the sketch cannot be written.
     """
     history, log = ledger.history(), seen.own_log()
-    if log is not None and history.accepted + history.in_doubt == ledger.facts().get("rows"):
-        seen.keep(merged(filter(None, [seen.own_posted(), log])))
+    if log and history.accepted + history.in_doubt == ledger.facts().get("rows"):
+        seen.keep(merged(filter(None, [seen.own_posted(), *log])))
         seen.forget_log()

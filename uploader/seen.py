@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -70,23 +70,29 @@ class SeenRows:
         """
         with self._as_it_can_be_read():
             posted = self._others()
-            for kept in sorted(self._folder.glob(f"logs/{_place(path)}-*.theta")):
-                run = kept.stem.split("-")[1]
+            kept_there = {kept for place in _places(path) for kept in self._folder.glob(f"logs/{place}-*.theta")}
+            for kept in sorted(kept_there):
+                run = kept.stem.split("-")[1].partition(".")[0]
                 if run in posted:
                     sketches = [posted[at].read_bytes() for at in (run, _replays(run)) if at in posted]
                     yield run, kept.read_bytes(), sketches
 
-    def keep_log(self, rows: bytes, *, path: Path) -> None:
-        """Keep the sketch of this run's whole log, and where that is, until all of it is posted.
+    def keep_log(self, rows: Sequence[bytes], *, path: Path) -> None:
+        """Keep the sketches of this run's whole log, and where that is, until all of it is posted.
+
+        rows: as they stand and, if that differs, as they are seen.
 
         Raises:
-            LedgerFault: it cannot be written.
+            LedgerFault: one cannot be written.
         """
-        self._write(self._folder / "logs" / f"{_place(path)}-{self._run_id}{self._claims_by}.theta", rows)
+        for place in _places(path):
+            for part, sketch in zip(("", ".under-usual-names"), rows, strict=False):
+                name = f"{place}-{self._run_id}{self._claims_by}{part}.theta"
+                self._write(self._folder / "logs" / name, sketch)
 
-    def own_log(self) -> bytes | None:
-        """Give the sketch of this run's whole log; None when all of it was posted."""
-        return next((kept.read_bytes() for kept in self._own_logs()), None)
+    def own_log(self) -> list[bytes]:
+        """Give the sketches of this run's whole log, first that of its rows as they stand; none when all was posted."""
+        return [kept.read_bytes() for kept in self._own_logs()]
 
     def forget_log(self) -> None:
         """Give up the sketch of this run's whole log: all of it was posted.
@@ -135,7 +141,7 @@ class SeenRows:
             raise unusable(self._folder, error) from error
 
     def _own_logs(self) -> list[Path]:
-        return sorted(self._folder.glob(f"logs/*-{self._run_id}{self._claims_by}.theta"))
+        return sorted(self._folder.glob(f"logs/*-{self._run_id}{self._claims_by}*.theta"))
 
     def _others(self) -> dict[str, Path]:
         return {
@@ -163,9 +169,12 @@ def _replays(run: str) -> str:
     return f"{run} (replays)"
 
 
-def _place(path: Path) -> str:
-    """Name the place of a log, however its path is spelled."""
-    return hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:16]
+def _places(path: Path) -> list[str]:
+    """Name the places of a log, however its path is spelled: where it is, and where a link has it."""
+    there = os.path.join(os.path.realpath(path.parent), path.name)  # noqa: PTH118 -- for ".." as for any other name
+    return [
+        hashlib.sha256(os.fsencode(place)).hexdigest()[:16] for place in dict.fromkeys((os.path.realpath(path), there))
+    ]
 
 
 def knows_runs_by_own_ids(ledger_folder: Path) -> bool:
