@@ -175,7 +175,7 @@ def test_a_complete_run_that_was_killed_once_more_is_complete(home: Home, billin
                 process.kill()
                 break
         ended(process)
-    write_csv(home.folder / "usage.csv", [*ROWS[20:], *usage_rows(200)[40:]])
+    write_csv(home.folder / "usage.csv", usage_rows(300))
     assert home.run_here("upload", "usage.csv").exit_code == 0
 
 
@@ -330,11 +330,19 @@ def with_semicolons(home: Home) -> None:
         writer = csv.DictWriter(file, rows[0].keys(), delimiter=";")
         writer.writeheader()
         writer.writerows(rows)
+    (home.folder / "usage.failed.csv").unlink()
 
 
 def without_results(home: Home) -> None:
     """Keep the failed file alone, as those do who prune results."""
     (home.folder / "usage.results.csv").unlink()
+
+
+def with_an_empty_first_row(home: Home) -> None:
+    """Empty the first row of the failed file, as a spreadsheet does, and keep that file alone."""
+    without_results(home)
+    first, *others = read_rows(home.folder / "usage.failed.csv")
+    rewrite(home.folder / "usage.failed.csv", [dict.fromkeys(first, ""), *others])
 
 
 def with_those_of_a_replay_alone(home: Home) -> None:
@@ -344,7 +352,9 @@ def with_those_of_a_replay_alone(home: Home) -> None:
         (home.folder / name).unlink()
 
 
-@pytest.mark.parametrize("left", [with_semicolons, without_results, with_those_of_a_replay_alone])
+@pytest.mark.parametrize(
+    "left", [with_semicolons, without_results, with_an_empty_first_row, with_those_of_a_replay_alone]
+)
 def test_any_file_that_names_a_lost_run_of_the_log_refuses_it(
     home: Home, billing_server: BillingServer, left: Callable[[Home], None]
 ) -> None:

@@ -97,7 +97,7 @@ def test_marks_that_are_laid_at_one_moment_have_each_a_name(tmp_path: Path) -> N
 
 def test_a_name_that_results_can_have_can_have_a_mark(tmp_path: Path) -> None:
     """Nothing that is written for it has a longer name than the results' own drafts."""
-    name = "x" * 210 + ".csv"
+    name = "x" * 217 + ".csv"
     laid = mark(tmp_path, "r0123456789abcde", input_name=name)
     assert names(tmp_path) == [f"{name}.uploading"]
     laid.remove()

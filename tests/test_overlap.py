@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 
 from uploader.model import Cell
-from uploader.overlap import RowSketch, overlap_with
+from uploader.overlap import RowSketch, overlap_with, rows_of_log_again
 
 COLUMNS = ("tenant_id", "device_id", "meter_id", "total_usage", "at")
 
@@ -115,3 +115,10 @@ def test_an_empty_log_overlaps_with_nothing() -> None:
 def test_a_sketch_stays_small_however_many_rows_there_are() -> None:
     """A ledger keeps one for each run, for years."""
     assert len(_sketch(range(100_000))) < 66_000
+
+
+def test_a_log_of_which_no_row_was_posted_is_none_again() -> None:
+    """However long it is; and one of which few were, too few to be in a sample, is."""
+    log = _sketch(range(50_000))
+    assert rows_of_log_again(log, run_id="r", log=log, posted=[_sketch([])]) == 0
+    assert rows_of_log_again(log, run_id="r", log=log, posted=[_sketch([]), _sketch(range(3))]) > 40_000
