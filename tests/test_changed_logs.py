@@ -37,6 +37,13 @@ def stop_an_upload(home: Home, server: BillingServer, *, posted: int) -> None:
     server.respond = contract
 
 
+def upload_some(home: Home, server: BillingServer, rows: list[BilledRow]) -> None:
+    """Have an upload of usage.csv finish with those rows accepted and all others rejected, as they stay."""
+    server.respond = takes(rows, otherwise=reply(422))
+    write_csv(home.folder / "usage.csv", ROWS)
+    assert home.run_here("upload", "usage.csv").exit_code == 1
+
+
 # --- in its place -----------------------------------------------------------------------------------------------------
 
 
@@ -71,9 +78,7 @@ def test_a_log_that_was_changed_after_some_of_its_rows_failed_is_refused(
     home: Home, billing_server: BillingServer
 ) -> None:
     """The run has finished, and its failed file is what to correct."""
-    billing_server.respond = takes(ROWS[:15], otherwise=reply(422))
-    write_csv(home.folder / "usage.csv", ROWS)
-    assert home.run_here("upload", "usage.csv").exit_code == 1
+    upload_some(home, billing_server, ROWS[:15])
     billing_server.respond = contract
     write_csv(home.folder / "usage.csv", ROWS[::-1])
     refused = home.run_here("upload", "usage.csv")
@@ -200,9 +205,7 @@ def test_a_column_of_remarks_does_not_hide_what_a_replay_posts(
     home: Home, billing_server: BillingServer, comes_first: str
 ) -> None:
     """A person may add one to the failed file; its rows are compared as the log had them."""
-    billing_server.respond = takes(ROWS[10:], otherwise=reply(422))
-    write_csv(home.folder / "usage.csv", ROWS)
-    assert home.run_here("upload", "usage.csv").exit_code == 1
+    upload_some(home, billing_server, ROWS[10:])
     billing_server.respond = contract
     rewrite(
         home.folder / "usage.failed.csv",
@@ -311,9 +314,7 @@ def test_the_failed_file_of_before_a_kill_is_replayed(home: Home, billing_server
 
 def test_a_refused_again_is_not_carried_out_by_the_next_command(home: Home, billing_server: BillingServer) -> None:
     """Nothing was posted by it, and nothing of it stays."""
-    billing_server.respond = takes(ROWS[:10], otherwise=reply(422))
-    write_csv(home.folder / "usage.csv", ROWS)
-    assert home.run_here("upload", "usage.csv").exit_code == 1
+    upload_some(home, billing_server, ROWS[:10])
     billing_server.respond = contract
     (home.folder / "taken").write_text("")
     assert home.run_here("upload", "usage.csv", "--again", "--results-dir", "taken").exit_code == 2
@@ -359,9 +360,7 @@ def test_any_file_that_names_a_lost_run_of_the_log_refuses_it(
     home: Home, billing_server: BillingServer, left: Callable[[Home], None]
 ) -> None:
     """Its rows may be billed already."""
-    billing_server.respond = takes(ROWS[:10], otherwise=reply(422))
-    write_csv(home.folder / "usage.csv", ROWS)
-    assert home.run_here("upload", "usage.csv").exit_code == 1
+    upload_some(home, billing_server, ROWS[:10])
     left(home)
     shutil.rmtree(home.ledger)
     refused = home.run_here("upload", "usage.csv")
@@ -374,9 +373,7 @@ def test_a_failed_file_of_another_log_that_nobody_knows_any_more_is_no_obstacle(
     home: Home, billing_server: BillingServer
 ) -> None:
     """The ledger of a log of the same name may be long pruned; its failed file waits for a person."""
-    billing_server.respond = takes(ROWS[:10], otherwise=reply(422))
-    write_csv(home.folder / "usage.csv", ROWS)
-    assert home.run_here("upload", "usage.csv").exit_code == 1
+    upload_some(home, billing_server, ROWS[:10])
     without_results(home)
     shutil.rmtree(home.ledger)
     billing_server.respond = contract
