@@ -17,6 +17,7 @@ import pytest
 
 from tests.full_disk import no_file_may_grow
 from uploader.claims import Claims, claims_path
+from uploader.database import Database
 from uploader.errors import LedgerFault, LedgerRefusal
 from uploader.identity import EventIds, RunIdentity
 from uploader.ledger import History, Ledger, Sending
@@ -347,3 +348,23 @@ def test_a_shared_file_that_another_process_begins_just_now_is_waited_for(tmp_pa
         other.execute("commit")
         opened.result(timeout=60)
     other.close()
+
+
+def test_deleted_rows_are_not_written_once_more(tmp_path: Path) -> None:
+    """Some systems' SQLite overwrites what is deleted: a run's end would take its room on the disk again."""
+    tables = "create table t (x text)"
+    with contextlib.closing(Database(tmp_path / "x.sqlite", tables=tables, version=1)) as database:
+        with database.transaction() as connection:
+            connection.executemany("insert into t values (?)", [("x" * 1000,)] * 3000)
+        database.rows("pragma wal_checkpoint(restart)")
+        with database.transaction() as connection:
+            connection.execute("delete from t")
+        assert _pages_in(tmp_path / "x.sqlite-wal") < 100
+
+
+def _pages_in(log: Path) -> int:
+    """Count the pages that a write-ahead log has, without its earlier rounds' (sqlite.org/fileformat2.html)."""
+    data = log.read_bytes()
+    size = int.from_bytes(data[8:12], "big") + 24
+    frames = [data[start : start + 24] for start in range(32, len(data), size)]
+    return sum(frame[8:16] == data[16:24] for frame in frames)

@@ -284,6 +284,8 @@ def _connect(path: Path, *, is_shared: bool) -> sqlite3.Connection:
         if not is_shared:
             connection.execute("pragma locking_mode = exclusive")
         _demand_durability(path, connection)
+        # Some systems have deleted rows overwritten: each page of a run that is finished would be written once more.
+        connection.execute("pragma secure_delete = fast")
     except (sqlite3.Error, MemoryError) as error:
         connection.close()
         raise unusable(path, error) from error
