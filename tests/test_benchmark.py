@@ -47,7 +47,7 @@ def test_the_command_prints_and_writes_the_rows_of_a_part(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     written = json.loads(told.read_bytes())
     assert written["form"] == "quick"
-    assert {"CPU", "memory", "kernel", "Python", "libcurl"} <= written["machine"].keys()
+    assert {"CPU", "memory", "kernel", "Python", "OpenSSL"} <= written["machine"].keys()
     [section] = written["sections"]
     assert len(section["samples"]["csv"]) == QUICK.rounds
     for row in section["rows"]:

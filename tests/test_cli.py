@@ -26,7 +26,6 @@ from uploader.cli import cli
 
 COMMANDS = ["upload", "replay", "export", "validate", "report", "runs", "config", "doctor", "sandbox"]
 HEAVY = {
-    "pycurl",
     "pyarrow",
     "pandas",
     "numpy",
@@ -69,7 +68,7 @@ def test_the_version_is_the_packages(home: Home) -> None:
 
 @pytest.mark.parametrize("arguments", ["--help", "upload --help", "--version"])
 def test_help_imports_nothing_heavy(home: Home, arguments: str) -> None:
-    """Neither libcurl nor Arrow nor pandas nor any other of the run's libraries is imported to show help."""
+    """Neither Arrow nor pandas nor any other of the run's libraries is imported to show help."""
     imported = subprocess.run(
         [sys.executable, "-X", "importtime", COMMAND, *arguments.split()],
         env=home.environment(),

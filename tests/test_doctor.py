@@ -37,7 +37,7 @@ def test_all_is_well(home: Home, billing_server: BillingServer) -> None:
     write_csv(home.folder / "usage.csv", [("acme", "d", "m", "x"), *usage_rows(2, tenants=["globex"])])
     run = home.run_here("doctor", "usage.csv")
     assert run.exit_code == 0, run.said
-    checks = ["settings", "ledger", "room", "schema", "log", "route", "dns", "libcurl", "auth", "look-up", "clock"]
+    checks = ["settings", "ledger", "room", "schema", "log", "route", "dns", "auth", "look-up", "clock"]
     assert states(run) == dict.fromkeys(checks, "ok")
     assert "row 2 is the first good one" in line(run, "log")
     assert "tenant 'globex' is customer 'c-1'" in line(run, "look-up")

@@ -39,7 +39,7 @@ def cut(*statuses: int) -> list[Exchange]:
 
 def unsent(failure: Failure) -> list[Exchange]:
     """Give an attempt of which nothing left this machine."""
-    return [Exchange(sent=False, failure=failure, error="(libcurl 7)")]
+    return [Exchange(sent=False, failure=failure, error="no connection to h:1")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,7 +304,7 @@ def test_a_stop_names_its_remedy(judge: Any) -> None:
     for exchange, words in (
         (whole(401)[0], ("401", "UPLOADER_API_KEY")),
         (whole(302)[0], ("302", "--base-url")),
-        (unsent(Failure.MISCONFIGURED)[0], ("(libcurl 7)", "REQUESTS_CA_BUNDLE")),
+        (unsent(Failure.MISCONFIGURED)[0], ("no connection to h:1", "REQUESTS_CA_BUNDLE")),
     ):
         stop = judge(SETTINGS, exchange).stop
         assert all(word in stop for word in words), stop

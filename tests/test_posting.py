@@ -1,4 +1,4 @@
-"""The posting loop over its real parts: a ledger on disk, libcurl, and a billing server whose log is the oracle."""
+"""The posting loop over its real parts: a ledger on disk, sockets, and a billing server whose log is the oracle."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def test_an_upload_imports_nothing_that_it_does_not_need(home: Home, billing_ser
     """Over plain HTTP past no proxy, with no terminal, `requests` and `rich` are left alone as pandas is."""
     ended = _uploaded_three_rows(home, "-X", "importtime", str(COMMAND))
     imported = set(re.findall(r"\| +(\w+)$", ended.stderr, re.MULTILINE))
-    assert "pycurl" in imported
+    assert "selectors" in imported
     assert imported & NOT_NEEDED == set()
     assert len(billing_server.posts) == 3
 

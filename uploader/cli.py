@@ -1,7 +1,7 @@
 """The command line: its commands together, and what is said when one of them cannot go on.
 
 The commands that post stand in cli_post.py, those that post nothing in cli_look.py, their options in options.py.
-What a command needs is imported when it runs: ``uploader --help`` must not wait for libcurl, Arrow and the rest.
+What a command needs is imported when it runs: ``uploader --help`` must not wait for Arrow and the rest.
 """
 
 from __future__ import annotations

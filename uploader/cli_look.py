@@ -1,6 +1,6 @@
 """The commands that post nothing: they check, show, or run a backend to try things on.
 
-What a command needs is imported when it runs: ``uploader --help`` must not wait for libcurl, Arrow and the rest.
+What a command needs is imported when it runs: ``uploader --help`` must not wait for Arrow and the rest.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def settle_route(base_url: str, *, carries_key: bool) -> Route:
 
 
 def _checked_proxy(proxy: str, *, base_url: str) -> str:
-    """Give a proxy's URL as libcurl and `requests` alike read it; what they stumble over has a password in it, perhaps.
+    """Give a proxy's URL as the sender and `requests` alike read it; one that they stumble over may hold a password.
 
     Raises:
         SettingsError: it is none.

@@ -136,7 +136,7 @@ class _Watch:
 
 @contextlib.contextmanager
 def open_desk(plan: Plan, watcher: Watcher) -> Iterator[Desk]:
-    """Check schema, route and libcurl before any file is read, and close every connection at the end."""
+    """Check schema and route before any file is read, and close every connection at the end."""
     settings = plan.settings
     route = settle_route(settings.base_url, carries_key=settings.api_key is not None)
     most_in_flight = most_connections(settings.most_in_flight, is_fixed=settings.concurrency is not None)

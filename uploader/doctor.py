@@ -30,6 +30,7 @@ from uploader.readers import open_usage_log
 from uploader.schema import RowSchema
 from uploader.sender import Connection, Sender
 from uploader.settings import DEFAULT_PORT_BY_SCHEME, Settings
+from uploader.tls import context_for
 
 _FEW_DAYS = 21
 _LITTLE_ROOM_BYTES = 500_000_000
@@ -143,17 +144,11 @@ def _examine_network(settings: Settings, route: Route) -> Iterator[Finding]:
 
 
 def _examine_certificate(host: str, port: int, route: Route, settings: Settings) -> Finding:
-    bundle = Path(route.ca_bundle)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # which verifies, and trusts nothing by itself
     try:
-        if bundle.is_dir():
-            context.load_verify_locations(capath=bundle)
-        else:
-            context.load_verify_locations(cafile=bundle)
+        context = context_for(route.ca_bundle)
     except OSError as error:
         remedy = "set REQUESTS_CA_BUNDLE to a file or folder of certificates (PEM), or unset it and CURL_CA_BUNDLE"
-        return Finding(State.FAIL, "tls", f"{bundle}: {error.strerror or error} -- {remedy}")
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # as libcurl, which posts the rows
+        return Finding(State.FAIL, "tls", f"{route.ca_bundle}: {error.strerror or error} -- {remedy}")
     try:
         with (
             socket.create_connection((host, port), timeout=settings.timeout_seconds) as plain,
@@ -173,20 +168,15 @@ def _examine_certificate(host: str, port: int, route: Route, settings: Settings)
 
 
 def _examine_backend(settings: Settings, route: Route, tenant_id: str | None) -> Iterator[Finding]:
-    try:
-        sender: Sender[str] = Sender(
-            Connection(
-                most_in_flight=1,
-                timeout_seconds=settings.timeout_seconds,
-                proxy=route.proxy,
-                ca_bundle=route.ca_bundle,
-            )
+    sender: Sender[str] = Sender(
+        Connection(
+            most_in_flight=1,
+            timeout_seconds=settings.timeout_seconds,
+            proxy=route.proxy,
+            ca_bundle=route.ca_bundle,
         )
-    except UploaderError as error:
-        yield Finding(State.FAIL, "libcurl", str(error))
-        return
+    )
     with contextlib.closing(sender):
-        yield Finding(State.OK, "libcurl", "keeps each POST from being sent twice")
         if tenant_id is None:
             yield Finding(State.WARN, "look-up", "not tried -- give --tenant ID, or a usage log")
             return

@@ -1,59 +1,33 @@
-"""Many calls in flight on one thread, each sent at most once. The only file that knows libcurl.
+"""Many calls in flight on one thread, each sent at most once: HTTP/1.1 over connections that are used again.
 
-libcurl sends a POST again, unasked, when a reused connection dies before any answer, and reports the one success. The
-guard is PREREQFUNCTION (libcurl 7.80), called each time a request is about to go out: the second call within one
-attempt aborts it. The same count proves that a request never left; the error code does not (28 is a connect timeout
-and a lost answer alike).
-
-Only sockets that are ready are read (curl_multi_socket_action). curl_multi_perform tries every call in flight each
-time: with 256 of them behind 50 ms it made 26 reads an answer, and cost a tenth of the rate. They are waited for by
-poll(2): epoll_ctl(2) for each call costs more than that, even with hundreds in flight.
+A request is handed to the kernel at one place, once (link.py). When no byte of it was, it was never sent; when some
+were and no whole answer came, nobody can tell what became of it. The libraries for HTTP send a request again by
+themselves when a used connection dies before any answer, and report the one success: the row would be billed twice.
 """
 
 from __future__ import annotations
 
-import functools
-import select
+import math
+import selectors
 import time
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import pycurl
+from uploader.api import Exchange, Failure, Request
+from uploader.dialling import Dialling
+from uploader.link import Link
+from uploader.origin import Origin, origin_of, request_bytes, user_agent
+from uploader.proxies import proxy_of
+from uploader.steps import Steps, UnconnectedError, Wait
+from uploader.tls import Stream
 
-from uploader.answer_head import final_head
-from uploader.api import MOST_ANSWER_BYTES, Exchange, Failure, Request
-from uploader.errors import SettingsError
-from uploader.idle_connections import IdleConnections
-
-_FIRST_LIBCURL_WITH_THE_HOOK = 0x075000
+_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 _MOST_BEFORE_A_CONNECTION = 8
-"""Calls at once until one has a connection, or has ended: each looks up the backend's address, of which libcurl does
-some ten at a time, and the time of those that wait for their turn would run."""
-_MOST_IDLE_SECONDS = 2
-"""A connection idle for longer is not reused: the backend may be closing it, and that race costs a doubt."""
-
-_MISCONFIGURED = frozenset(
-    {
-        pycurl.E_UNSUPPORTED_PROTOCOL,
-        pycurl.E_URL_MALFORMAT,
-        pycurl.E_SSL_ENGINE_NOTFOUND,
-        pycurl.E_SSL_ENGINE_SETFAILED,
-        pycurl.E_SSL_CERTPROBLEM,
-        pycurl.E_SSL_CIPHER,
-        pycurl.E_PEER_FAILED_VERIFICATION,
-        pycurl.E_SSL_CACERT_BADFILE,
-        pycurl.E_SSL_ISSUER_ERROR,
-    }
-)
-_EVENTS_BY_INTEREST = {
-    pycurl.POLL_IN: select.POLLIN,
-    pycurl.POLL_OUT: select.POLLOUT,
-    pycurl.POLL_INOUT: select.POLLIN | select.POLLOUT,
-}
+"""Calls at once until one has a connection, or has ended: a backend that is not there is not run against by all."""
+_MOST_IDLE_SECONDS = 2.0
+"""A connection idle for longer is not used again: the backend may be closing it, and that race costs a doubt."""
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -62,9 +36,9 @@ Key = TypeVar("Key", bound=Hashable)
 class Connection:
     """How the sender connects.
 
-    most_in_flight:  calls at once, and connections kept.
+    most_in_flight:  calls at once, and connections kept to one backend.
     timeout_seconds: for a whole exchange, connecting included, however slowly the answer drips.
-    proxy:           its URL; empty for none. The environment's proxies are not looked at again.
+    proxy:           its URL; empty for none. The environment's proxies are not looked at.
     ca_bundle:       path of a file or folder of trusted certificates.
     """
 
@@ -74,254 +48,301 @@ class Connection:
     ca_bundle: str
 
 
-class _Slot(Generic[Key]):
-    """One reusable libcurl handle, and what its present attempt has brought."""
+class _Call(Generic[Key]):
+    """One attempt at a call.
 
-    __slots__ = ("body", "connects_anew", "curl", "head", "key", "prereq_calls", "url")
+    link: the connection that carries it; None before there is one.
+    dial: makes one, and ``waits`` is what for just now.
+    """
 
-    def __init__(self) -> None:
-        self.curl: Any = pycurl.Curl()
-        self.head: list[bytes] = []
-        self.body: list[bytes] = []
-        self.prereq_calls = 0
-        self.url = ""
-        self.connects_anew = False
-        self.key: Key
+    __slots__ = ("began_seconds", "dial", "is_over", "key", "link", "request", "waits")
 
-    def begin(self, key: Key) -> None:
+    def __init__(self, key: Key, request: Request) -> None:
         self.key = key
-        self.prereq_calls = 0
-        self.body.clear()
-        self.head.clear()
-
-    def about_to_send(self, *_addresses: object) -> int:
-        self.head.clear()  # what came so far is a proxy's answer to CONNECT
-        self.prereq_calls += 1
-        permission: int = pycurl.PREREQFUNC_OK if self.prereq_calls == 1 else pycurl.PREREQFUNC_ABORT
-        return permission
+        self.request = request
+        self.began_seconds = 0.0
+        self.is_over = False
+        self.link: Link[_Call[Key]] | None = None
+        self.dial: Steps[Stream] | None = None
+        self.waits = Wait()
 
 
 class Sender(Generic[Key]):
     """Up to ``most_in_flight`` calls at once; the caller starts them and waits for what they came to.
 
-    A call is handed to libcurl only when a slot is free, since libcurl's clock would run while it waits in a queue.
+    A call's time begins when it starts, or once it is its turn while the backend is not known to be there.
 
+    in_flight:      calls that were started and not yet handed back.
     waited_seconds: how long in all this process has slept, waiting for answers.
     """
 
     def __init__(self, connection: Connection) -> None:
-        _demand_single_send()
-        self._connection = connection
-        self._multi: Any = pycurl.CurlMulti()
-        self._multi.setopt(pycurl.M_MAXCONNECTS, connection.most_in_flight)
-        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
-        self._poll = select.poll()
-        self._idle = IdleConnections(most=connection.most_in_flight)
-        self._slots: list[_Slot[Key]] = []
-        self._free: list[_Slot[Key]] = []
-        self._slot_by_curl: dict[Any, _Slot[Key]] = {}
-        self._held_back: deque[_Slot[Key]] = deque()
+        self._most_in_flight = connection.most_in_flight
+        self._timeout_seconds = connection.timeout_seconds
+        proxy = proxy_of(connection.proxy)
+        self._proxy_lines = None if proxy is None or not proxy.speaks_http else proxy.lines
+        self._dialling = Dialling(proxy=proxy, ca_bundle=connection.ca_bundle, user_agent=user_agent())
+        self._selector = selectors.DefaultSelector()
+        self._hears_bell = False
+        self._links: set[Link[_Call[Key]]] = set()
+        self._idle_by_origin: dict[Origin, list[Link[_Call[Key]]]] = {}
+        self._has_looked_at_idle = False
+        self._held_back: deque[_Call[Key]] = deque()
         self._holds_none_back = False
+        self._begun: deque[_Call[Key]] = deque()
+        self._connecting: set[_Call[Key]] = set()
+        self._ended: list[tuple[Key, Exchange]] = []
         self._has_had_an_answer = False
+        self.in_flight = 0
         self.waited_seconds = 0.0
-
-    @property
-    def in_flight(self) -> int:
-        """Calls that were started and not yet handed back."""
-        return len(self._slot_by_curl)
 
     def start(self, key: Key, request: Request) -> None:
         """Start a call; what it comes to will carry ``key``.
 
         Raises:
-            RuntimeError: no slot is free.
+            RuntimeError: as many as may be are in flight.
         """
-        slot = self._free_slot()
-        slot.begin(key)
-        curl = slot.curl
-        if slot.url != request.url:  # all posts have one
-            slot.url = request.url
-            curl.setopt(pycurl.URL, request.url)
-        if request.body is None:
-            curl.setopt(pycurl.HTTPGET, 1)
-        else:
-            curl.setopt(pycurl.POSTFIELDS, request.body)  # this makes it a POST, too
-        curl.setopt(pycurl.HTTPHEADER, ["Expect:", *request.headers])
-        connects_anew = self._idle.must_next_connect_anew()
-        if slot.connects_anew is not connects_anew:
-            slot.connects_anew = connects_anew
-            curl.setopt(pycurl.FRESH_CONNECT, int(connects_anew))
-        self._slot_by_curl[curl] = slot
+        if self.in_flight >= self._most_in_flight:
+            raise RuntimeError("as many calls as may be are in flight")
+        self.in_flight += 1
+        call = _Call(key, request)
         if self._holds_none_back:
-            self._multi.add_handle(curl)
+            self._begin(call)
         else:
-            self._held_back.append(slot)
+            self._held_back.append(call)
 
     def wait(self, *, timeout_seconds: float) -> list[tuple[Key, Exchange]]:
         """Let calls go on, for the time at most; give those that ended.
 
         Comes back early, perhaps with none, when something was heard of any call.
         """
-        self._idle.begin_turn()
-        ended = self._advance(())  # sends what was started
-        if ended:
+        self._begin_held_back()
+        if self._ended:
             timeout_seconds = 0.0
-        # Answers that come as fast as they are read are one commit of the ledger, not many.
-        while self._slot_by_curl and (more := self._advance(self._sockets_ready(timeout_seconds=timeout_seconds))):
-            ended += more
-            timeout_seconds = 0.0
+        while (before := len(self._ended)) < self.in_flight:
+            self._turn(timeout_seconds=timeout_seconds)
+            if len(self._ended) == before:
+                break
+            timeout_seconds = 0.0  # answers that come as fast as they are read are one commit of the ledger, not many
+        ended, self._ended = self._ended, []
+        self.in_flight -= len(ended)
+        self._has_looked_at_idle = False
         return ended
 
     def close(self) -> None:
         """Drop every call still in flight, and every connection."""
-        for slot in self._slot_by_curl.values():
-            if slot not in self._held_back:
-                self._multi.remove_handle(slot.curl)
-        self._slot_by_curl.clear()
-        self._held_back.clear()
-        self._free.clear()
-        for slot in self._slots:
-            slot.curl.close()
-        self._slots.clear()
-        self._multi.close()
+        for call in self._connecting:
+            if call.dial is not None:
+                call.dial.close()
+        for link in self._links:
+            link.stream.close()
+        for calls in (self._connecting, self._links, self._idle_by_origin, self._begun, self._held_back, self._ended):
+            calls.clear()
+        self.in_flight = 0
+        self._dialling.names.close()
+        self._selector.close()
 
-    def _free_slot(self) -> _Slot[Key]:
-        if self._free:
-            return self._free.pop()
-        if len(self._slots) >= self._connection.most_in_flight:
-            raise RuntimeError("every slot is in flight")
-        slot: _Slot[Key] = _Slot()
-        _prepare(slot, self._connection)
-        self._slots.append(slot)
-        return slot
+    # One turn: all that has happened is seen to.
 
-    def _watch(self, interest: int, socket: int, _multi: object, _data: object) -> None:
-        if interest == pycurl.POLL_REMOVE:
-            self._poll.unregister(socket)
-            self._idle.add(socket)
-            return
-        if interest != pycurl.POLL_IN:
-            self._idle.note_connecting(socket)
-        self._idle.remove(socket)
-        self._poll.register(socket, _EVENTS_BY_INTEREST[interest])
-
-    def _sockets_ready(self, *, timeout_seconds: float) -> list[tuple[int, int]]:
-        # No socket tells of libcurl's own clocks, such as an exchange's time being over.
-        due_milliseconds = self._multi.timeout()
-        if due_milliseconds >= 0:
-            timeout_seconds = min(timeout_seconds, due_milliseconds / 1000)
+    def _turn(self, *, timeout_seconds: float) -> None:
         began_seconds = time.monotonic()
-        ready = self._poll.poll(timeout_seconds * 1000)
-        self.waited_seconds += time.monotonic() - began_seconds
-        return ready
+        wait_seconds = min(timeout_seconds, self._next_due_seconds() - began_seconds)
+        ready = self._selector.select(max(0.0, wait_seconds))
+        now_seconds = time.monotonic()
+        self.waited_seconds += now_seconds - began_seconds
+        for at, events in ready:
+            self._see_to(at.data, events)
+        self._see_to_clocks(now_seconds)
+        self._begin_held_back()
 
-    def _advance(self, ready: Sequence[tuple[int, int]]) -> list[tuple[Key, Exchange]]:
-        for socket, _events in ready:
-            self._multi.socket_action(socket, 0)  # libcurl sees for itself what there is to do
-        self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
-        while self._held_back and self._hand_over():
-            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
-        ended: list[tuple[Key, Exchange]] = []
-        while True:
-            queued, succeeded, failed = self._multi.info_read()
-            ended += [self._take_back(curl, code=0, words="") for curl in succeeded]
-            ended += [self._take_back(curl, code=code, words=words) for curl, code, words in failed]
-            if not queued:
-                return ended
+    def _next_due_seconds(self) -> float:
+        while self._begun and self._begun[0].is_over:
+            self._begun.popleft()
+        due_seconds = self._begun[0].began_seconds + self._timeout_seconds if self._begun else math.inf
+        for call in self._connecting:
+            if call.waits.until_seconds is not None:
+                due_seconds = min(due_seconds, call.waits.until_seconds)
+        return due_seconds
 
-    def _hand_over(self) -> int:
-        """Hand libcurl as many calls as may begin now; tell how many."""
-        self._holds_none_back |= any(slot.prereq_calls for slot in self._slot_by_curl.values())
-        begun = len(self._slot_by_curl) - len(self._held_back)
-        most = len(self._held_back) if self._holds_none_back else _MOST_BEFORE_A_CONNECTION - begun
-        beginning = [self._held_back.popleft() for _ in range(min(most, len(self._held_back)))]
-        for slot in beginning:
-            self._multi.add_handle(slot.curl)
-        return len(beginning)
+    def _see_to(self, ready: Any, events: int) -> None:
+        if isinstance(ready, Link):
+            self._go_on(ready, events)
+        elif isinstance(ready, _Call):
+            self._go_on_connecting(ready)
+        else:
+            self._dialling.names.silence_bell()
+            for call in [call for call in self._connecting if not call.waits.sockets]:
+                self._go_on_connecting(call)
 
-    def _take_back(self, curl: Any, *, code: int, words: str) -> tuple[Key, Exchange]:
-        slot = self._slot_by_curl.pop(curl)
-        exchange = self._read(slot, code=code, words=words)
-        # Else a silent backend would have its time again and again, and keep a run from ending.
+    def _see_to_clocks(self, now_seconds: float) -> None:
+        if self._connecting:
+            for call in [*self._connecting]:
+                if call.waits.until_seconds is not None and call.waits.until_seconds <= now_seconds:
+                    self._go_on_connecting(call)
+        while self._begun and self._begun[0].began_seconds + self._timeout_seconds <= now_seconds:
+            call = self._begun.popleft()
+            if not call.is_over:
+                self._fail(call, f"no {_missing(call)} within {self._timeout_seconds:g} s")
+
+    # A call begins.
+
+    def _begin_held_back(self) -> None:
+        while self._held_back:
+            begun = self.in_flight - len(self._held_back) - len(self._ended)
+            if not self._holds_none_back and begun >= _MOST_BEFORE_A_CONNECTION:
+                return
+            self._begin(self._held_back.popleft())
+
+    def _begin(self, call: _Call[Key]) -> None:
+        try:
+            origin = origin_of(call.request.url)
+        except ValueError as error:
+            call.began_seconds = time.monotonic()
+            self._end(call, _unsent(call, Failure.MISCONFIGURED, str(error)))
+            return
+        link = self._idle_link(origin)
+        call.began_seconds = time.monotonic()
+        self._begun.append(call)
+        if link is None:
+            call.dial = self._dialling.dial(origin)
+            self._connecting.add(call)
+            self._go_on_connecting(call)
+        else:
+            self._send(call, link)
+
+    def _idle_link(self, origin: Origin) -> Link[_Call[Key]] | None:
+        if not self._has_looked_at_idle:
+            self._has_looked_at_idle = True
+            self._turn(timeout_seconds=0.0)  # the backend may have closed some
+        idle = self._idle_by_origin.get(origin)
+        while idle:
+            link = idle.pop()
+            if time.monotonic() - link.idle_since_seconds <= _MOST_IDLE_SECONDS:
+                return link
+            self._close(link)
+        return None
+
+    def _go_on_connecting(self, call: _Call[Key]) -> None:
+        if call.dial is None:  # it has been seen to in this turn
+            return
+        self._stop_waiting(call)
+        try:
+            call.waits = next(call.dial)
+        except StopIteration as connected:
+            self._connecting.discard(call)
+            call.dial = None
+            link: Link[_Call[Key]] = Link(connected.value, origin_of(call.request.url))
+            self._links.add(link)
+            self._selector.register(link.stream.fileno(), _READ, link)
+            self._send(call, link)
+        except UnconnectedError as error:
+            is_at_fault = error.is_set_up_fault or (error.is_of_tls and not self._has_had_an_answer)
+            failure = Failure.MISCONFIGURED if is_at_fault else Failure.UNREACHABLE
+            self._end(call, _unsent(call, failure, str(error)))
+        else:
+            for descriptor, events in call.waits.sockets:
+                self._selector.register(descriptor, events, call)
+            if not self._hears_bell and self._dialling.names.bell is not None:
+                self._hears_bell = True
+                self._selector.register(self._dialling.names.bell, _READ)
+
+    def _stop_waiting(self, call: _Call[Key]) -> None:
+        for descriptor, _ in call.waits.sockets:
+            self._selector.unregister(descriptor)
+        call.waits = Wait()
+
+    # Its request goes out, its answer comes in.
+
+    def _send(self, call: _Call[Key], link: Link[_Call[Key]]) -> None:
         self._holds_none_back = True
-        self._has_had_an_answer |= exchange.http_status > 0
-        self._multi.remove_handle(curl)
-        self._free.append(slot)
-        return slot.key, exchange
+        call.link = link
+        try:
+            link.begin(call, request_bytes(call.request, proxy_lines=self._lines_for_proxy(link.origin)))
+        except OSError as error:
+            self._fail(call, f"the connection was lost: {error.strerror or error}")
+            return
+        if link.wants_to_write:
+            self._selector.modify(link.stream.fileno(), _READ | _WRITE, link)
 
-    def _read(self, slot: _Slot[Key], *, code: int, words: str) -> Exchange:
-        sent = slot.prereq_calls > 0 or self._went_out_all_the_same(slot, code=code)
-        # Unsent, any head there is a proxy's answer to CONNECT.
-        head = final_head(b"".join(slot.head)) if sent else None
-        elapsed_seconds: float = slot.curl.getinfo(pycurl.TOTAL_TIME)
+    def _lines_for_proxy(self, origin: Origin) -> str | None:
+        return self._proxy_lines if origin.scheme == "http" else None
+
+    def _go_on(self, link: Link[_Call[Key]], events: int) -> None:
+        call = link.call
+        if call is None:
+            if not link.is_still_idle():
+                self._idle_by_origin[link.origin].remove(link)
+                self._close(link)
+            return
+        try:
+            if events & _WRITE:
+                link.send()
+                if not link.wants_to_write:
+                    self._selector.modify(link.stream.fileno(), _READ, link)
+            is_over = link.receive()
+        except OSError as error:
+            self._fail(call, f"the connection was lost: {error.strerror or error}")
+        else:
+            if is_over:
+                self._end(call, self._exchange(call, link))
+
+    # It is over.
+
+    def _exchange(self, call: _Call[Key], link: Link[_Call[Key]]) -> Exchange:
+        elapsed_seconds = time.monotonic() - call.began_seconds
+        answer = link.answer
+        head = answer.head
         if head is None:
-            failure = self._failure(sent=sent, code=code or pycurl.E_GOT_NOTHING)
-            return Exchange(sent=sent, failure=failure, error=_in_words(code, words), elapsed_seconds=elapsed_seconds)
-        failure = self._failure(sent=sent, code=code) if code else Failure.NONE
-        error = _in_words(code, words) if code else ""
-        status, framed, retry_after = head
-        return Exchange(sent, failure, status, framed, retry_after, b"".join(slot.body), error, elapsed_seconds)
-
-    def _went_out_all_the_same(self, slot: _Slot[Key], *, code: int) -> bool:
-        """Cross-check the count: when in doubt about it, the request counts as sent."""
-        through_proxy = bool(self._connection.proxy)  # REQUEST_SIZE counts a CONNECT too
-        return code == 0 or (not through_proxy and slot.curl.getinfo(pycurl.REQUEST_SIZE) > 0)
-
-    def _failure(self, *, sent: bool, code: int) -> Failure:
-        if sent:
-            return Failure.CUT_SHORT
-        if code in _MISCONFIGURED or (code == pycurl.E_SSL_CONNECT_ERROR and not self._has_had_an_answer):
-            return Failure.MISCONFIGURED
-        return Failure.UNREACHABLE
-
-
-def _prepare(slot: _Slot[Any], connection: Connection) -> None:
-    """Set what is the same for every call; see the traps at the top and in the options' own man pages."""
-    milliseconds = max(1, round(connection.timeout_seconds * 1000))
-    is_folder = Path(connection.ca_bundle).is_dir()
-    for option, value in (
-        (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1),
-        (pycurl.FOLLOWLOCATION, 0),
-        (pycurl.PATH_AS_IS, 1),
-        (pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),
-        (pycurl.NOSIGNAL, 1),
-        (pycurl.TIMEOUT_MS, milliseconds),
-        (pycurl.CONNECTTIMEOUT_MS, milliseconds),
-        (pycurl.MAXAGE_CONN, _MOST_IDLE_SECONDS),
-        (pycurl.MAXFILESIZE, MOST_ANSWER_BYTES),
-        (pycurl.USERAGENT, _user_agent()),
-        (pycurl.PROXY, connection.proxy),  # set even when empty: unset, libcurl reads the environment
-        (pycurl.NOPROXY, ""),
-        (pycurl.CAPATH if is_folder else pycurl.CAINFO, connection.ca_bundle),
-        (pycurl.PROXY_CAPATH if is_folder else pycurl.PROXY_CAINFO, connection.ca_bundle),
-        (pycurl.HEADERFUNCTION, slot.head.append),
-        (pycurl.WRITEFUNCTION, slot.body.append),
-        (pycurl.PREREQFUNCTION, slot.about_to_send),
-    ):
-        slot.curl.setopt(option, value)
-
-
-@functools.cache  # some milliseconds
-def _user_agent() -> str:
-    return f"meter-uploader/{version('meter-uploader')}"
-
-
-def _demand_single_send() -> None:
-    """Refuse to run on a libcurl that cannot be kept from sending a POST twice.
-
-    Raises:
-        SettingsError: pycurl is older than 7.49, or its libcurl than 7.80.
-    """
-    if not hasattr(pycurl, "PREREQFUNCTION") or pycurl.version_info()[2] < _FIRST_LIBCURL_WITH_THE_HOOK:
-        raise SettingsError(
-            f"{pycurl.version} cannot guard a POST against being sent twice (no PREREQFUNCTION)",
-            remedy="install pycurl 7.49 or newer from its wheel: pip install --upgrade --only-binary :all: pycurl",
+            return Exchange(sent=True, failure=Failure.CUT_SHORT, error=answer.fault, elapsed_seconds=elapsed_seconds)
+        self._has_had_an_answer = True
+        return Exchange(
+            sent=True,
+            failure=Failure.NONE if answer.is_whole else Failure.CUT_SHORT,
+            http_status=head.status,
+            framed=head.framed,
+            retry_after=head.retry_after,
+            body=answer.content,
+            error=answer.fault,
+            elapsed_seconds=elapsed_seconds,
         )
 
+    def _fail(self, call: _Call[Key], words: str) -> None:
+        if call.link is None or not call.link.has_sent:
+            self._end(call, _unsent(call, Failure.UNREACHABLE, words))
+            return
+        call.link.answer.fault = words
+        self._end(call, self._exchange(call, call.link))
 
-def _in_words(code: int, words: str) -> str:
-    if not code:
-        return "the head of the answer is cut short or damaged"
-    if code == pycurl.E_ABORTED_BY_CALLBACK:  # by our guard, as the connection was lost
-        words = "the connection was closed before any answer"
-    return f"{words or 'the answer ended before it was whole'} (libcurl {code})"
+    def _end(self, call: _Call[Key], exchange: Exchange) -> None:
+        call.is_over = True
+        # Else a silent backend would have its time again and again, and keep a run from ending.
+        self._holds_none_back = True
+        if call.dial is not None:
+            self._stop_waiting(call)
+            self._connecting.discard(call)
+            call.dial.close()
+            call.dial = None
+        link = call.link
+        if link is not None:
+            call.link = link.call = None
+            if link.may_go_on:
+                link.idle_since_seconds = time.monotonic()
+                self._idle_by_origin.setdefault(link.origin, []).append(link)
+            else:
+                self._close(link)
+        self._ended.append((call.key, exchange))
+
+    def _close(self, link: Link[_Call[Key]]) -> None:
+        self._links.discard(link)
+        self._selector.unregister(link.stream.fileno())
+        link.stream.close()
+
+
+def _unsent(call: _Call[Key], failure: Failure, words: str) -> Exchange:
+    return Exchange(sent=False, failure=failure, error=words, elapsed_seconds=time.monotonic() - call.began_seconds)
+
+
+def _missing(call: _Call[Key]) -> str:
+    if call.link is None or not call.link.has_sent:
+        return "connection"
+    return "whole answer" if call.link.answer.has_begun else "answer"

@@ -21,7 +21,7 @@ MOST_IN_FLIGHT = 500
 """Each call in flight is a question to a person, should the process be killed, and one of often 1,024 descriptors."""
 
 PRINTABLE_ASCII = re.compile(r"[\x21-\x7e]+")
-"""What a header value may hold: libcurl would send a line break in one as it stands."""
+"""What a header value may hold: a line break in one would begin another header."""
 
 _OLD_ADDRESS = re.compile(r"(?:0[xX][0-9a-fA-F]*|[0-9]+)(?:\.(?:0[xX][0-9a-fA-F]*|[0-9]+)){0,3}")  # inet_aton(3)
 _HOST_NAME = re.compile(r"(?=.{1,253}$)[^.]{1,63}(?:\.[^.]{1,63})*\.?")  # RFC 1035 section 2.3.4

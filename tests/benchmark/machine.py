@@ -8,14 +8,13 @@ import platform
 import re
 import shutil
 import sqlite3
+import ssl
 import subprocess
 import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-
-import pycurl
 
 from tests.benchmark.setup import VERSION_BY_LIBRARY
 
@@ -31,7 +30,7 @@ def describe(folder: Path) -> dict[str, str]:
         "kernel": f"{platform.system()} {platform.release()}",
         "a 4 KiB write and its flush": f"{_flush_milliseconds(folder):.2f} ms",
         "Python": sys.version,
-        "libcurl": pycurl.version,
+        "OpenSSL": ssl.OPENSSL_VERSION,
         "SQLite": sqlite3.sqlite_version,
         "pyarrow, pandas": f"{version('pyarrow')}, {version('pandas')}",
         "nginx": _first_line("nginx", "-v"),

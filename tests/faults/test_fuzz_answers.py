@@ -109,7 +109,7 @@ def test_no_bytes_on_the_wire_are_accepted_but_a_whole_json_object(extent: Exten
 def is_whole_json_object(data: bytes) -> bool:
     """Tell whether bytes are a 2xx answer with a JSON object that is whole by the framing that the answer states."""
     for _ in range(MOST_HEADS):
-        head, rest = [*re.split(rb"\n\r?\n", data, maxsplit=1), b""][:2]  # as libcurl, a bare LF ends a line too
+        head, rest = [*re.split(rb"\n\r?\n", data, maxsplit=1), b""][:2]  # a bare LF ends a line too
         status = re.match(rb"HTTP/1\.[01] (\d{3})", head)
         if not status or not status[1].startswith(b"1"):
             break
@@ -123,7 +123,7 @@ def is_whole_json_object(data: bytes) -> bool:
 
 
 def _chunks(stream: io.BytesIO) -> Iterator[bytes]:
-    """Take chunks apart up to the last, or to a cut; as in libcurl, only the size on a size's line is looked at."""
+    """Take chunks apart up to the last, or to a cut; only the size on a size's line is looked at."""
     while size := re.match(rb"[ \t]*([0-9a-fA-F]+)", stream.readline()):
         wanted = int(size[1], 16)
         chunk = stream.read(wanted)

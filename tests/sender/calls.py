@@ -114,4 +114,5 @@ def assert_never_sent(told: Told, *, stops: bool = False) -> None:
     assert told.exchange.http_status == 0
     assert told.reason is (Reason.NOT_SENT if stops else Reason.UNAVAILABLE), told
     assert (told.verdict.retry, bool(told.verdict.stop)) == (not stops, stops)
-    assert "libcurl" in told.verdict.outcome.detail
+    assert told.exchange.error
+    assert told.exchange.error in told.verdict.outcome.detail

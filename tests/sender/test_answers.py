@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
+import trustme
 
 from tests.billing_answers import (
     RUBBISH_BY_NAME,
@@ -65,6 +67,10 @@ def test_a_whole_answer_is_an_acceptance(billing_server: BillingServer, answer: 
 # What proves nothing
 
 
+CHUNKED = b"HTTP/1.1 201 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+ENDLESS = ("interim answers without end", "trailers without end", "long extensions without end", "endless, chunked")
+"""Some that are sent as fast as they are read."""
+
 IN_DOUBT_BY_NAME = {
     "NUL between heads": Answer(data=b"HTTP/1.1 100 X\r\n\r\x00\nHTTP/1.1 202 X\r\nContent-Length: 2\r\n\r\n{}"),
     "a control character between heads": Answer(
@@ -93,6 +99,12 @@ IN_DOUBT_BY_NAME = {
     "a byte more than is read": reply(200, b'{"x": "' + b"x" * (MOST_ANSWER_BYTES - 8) + b'"}'),
     "endless, with a length": endless("length"),
     "endless, chunked": endless("chunked"),
+    "interim answers without end": Answer(endless=b"HTTP/1.1 102 Wait\r\n\r\n" * 1000),
+    "a head without end": Answer(data=b"HTTP/1.1 201 OK\r\n", endless=b"X: y\r\n" * 1000),
+    "a head of one line without end": Answer(data=b"HTTP/1.1 201 OK\r\nX: ", endless=b"y" * 10_000),
+    "trailers without end": Answer(data=CHUNKED + b"2\r\n{}\r\n0\r\n", endless=b"X: y\r\n" * 1000),
+    "a chunk's extension without end": Answer(data=CHUNKED + b"2;", endless=b"y" * 10_000),
+    "long extensions without end": Answer(data=CHUNKED, endless=b"1;" + b"y" * 10_000 + b"\r\n \r\n"),
     "endless, unframed": endless("close"),
     "a gzip bomb": gzip_bomb(),
     "cut gzip": cut_gzip(),
@@ -126,9 +138,19 @@ def test_an_answer_that_proves_nothing_leaves_the_row_in_doubt(billing_server: B
         assert not told.verdict.retry
         assert len(told.exchange.body) <= MOST_ANSWER_BYTES
         assert len(billing_server.posts) == 1
-        # libcurl may try the next row over the connection that just ended; the handle is as good as new.
+        # The next row may meet the connection that just ended.
         post_one(sender, billing_server, "d2")
         assert post_one(sender, billing_server, "d3").reason is None
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_an_endless_answer_over_tls_is_soon_over(authority: trustme.CA, authority_file: Path, name: str) -> None:
+    """Where more is there whenever it is read on, reading ends all the same."""
+    with BillingServer(scripted(posts=[IN_DOUBT_BY_NAME[name]]), authority=authority) as server:
+        with sending(ca_bundle=authority_file) as sender:
+            told = post_one(sender, server)
+        assert told.reason is Reason.IN_DOUBT
+        assert "larger than" in told.verdict.outcome.detail
 
 
 @pytest.mark.parametrize("name", RUBBISH_BY_NAME)

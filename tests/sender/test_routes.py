@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 import socket
 import ssl
@@ -17,7 +18,18 @@ from tests.billing_answers import Answer, Then, reply
 from tests.billing_contract import forwarding
 from tests.billing_server import BillingServer
 from tests.dead_ports import refusing_port
-from tests.sender.calls import EVT, IMPATIENT_SECONDS, assert_never_sent, ended, judged, post_one, post_to, sending
+from tests.sender.calls import (
+    EVT,
+    IMPATIENT_SECONDS,
+    assert_never_sent,
+    ended,
+    judged,
+    post_all,
+    post_one,
+    post_to,
+    sending,
+)
+from tests.socks_proxy import SocksProxy
 from uploader.api import Request
 from uploader.client import settle_route
 from uploader.model import Reason
@@ -188,6 +200,83 @@ def test_a_tunnel_that_is_refused_sends_nothing(authority: trustme.CA, authority
         assert {request.method for request in proxy.received} == {"CONNECT"}
 
 
+def test_a_tls_call_goes_through_a_proxy_reached_over_tls(authority: trustme.CA, authority_file: Path) -> None:
+    """TLS to the backend within TLS to the proxy, for many calls at once; each side sees its own part alone."""
+    with (
+        BillingServer(authority=authority) as server,
+        BillingServer(forwarding, authority=authority) as proxy,
+        sending(proxy=url_of(proxy), ca_bundle=authority_file) as sender,
+    ):
+        told_by_device = post_all(sender, server, [f"d{number}" for number in range(40)])
+        assert {told.reason for told in told_by_device.values()} == {None}
+        assert {request.method for request in proxy.received} == {"CONNECT"}
+        assert server.connections == len(proxy.received) <= 8
+
+
+@pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "through CONNECT"])
+def test_the_proxys_password_is_for_the_proxy_alone(
+    authority: trustme.CA, authority_file: Path, proxy: BillingServer, *, is_tls: bool
+) -> None:
+    """User and password of the proxy's URL, escapes read, go to the proxy (RFC 7617); the backend is not told."""
+    proxy_url = url_of(proxy).replace("//", "//meter:a%40b@")
+    with BillingServer(authority=authority if is_tls else None) as server:
+        with sending(proxy=proxy_url, ca_bundle=authority_file) as sender:
+            assert post_one(sender, server).reason is None
+        said = base64.b64encode(b"meter:a@b").decode()
+        assert proxy.received[0].headers["proxy-authorization"] == f"Basic {said}"
+        # A plain request is passed on by the tests' proxy just as it came.
+        assert not is_tls or "proxy-authorization" not in server.posts[0].headers
+
+
+SOCKS = {
+    "socks": "127.0.0.1",
+    "socks4": "127.0.0.1",
+    "socks4a": "localhost",
+    "socks5": "127.0.0.1",
+    "socks5h": "localhost",
+}
+"""By scheme, what the proxy is told of the host localhost."""
+
+
+@pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize(("scheme", "told_host"), SOCKS.items())
+def test_calls_go_through_a_socks_proxy(
+    authority: trustme.CA, authority_file: Path, scheme: str, told_host: str, *, is_tls: bool
+) -> None:
+    """Each version of SOCKS leads to the backend; the name is looked up here or by the proxy, as its scheme says."""
+    with (
+        BillingServer(authority=authority if is_tls else None) as server,
+        SocksProxy() as socks,
+        sending(proxy=f"{scheme}://{socks.door}", ca_bundle=authority_file) as sender,
+    ):
+        base_url = server.base_url.replace("127.0.0.1", "localhost")
+        assert post_one(sender, server, base_url=base_url).reason is None
+        assert socks.asked in ([(told_host, "")], [("::1", "")])
+
+
+def test_a_socks_proxy_is_told_user_and_password(billing_server: BillingServer) -> None:
+    """SOCKS 5 asks for both, SOCKS 4 takes the user; a wrong password leads nowhere."""
+    with SocksProxy(password="p@ss") as socks:  # noqa: S106 -- this test's own
+        with sending(proxy=f"socks5h://meter:p%40ss@{socks.door}") as sender:
+            assert post_one(sender, billing_server).reason is None
+        with sending(proxy=f"socks4a://meter@{socks.door}") as sender:
+            assert post_one(sender, billing_server, "d2").reason is None
+        for user in ("meter:wrong@", ""):
+            with sending(proxy=f"socks5h://{user}{socks.door}") as sender:
+                assert_never_sent(post_one(sender, billing_server, "d3"))
+        assert socks.asked == [("127.0.0.1", "meter")] * 2
+
+
+@pytest.mark.parametrize("scheme", ["socks4", "socks5"])
+def test_a_socks_proxy_that_refuses_sends_nothing(billing_server: BillingServer, scheme: str) -> None:
+    """Neither a proxy that says no nor a server that speaks no SOCKS gets a row."""
+    with SocksProxy(refuses=True) as socks, sending(proxy=f"{scheme}://{socks.door}") as sender:
+        assert_never_sent(post_one(sender, billing_server))
+    with BillingServer() as none, sending(proxy=f"{scheme}://127.0.0.1:{none.port}", timeout_seconds=1) as sender:
+        assert_never_sent(post_one(sender, billing_server))
+    assert billing_server.connections == 0
+
+
 def test_a_proxy_that_is_not_there_sends_nothing(billing_server: BillingServer) -> None:
     """Nothing goes past a proxy that refuses connections or has no name."""
     with refusing_port() as port:
@@ -213,7 +302,7 @@ def test_a_plain_proxys_own_answer_is_judged_like_any(
 def test_proxies_of_the_environment_are_settled_once(
     billing_server: BillingServer, proxy: BillingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The route settled at the start holds: what the environment says of proxies later, libcurl never asks."""
+    """The route settled at the start holds: what the environment says of proxies later is not asked."""
     with refusing_port() as port:
         direct = settle_route(billing_server.base_url, carries_key=False)
         with monkeypatch.context() as environment:

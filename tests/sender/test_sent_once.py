@@ -1,4 +1,4 @@
-"""libcurl sends a request again, unasked; a row's post is sent once."""
+"""Clients of HTTP send a request again, unasked, when a used connection dies; a row's post is sent once."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def dying(then: Then) -> Respond:
 def test_a_post_over_a_dying_connection_is_not_sent_again(
     billing_server: BillingServer, connections: int, then: Then
 ) -> None:
-    """When a used connection dies before any answer, libcurl would send the POST again; the row is in doubt instead."""
+    """When a used connection dies before any answer, the POST is not sent again; the row is in doubt instead."""
     device_ids = [f"d{number}" for number in range(connections)]
     with sending() as sender:
         warm(sender, billing_server, connections)
@@ -58,7 +58,7 @@ def test_a_post_over_a_dying_connection_is_not_sent_again(
 
 
 def test_a_post_over_one_of_many_dying_connections_is_sent_once(billing_server: BillingServer) -> None:
-    """With several idle connections that will all die, libcurl would try one after the other."""
+    """With several idle connections that will all die, one after the other is not tried."""
     with sending() as sender:
         warm(sender, billing_server, 8)
         billing_server.respond = dying_when_reused
@@ -122,7 +122,7 @@ SAID_BY_STATUS = {
 
 
 @pytest.mark.parametrize(("status", "reason"), SAID_BY_STATUS.items())
-def test_no_status_makes_libcurl_send_a_post_again(billing_server: BillingServer, status: int, reason: Reason) -> None:
+def test_no_status_makes_a_post_be_sent_again(billing_server: BillingServer, status: int, reason: Reason) -> None:
     """Redirects, calls for a password or for patience: one post, and neither row nor key goes to another server."""
     with BillingServer() as other:
         headers = {

@@ -5,17 +5,16 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-import pycurl
 import pytest
+import trustme
 
 from tests.billing_answers import Answer, Then, drip, reply
-from tests.billing_contract import contract, scripted
+from tests.billing_contract import Received, contract, scripted
 from tests.billing_server import BillingServer
 from tests.dead_ports import refusing_port, silent_port
 from tests.sender.calls import IMPATIENT_SECONDS, RIGHT, ended, judged, post_all, post_one, post_to, sending
 from uploader import api
 from uploader.api import Failure
-from uploader.errors import SettingsError
 from uploader.model import Reason
 from uploader.settings import Settings
 
@@ -90,13 +89,22 @@ def test_a_connection_that_the_backend_closed_unannounced_is_not_used_again(bill
 
 
 @pytest.mark.skipif(not TCP_SOCKETS.exists(), reason="the system does not tell of its sockets")
-def test_a_connection_closed_right_behind_its_answer_is_not_used_again(billing_server: BillingServer) -> None:
+@pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "TLS"])
+def test_a_connection_closed_right_behind_its_answer_is_not_used_again(
+    authority: trustme.CA, authority_file: Path, *, is_tls: bool
+) -> None:
     """Nobody waits for anything when its end arrives; it is seen before the next call starts."""
-    billing_server.respond = lambda received: Answer(data=contract(received).data, then=Then.FIN)
-    with sending() as sender:
+
+    def respond(received: Received) -> Answer:
+        return Answer(data=contract(received).data, then=Then.FIN)
+
+    with (
+        BillingServer(respond, authority=authority if is_tls else None) as server,
+        sending(ca_bundle=authority_file) as sender,
+    ):
         for number in range(5):
-            assert post_one(sender, billing_server, f"d{number}").reason is None
-            while is_connected_to(billing_server.port):
+            assert post_one(sender, server, f"d{number}").reason is None
+            while is_connected_to(server.port):
                 pass
 
 
@@ -146,20 +154,12 @@ def test_closing_drops_what_is_in_flight(billing_server: BillingServer) -> None:
     assert sender.in_flight == 0
 
 
-def test_without_the_guard_it_refuses_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pycurl that lacks PREREQFUNCTION is refused before anything is sent, with a way out."""
-    monkeypatch.delattr(pycurl, "PREREQFUNCTION")
-    with pytest.raises(SettingsError, match="sent twice") as refusal, sending():
-        pass
-    assert "pip install" in refusal.value.remedy
-
-
 # The first connection
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system does not list open files")
 def test_few_calls_begin_before_one_has_a_connection() -> None:
-    """While libcurl has yet to find the backend, calls wait outside it, where their time does not run."""
+    """While the backend is yet to be found, further calls wait, and their time does not run."""
     with silent_port() as port, sending(most_in_flight=100, proxy=f"http://127.0.0.1:{port}") as sender:
         before = _open_sockets()
         for n in range(100):

@@ -75,7 +75,7 @@ def test_a_post_is_what_the_contract_says_and_no_more(billing_server: BillingSer
 
 
 def test_a_huge_post_waits_for_no_permission(billing_server: BillingServer) -> None:
-    """Beyond 1 MB libcurl would ask with ``Expect: 100-continue``, and a refusal would be one more state to doubt."""
+    """No ``Expect: 100-continue``: a refusal would be one more state to doubt. What the socket cannot take waits."""
     event = UsageEvent(tenant_id="acme", device_id="d1", meter_id="x" * 2_000_000, total_usage=7)
     settings = Settings(base_url=billing_server.base_url)
     with sending() as sender:
@@ -85,7 +85,7 @@ def test_a_huge_post_waits_for_no_permission(billing_server: BillingServer) -> N
 
 
 def test_a_path_is_sent_as_it_is(billing_server: BillingServer) -> None:
-    """Dot segments, which libcurl would take out of a path and so ask for another resource, stay."""
+    """Dot segments stay: without them another resource would be asked for."""
     billing_server.respond = scripted(posts=[RIGHT])
     with sending() as sender:
         url = f"http://127.0.0.1:{billing_server.port}/a/../%2e%2e/b/events"
@@ -106,7 +106,7 @@ def test_a_refused_connection_sends_nothing() -> None:
 
 @pytest.mark.skipif(os.uname().sysname != "Linux", reason="other systems refuse a connection beyond the queue")
 def test_a_connection_that_does_not_come_about_sends_nothing() -> None:
-    """A connect timeout has the same libcurl code as a lost answer, but nothing left."""
+    """A connect timeout is a timeout like that of a lost answer, but nothing left."""
     with full_port() as port, sending(timeout_seconds=IMPATIENT_SECONDS) as sender, BillingServer() as server:
         told = post_one(sender, server, base_url=f"http://127.0.0.1:{port}")
     assert_never_sent(told)
@@ -121,7 +121,7 @@ def test_a_tls_handshake_that_hangs_sends_nothing(authority_file: Path) -> None:
 
 
 def test_a_connection_accepted_and_not_read_is_in_doubt() -> None:
-    """Over plain HTTP the request has left, read or not, with the same libcurl code as a connect timeout."""
+    """Over plain HTTP the request has left, read or not."""
     with silent_port() as port, sending(timeout_seconds=IMPATIENT_SECONDS) as sender, BillingServer() as server:
         told = post_one(sender, server, base_url=f"http://127.0.0.1:{port}")
     assert told.exchange.sent
@@ -135,8 +135,8 @@ def test_a_name_that_does_not_resolve_sends_nothing(billing_server: BillingServe
     assert_never_sent(told)
 
 
-def test_never_sent_is_known_of_a_handle_that_sent_before(billing_server: BillingServer) -> None:
-    """What a handle did in an earlier attempt is no evidence for this one."""
+def test_never_sent_is_known_of_a_sender_that_sent_before(billing_server: BillingServer) -> None:
+    """What was sent in an earlier attempt is no evidence for this one."""
     with sending(most_in_flight=1) as sender, refusing_port() as port:
         assert post_one(sender, billing_server, "d1").reason is None
         assert_never_sent(post_one(sender, billing_server, "d2", base_url=f"http://127.0.0.1:{port}"))

@@ -18,11 +18,18 @@ NAME = "profile"
 TITLE = "Where the microseconds of a row go"
 _SAMPLES_PER_SECOND = 250
 _FRAME = re.compile(r"(?:\S*\.)?(?P<function>[^\s.]+) \((?P<path>.+?)(?::\d+)?\)$")
+_EXCHANGE = "the exchange itself (most of it in the kernel)"
 _STARTING = "the interpreter, imports, the rest"
 STAGE_BY_FILE = {
-    "sender": "the exchange itself (libcurl, the kernel)",
-    "idle_connections": "the exchange itself (libcurl, the kernel)",
-    "answer_head": "the exchange itself (libcurl, the kernel)",
+    "sender": _EXCHANGE,
+    "link": _EXCHANGE,
+    "origin": _EXCHANGE,
+    "answer_head": _EXCHANGE,
+    "answer_body": _EXCHANGE,
+    "dialling": _EXCHANGE,
+    "connecting": _EXCHANGE,
+    "steps": _EXCHANGE,
+    "names": _EXCHANGE,
     "database": "the ledger's commits (SQLite, the disk)",
     "edits": "rows into the ledger's statements",
     "ledger": "rows into the ledger's statements",

@@ -1,0 +1,106 @@
+"""A host of several addresses, and names that must be asked for."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import time
+from collections.abc import Iterable
+
+import pytest
+
+from tests.billing_server import BillingServer
+from tests.dead_ports import full_port, refusing_port
+from tests.sender.calls import post_all, post_one, sending
+from uploader.connecting import connected
+from uploader.names import Address, Names, in_turn
+from uploader.steps import Steps, UnconnectedError
+
+pytestmark = pytest.mark.usefixtures("plain_environment")
+
+
+def address_of(port: int) -> Address:
+    """Give the address of a port of this machine."""
+    return Address(socket.AF_INET, ("127.0.0.1", port))
+
+
+def driven(steps: Steps[socket.socket]) -> socket.socket:
+    """Let it wait for its sockets as it says, and give the one that it connected."""
+    while True:
+        try:
+            wait = next(steps)
+        except StopIteration as done:
+            connection: socket.socket = done.value
+            return connection
+        with selectors.DefaultSelector() as selector:
+            for descriptor, events in wait.sockets:
+                selector.register(descriptor, events)
+            selector.select(None if wait.until_seconds is None else max(0, wait.until_seconds - time.monotonic()))
+
+
+def port_of(addresses: Iterable[Address]) -> int:
+    """Connect to one of some addresses; tell to which port."""
+    with driven(connected([*addresses], door="backend:1")) as connection:
+        port: int = connection.getpeername()[1]
+    return port
+
+
+def test_a_refusing_address_leads_to_the_next(billing_server: BillingServer) -> None:
+    """As for a host whose IPv6 address nobody listens at."""
+    with refusing_port() as dead:
+        assert port_of([address_of(dead), address_of(dead), address_of(billing_server.port)]) == billing_server.port
+
+
+@pytest.mark.skipif(os.uname().sysname != "Linux", reason="other systems refuse a connection beyond the queue")
+def test_a_silent_address_does_not_hold_up_the_next(billing_server: BillingServer) -> None:
+    """An address that never answers has others tried beside it; it would have taken the whole of a call's time."""
+    with full_port() as silent:
+        assert port_of([address_of(silent), address_of(billing_server.port)]) == billing_server.port
+
+
+def test_no_address_takes_connections() -> None:
+    """What is said names the door, and why the last one was closed."""
+    with refusing_port() as dead, pytest.raises(UnconnectedError, match=r"backend:1: Connection refused"):
+        port_of([address_of(dead), address_of(dead)])
+
+
+def test_families_of_addresses_take_turns() -> None:
+    """A family of many addresses that lead nowhere does not go before the other's first (RFC 8305 section 4)."""
+    of_six = [Address(socket.AF_INET6, (f"::{number}", 1, 0, 0)) for number in (1, 2, 3)]
+    of_four = [Address(socket.AF_INET, ("127.0.0.1", 1))]
+    assert in_turn([*of_six, *of_four]) == [of_six[0], of_four[0], of_six[1], of_six[2]]
+
+
+def test_a_name_is_asked_for_once_for_many_calls(billing_server: BillingServer) -> None:
+    """Calls that begin together wait for one answer, and later ones use it."""
+    names = Names()
+    try:
+        assert names.ask("localhost", 80) is names.ask("localhost", 80)
+        assert names.ask("127.0.0.1", 80).addresses == [Address(socket.AF_INET, ("127.0.0.1", 80))]
+    finally:
+        names.close()
+    with sending(most_in_flight=100) as sender:
+        base_url = billing_server.base_url.replace("127.0.0.1", "localhost")
+        told = post_all(sender, billing_server, [f"d{number}" for number in range(50)], base_url=base_url)
+    assert {row.reason for row in told.values()} == {None}
+
+
+def test_a_name_that_was_not_found_is_asked_for_again() -> None:
+    """A failure is not remembered: the name server may be back."""
+    names = Names()
+    try:
+        first = names.ask("metering.invalid", 80)
+        while not first.is_answered:
+            pass
+        assert first.error
+        assert names.ask("metering.invalid", 80) is not first
+    finally:
+        names.close()
+
+
+def test_a_call_that_waits_for_a_name_ends_in_time(billing_server: BillingServer) -> None:
+    """The time of a call is over, whatever the name server does; the next goes to another host meanwhile."""
+    with sending(timeout_seconds=0.001) as sender:
+        told = post_one(sender, billing_server, base_url="http://metering.invalid")
+    assert (told.exchange.sent, told.verdict.retry) == (False, True)

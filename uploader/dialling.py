@@ -1,0 +1,86 @@
+"""From a backend's name to an open connection: its addresses, a socket, a proxy, TLS. No request is sent here."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+from uploader.connecting import connected
+from uploader.names import Address, Names
+from uploader.origin import Origin
+from uploader.proxies import Proxy, socks_way, tunnel
+from uploader.steps import Steps, UnconnectedError, Wait, done, words_of
+from uploader.tls import CertificateError, Context, Stream, context_for, wrapped
+
+
+class Dialling:
+    """Makes connections, all by the same way.
+
+    names: whose bell tells that what waits for a name may go on.
+    """
+
+    def __init__(self, *, proxy: Proxy | None, ca_bundle: str, user_agent: str) -> None:
+        self.names = Names()
+        self._proxy = proxy
+        self._ca_bundle = ca_bundle
+        self._user_agent = user_agent
+        self._context: Context | None = None
+
+    def dial(self, backend: Origin) -> Steps[Stream]:
+        """Make a connection that takes requests for a backend.
+
+        Raises:
+            UnconnectedError: in words, what went wrong.
+        """
+        proxy = self._proxy
+        nearest = backend if proxy is None else proxy.origin
+        addresses = yield from self._addresses(nearest)
+        with contextlib.ExitStack() as failing:  # or it may be given up
+            stream: Stream = yield from connected(addresses, door=nearest.netloc)
+            failing.callback(lambda: stream.close())  # noqa: PLW0108 -- whichever it is then
+            if proxy is not None:
+                if proxy.origin.scheme == "https":
+                    stream = yield from self._over_tls(stream, proxy.origin.host)
+                yield from self._through(stream, proxy, backend)
+            if backend.scheme == "https":
+                stream = yield from self._over_tls(stream, backend.host)
+            failing.pop_all()
+        return stream
+
+    def _addresses(self, origin: Origin) -> Steps[Sequence[Address]]:
+        question = self.names.ask(origin.host, origin.port)
+        while not question.is_answered:
+            yield Wait()
+        if question.error:
+            raise UnconnectedError(f"{origin.host} has no address: {question.error}")
+        return question.addresses
+
+    def _through(self, stream: Stream, proxy: Proxy, backend: Origin) -> Steps[None]:
+        if not proxy.speaks_http:
+            addresses = () if proxy.resolves_names else (yield from self._addresses(backend))
+            yield from socks_way(stream, proxy, backend, addresses=[str(address.sockaddr[0]) for address in addresses])
+        elif backend.scheme == "https":
+            yield from tunnel(stream, proxy, backend, user_agent=self._user_agent)
+
+    def _over_tls(self, stream: Stream, host: str) -> Steps[Stream]:
+        context = self._trusting()
+        try:
+            with contextlib.ExitStack() as failing:
+                over = wrapped(stream, context, host=host)
+                failing.callback(over.close)
+                yield from done(over, over.do_handshake)
+                failing.pop_all()
+        except (OSError, ValueError) as error:  # a proxy's name may be none
+            words = f"no TLS with {host}: {getattr(error, 'verify_message', '') or words_of(error)}"
+            is_untrusted = isinstance(error, CertificateError)
+            raise UnconnectedError(words, is_set_up_fault=is_untrusted, is_of_tls=True) from error
+        return over
+
+    def _trusting(self) -> Context:
+        if self._context is None:
+            try:
+                self._context = context_for(self._ca_bundle)
+            except OSError as error:
+                words = f"{self._ca_bundle}: no certificates can be read from it: {words_of(error)}"
+                raise UnconnectedError(words, is_set_up_fault=True) from error
+        return self._context

@@ -1,0 +1,120 @@
+"""A proxy on the way: how it is asked for a connection to the backend. It is told no header of a call."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+from uploader import socks
+from uploader.answer_head import Head, end_of_head, read_head
+from uploader.origin import Origin
+from uploader.settings import DEFAULT_PORT_BY_SCHEME
+from uploader.steps import Steps, UnconnectedError, received, sent, words_of
+from uploader.tls import Stream
+
+_SOCKS_PORT = 1080
+_KEEP_ALIVE = "Proxy-Connection: Keep-Alive\r\n"
+_MOST_ANSWER_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proxy:
+    """Where a proxy is, whether it is spoken to by HTTP or by SOCKS, and who asks; ``user`` is None without one."""
+
+    origin: Origin
+    user: str | None
+    password: str
+
+    @property
+    def speaks_http(self) -> bool:
+        """Whether it takes requests; else SOCKS."""
+        return self.origin.scheme in DEFAULT_PORT_BY_SCHEME
+
+    @property
+    def resolves_names(self) -> bool:
+        """Whether it is given the backend's name; else an address."""
+        return self.origin.scheme not in socks.RESOLVED_HERE
+
+    @property
+    def lines(self) -> str:
+        """The header lines that are for the proxy itself."""
+        if self.user is None:
+            return _KEEP_ALIVE
+        pair = base64.b64encode(f"{self.user}:{self.password}".encode()).decode("ascii")
+        return f"Proxy-Authorization: Basic {pair}\r\n{_KEEP_ALIVE}"
+
+
+def proxy_of(url: str) -> Proxy | None:
+    """Read a proxy's URL; None for an empty one."""
+    if not url:
+        return None
+    parts = urlsplit(url)
+    scheme = parts.scheme.lower()
+    port = parts.port or DEFAULT_PORT_BY_SCHEME.get(scheme, _SOCKS_PORT)
+    return Proxy(
+        origin=Origin(scheme, parts.hostname or "", port),
+        user=None if parts.username is None else unquote(parts.username),
+        password=unquote(parts.password or ""),
+    )
+
+
+def tunnel(stream: Stream, proxy: Proxy, backend: Origin, *, user_agent: str) -> Steps[None]:
+    """Have a proxy of HTTP pass all bytes on to the backend (CONNECT, RFC 9110 section 9.3.6).
+
+    Raises:
+        UnconnectedError: it does not.
+    """
+    request = (
+        f"CONNECT {backend.netloc} HTTP/1.1\r\nHost: {backend.netloc}\r\n{proxy.lines}User-Agent: {user_agent}\r\n\r\n"
+    )
+    try:
+        yield from sent(stream, request.encode("ascii"))
+        head = yield from _answer_of(stream)
+    except OSError as error:
+        raise UnconnectedError(f"the proxy gave no tunnel to {backend.netloc}: {words_of(error)}") from error
+    if head is None or not 200 <= head.status <= 299:
+        words = "its answer is damaged" if head is None else f"HTTP {head.status}"
+        raise UnconnectedError(f"the proxy gave no tunnel to {backend.netloc}: {words}")
+
+
+def _answer_of(stream: Stream) -> Steps[Head | None]:
+    """Receive the head of a proxy's answer; None when it is damaged, or more came, which nobody can have sent."""
+    data = b""
+    while len(data) <= _MOST_ANSWER_BYTES:
+        data += yield from received(stream, most=4096)
+        end = end_of_head(data)
+        if end is None:
+            continue
+        head = read_head(data[:end])
+        data = data[end:]
+        if head is None or head.status >= 200:
+            return head if head is None or head.status >= 300 or not data else None
+    return None
+
+
+def socks_way(stream: Stream, proxy: Proxy, backend: Origin, *, addresses: Sequence[str]) -> Steps[None]:
+    """Have a proxy of SOCKS pass all bytes on to the backend.
+
+    addresses: of the backend, where the proxy is given one.
+
+    Raises:
+        UnconnectedError: it does not.
+    """
+    scheme = proxy.origin.scheme
+    host = backend.host if proxy.resolves_names else socks.chosen_address(scheme, addresses)
+    talk = socks.talk(scheme, host=host, port=backend.port, user=proxy.user or "", password=proxy.password)
+    came = b""
+    try:
+        step = next(talk)
+        while True:
+            yield from sent(stream, step.sends)
+            came = b""
+            while len(came) < step.then_receives_bytes:
+                came += yield from received(stream, most=step.then_receives_bytes - len(came))
+            step = talk.send(came)
+    except StopIteration:
+        return
+    except (OSError, ValueError) as error:
+        raise UnconnectedError(f"the proxy gave no way to {backend.netloc}: {words_of(error)}") from error

@@ -1,0 +1,83 @@
+"""What waits for the network without blocking: generators that stop where they must wait, and say for what."""
+
+from __future__ import annotations
+
+import functools
+import selectors
+from collections.abc import Callable, Generator, Sequence
+from typing import NamedTuple, TypeVar
+
+from uploader.tls import NOT_YET, Stream, wanted_event
+
+Given = TypeVar("Given")
+
+
+class Wait(NamedTuple):
+    """What is waited for.
+
+    sockets:       descriptors, each with its events of ``selectors``; none for the answer to a name.
+    until_seconds: by the monotonic clock, when to go on all the same; None for never.
+    """
+
+    sockets: Sequence[tuple[int, int]] = ()
+    until_seconds: float | None = None
+
+
+Steps = Generator[Wait, None, Given]
+
+
+class UnconnectedError(Exception):
+    """No connection came about; no request was sent.
+
+    is_set_up_fault: nor would it later.
+    is_of_tls:       the other side does not speak TLS as it should.
+    """
+
+    def __init__(self, words: str, *, is_set_up_fault: bool = False, is_of_tls: bool = False) -> None:
+        super().__init__(words)
+        self.is_set_up_fault = is_set_up_fault
+        self.is_of_tls = is_of_tls
+
+
+def done(stream: Stream, act: Callable[[], Given], *, blocked: int = selectors.EVENT_READ) -> Steps[Given]:
+    """Do what the stream may not be ready for.
+
+    blocked: the event to wait for, unless TLS waits for the other.
+
+    Raises:
+        OSError: as the stream does.
+    """
+    while True:
+        try:
+            return act()
+        except NOT_YET as error:
+            events = wanted_event(error) or blocked
+        yield Wait([(stream.fileno(), events)])
+
+
+def sent(stream: Stream, data: bytes) -> Steps[None]:
+    """Send all of some bytes; few enough that no more than one wait is likely.
+
+    Raises:
+        OSError: as the stream does.
+    """
+    while data:
+        sent_bytes = yield from done(stream, functools.partial(stream.send, data), blocked=selectors.EVENT_WRITE)
+        data = data[sent_bytes:]
+
+
+def received(stream: Stream, *, most: int) -> Steps[bytes]:
+    """Receive some bytes, one at the least.
+
+    Raises:
+        OSError: as the stream does; or the other side has ended the connection.
+    """
+    data = yield from done(stream, lambda: stream.recv(most))
+    if not data:
+        raise ConnectionError("the connection was closed")
+    return data
+
+
+def words_of(error: Exception) -> str:
+    """Say what went wrong, without the number that the system has for it."""
+    return (error.strerror if isinstance(error, OSError) else "") or str(error)
