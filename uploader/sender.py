@@ -202,13 +202,19 @@ class Sender(Generic[Key]):
             return
         link = self._idle_link(origin)
         call.began_seconds = time.monotonic()
-        self._begun.append(call)
+        self._note_begun(call)
         if link is None:
             call.dial = self._dialling.dial(origin)
             self._connecting.add(call)
             self._go_on_connecting(call)
         else:
             self._send(call, link)
+
+    def _note_begun(self, call: _Call[Key]) -> None:
+        self._begun.append(call)
+        # Behind one that hangs, those that are over would gather until its time is.
+        if len(self._begun) > 4 * self._most_in_flight:
+            self._begun = deque(begun for begun in self._begun if not begun.is_over)
 
     def _idle_link(self, origin: Origin) -> Link[_Call[Key]] | None:
         if not self._has_looked_at_idle:

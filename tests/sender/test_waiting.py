@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from tests.sender.calls import IMPATIENT_SECONDS, RIGHT, ended, judged, post_all
 from uploader import api
 from uploader.api import Failure
 from uploader.model import Reason
+from uploader.sender import Connection, Sender
 from uploader.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
@@ -106,6 +109,29 @@ def test_a_connection_closed_right_behind_its_answer_is_not_used_again(
             assert post_one(sender, server, f"d{number}").reason is None
             while is_connected_to(server.port):
                 pass
+
+
+def test_calls_that_are_over_are_forgotten_while_another_hangs(billing_server: BillingServer) -> None:
+    """What a call took is free once it was handed back: a backend that hangs once must not fill the memory."""
+
+    class Name:
+        """A key that can be watched."""
+
+    billing_server.respond = scripted(posts=[Answer(then=Then.HANG)])
+    sender: Sender[Name] = Sender(Connection(most_in_flight=2, timeout_seconds=60, proxy="", ca_bundle="unused"))
+    with contextlib.closing(sender):
+        hanging = Name()
+        sender.start(hanging, post_to(billing_server.base_url, "hanging"))
+        while not billing_server.posts:
+            sender.wait(timeout_seconds=0.01)
+        names: weakref.WeakSet[Name] = weakref.WeakSet()
+        for number in range(100):
+            name = Name()
+            names.add(name)
+            sender.start(name, post_to(billing_server.base_url, f"d{number}"))
+            while sender.in_flight == 2:
+                sender.wait(timeout_seconds=10)
+        assert len(names) <= 10
 
 
 # Slots and connections
