@@ -23,7 +23,7 @@ from uploader.model import Outcome, Reason, Replay, RowState, Status, now_millis
 from uploader.notes import Level, Note
 from uploader.overlap import RowSketches
 from uploader.plan import Plan
-from uploader.replay_log import Entry, ReplayLog, open_own_file
+from uploader.replay_log import ReplayEntry, ReplayLog, open_own_file
 from uploader.reservation import name_reserved_by
 from uploader.run_file import is_known
 from uploader.schema import RowCheck
@@ -125,7 +125,7 @@ def _rows(log: ReplayLog, check: RowCheck, taken: _Taken) -> Iterator[list[Adopt
         yield rows
 
 
-def _demand_clear_row(path: Path, entry: Entry) -> None:
+def _demand_clear_row(path: Path, entry: ReplayEntry) -> None:
     if entry.number == 0:
         raise InputError(
             f"{path}: row {entry.row.number} of the file does not say whose row it is: {entry.row.fault}",
@@ -146,7 +146,7 @@ def _is_uuid(text: str) -> bool:
         return False
 
 
-def _claimed_state(entry: Entry, own: Mapping[str, str]) -> RowState:
+def _claimed_state(entry: ReplayEntry, own: Mapping[str, str]) -> RowState:
     """Take the file's word for what became of a row; where it contradicts itself, nobody knows."""
     status, reason = own.get("upload_status", "").lower(), own.get("upload_reason", "").lower()
     http_status = own.get("upload_http_status", "")
@@ -196,7 +196,7 @@ def _demand_last_word(log: ReplayLog, run_id: str, ledger: Ledger) -> None:
                     )
 
 
-def _claims_of_run(path: Path, run_id: str) -> Iterator[list[tuple[Entry, dict[str, str]]]]:
+def _claims_of_run(path: Path, run_id: str) -> Iterator[list[tuple[ReplayEntry, dict[str, str]]]]:
     try:
         source = open_own_file(path, delimiter=None)
     except InputError:

@@ -11,18 +11,18 @@ from uploader.errors import RefusedError, SettingsError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class DocumentKind:
     """What a file is, and the first bytes by which files of that kind are known."""
 
     name: str
     beginning: bytes
 
 
-SUMMARY = Kind(name="summary", beginning=b'{\n  "summary_version":')
-REPORT = Kind(name="report", beginning=b"<!doctype html>\n<!-- uploader report -->")
+SUMMARY = DocumentKind(name="summary", beginning=b'{\n  "summary_version":')
+REPORT = DocumentKind(name="report", beginning=b"<!doctype html>\n<!-- uploader report -->")
 
 
-def demand_place(path: Path, kind: Kind) -> None:
+def demand_place(path: Path, kind: DocumentKind) -> None:
     """Refuse a name that could not be written to, or that is taken by anything but an older file of the same kind.
 
     Raises:
@@ -37,7 +37,7 @@ def demand_place(path: Path, kind: Kind) -> None:
         )
 
 
-def write_document(path: Path, text: str, kind: Kind) -> None:
+def write_document(path: Path, text: str, kind: DocumentKind) -> None:
     """Write a file, durably.
 
     Raises:
@@ -52,7 +52,7 @@ def write_document(path: Path, text: str, kind: Kind) -> None:
     write_durably(path, text.encode("utf-8", "replace"), is_private=False)
 
 
-def _may_be_replaced(path: Path, kind: Kind) -> bool:
+def _may_be_replaced(path: Path, kind: DocumentKind) -> bool:
     if not os.path.lexists(path):
         return True
     if not path.is_file() or path.is_symlink():

@@ -164,7 +164,7 @@ class Moments:
 
 
 @dataclass(slots=True)
-class Group:
+class ReasonGroup:
     """The rows that failed for one reason: how many, the first of them, and what their details say."""
 
     tally: Tally = field(default_factory=Tally)
@@ -183,7 +183,7 @@ class Findings:
 
     accepted: Tally = field(default_factory=Tally)
     failed: Tally = field(default_factory=Tally)
-    group_by_reason: dict[Reason, Group] = field(default_factory=dict)
+    group_by_reason: dict[Reason, ReasonGroup] = field(default_factory=dict)
     doubts: list[Found] = field(default_factory=list)
     at_stake: Largest = field(default_factory=Largest)
     moments: Moments = field(default_factory=Moments)
@@ -206,7 +206,7 @@ class Findings:
         self.failed.add(usage)
         self.moments.add(own["upload_at"], is_accepted=False)
         reason = _reason(own["upload_reason"])
-        group = self.group_by_reason.setdefault(reason, Group())
+        group = self.group_by_reason.setdefault(reason, ReasonGroup())
         group.tally.add(usage)
         group.details.add(own["upload_detail"][:_MOST_CHARACTERS], 0)
         if own["tenant_id"]:

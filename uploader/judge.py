@@ -16,7 +16,7 @@ from uploader.errors import LedgerRefusal
 from uploader.ledger import Ledger
 from uploader.model import Outcome, Reason, Row, RowState, UsageEvent, now_milliseconds
 from uploader.own_events import OwnIds, event_in
-from uploader.replay_log import Entry, damaged_columns, edited_columns
+from uploader.replay_log import ReplayEntry, damaged_columns, edited_columns
 from uploader.results import NOT_SENT
 from uploader.schema import EVENT_COLUMNS, RowCheck
 
@@ -80,7 +80,7 @@ class Judge:
         self._posted_by_row: dict[int, dict[str, Any]] = {}
         self._as_text_by_row: dict[int, dict[str, Any]] = {}
 
-    def decide(self, entries: Sequence[Entry]) -> list[Due | RowState | Kept]:
+    def decide(self, entries: Sequence[ReplayEntry]) -> list[Due | RowState | Kept]:
         """Decide of the next rows; a state that is given as such is to be recorded."""
         known = self._known(entries)
         numbers = [entry.number for entry in entries]
@@ -107,7 +107,7 @@ class Judge:
             self._ledger.edits.keep_posted(posted)
         return decisions
 
-    def states(self, entries: Sequence[Entry]) -> list[RowState]:
+    def states(self, entries: Sequence[ReplayEntry]) -> list[RowState]:
         """Give what the results say of some rows, once posting has ended; it may have ended before their turn."""
         known = self._known(entries)
         numbers = [entry.number for entry in entries]
@@ -121,7 +121,9 @@ class Judge:
         """Give the event id that a row has now."""
         return self._event_id_of(state.row) if self._own_ids is None else self._own_ids.event_id(entry_row)
 
-    def _state_in_the_end(self, entry: Entry, known: Mapping[int, RowState], original: dict[str, Any]) -> RowState:
+    def _state_in_the_end(
+        self, entry: ReplayEntry, known: Mapping[int, RowState], original: dict[str, Any]
+    ) -> RowState:
         if entry.row.number <= self._last_judged:
             state = self._state_by_file_row.get(entry.row.number) or _state(entry, known)
         else:
@@ -131,10 +133,10 @@ class Judge:
             return _reworded(state, "accepted before this replay, which did not compare its cells")
         return state
 
-    def _known(self, entries: Sequence[Entry]) -> dict[int, RowState]:
+    def _known(self, entries: Sequence[ReplayEntry]) -> dict[int, RowState]:
         return self._ledger.known([entry.number for entry in entries])
 
-    def _identify(self, entry: Entry, known: Mapping[int, RowState], original: dict[str, Any]) -> RowState | Kept:
+    def _identify(self, entry: ReplayEntry, known: Mapping[int, RowState], original: dict[str, Any]) -> RowState | Kept:
         """Find the original row's state; a row that is of no run, or stands in the file twice, is kept."""
         if entry.number == 0:
             return Kept(RowState(0, Outcome(Reason.MALFORMED, entry.row.fault)))
@@ -159,7 +161,7 @@ class Judge:
         self._is_accepted_before[entry.number] = True
         return Kept(self._told_of_later_edits(entry, state, original))
 
-    def _told_of_later_edits(self, entry: Entry, state: RowState, original: dict[str, Any]) -> RowState:
+    def _told_of_later_edits(self, entry: ReplayEntry, state: RowState, original: dict[str, Any]) -> RowState:
         """Have an accepted row say so whose cells are neither what was posted nor what the upload had."""
         posted = self._last_posted(entry, original)
         if not posted or entry.row.fault or self._is_as_it_was(entry, posted, original):
@@ -167,13 +169,13 @@ class Judge:
         had = values_in_words(posted, self._edited_columns(entry, posted))
         return _reworded(state, f"accepted before with {had}; what this file has instead was not posted")
 
-    def _is_as_it_was(self, entry: Entry, posted: dict[str, Any], original: dict[str, Any]) -> bool:
+    def _is_as_it_was(self, entry: ReplayEntry, posted: dict[str, Any], original: dict[str, Any]) -> bool:
         """Tell whether a row has the cells that were posted last, or those of the upload, whose files have them."""
         if entry.row.fault:
             return not original  # nor could the upload read it
         return any(cells and not self._edited_columns(entry, cells) for cells in (posted, original))
 
-    def _has_its_event_id(self, entry: Entry, known: Mapping[int, RowState], original: dict[str, Any]) -> bool:
+    def _has_its_event_id(self, entry: ReplayEntry, known: Mapping[int, RowState], original: dict[str, Any]) -> bool:
         """Tell whether the file's event id is one that the row has had: a proof that its number was not displaced."""
         if self._own_ids is None:
             return entry.event_id == self._event_id_of(entry.number)
@@ -185,14 +187,14 @@ class Judge:
         own_ids += self._ledger.edits.former_own_ids([entry.number]).get(entry.number, [])
         return entry.event_id in map(self._own_ids.event_id_of, own_ids)
 
-    def _put_back(self, entry: Entry, posted: dict[str, Any]) -> str:
+    def _put_back(self, entry: ReplayEntry, posted: dict[str, Any]) -> str:
         had = "" if entry.row.fault else f": {values_in_words(posted, self._edited_columns(entry, posted))}"
         return f"its cells were edited; put them back as they were posted last{had}"
 
-    def _own_id_stated(self, entry: Entry) -> dict[str, str]:
+    def _own_id_stated(self, entry: ReplayEntry) -> dict[str, str]:
         return {} if self._own_ids is None else self._own_ids.stated(entry.row)
 
-    def _decide(self, entry: Entry, state: RowState, original: dict[str, Any]) -> Due | RowState | Kept:
+    def _decide(self, entry: ReplayEntry, state: RowState, original: dict[str, Any]) -> Due | RowState | Kept:
         reason = state.outcome.reason
         if reason is Reason.IN_DOUBT:
             return self._decide_doubt(entry, state, original)
@@ -204,7 +206,7 @@ class Judge:
             return Kept(_reworded(state, words))
         return self._post_as_it_is_now(entry, state, original)
 
-    def _decide_doubt(self, entry: Entry, state: RowState, original: dict[str, Any]) -> Due | RowState | Kept:
+    def _decide_doubt(self, entry: ReplayEntry, state: RowState, original: dict[str, Any]) -> Due | RowState | Kept:
         doubt = state.outcome.detail
         if entry.word == "recorded":
             posted = self._last_posted(entry, original)
@@ -225,7 +227,7 @@ class Judge:
         event_id = self.event_id_of(entry.row, state)
         return Due(entry.number, event, event_id, attempts=state.attempts, doubt=doubt)
 
-    def _why_not_again(self, entry: Entry, state: RowState, posted: dict[str, Any]) -> str:
+    def _why_not_again(self, entry: ReplayEntry, state: RowState, posted: dict[str, Any]) -> str:
         """Say what forbids another attempt at a row in doubt that a person allowed; empty for nothing."""
         if state.attempts == 0 or not _can_be_posted(posted):
             return "the ledger does not hold what was posted"
@@ -235,14 +237,16 @@ class Judge:
             return "it was posted once more since this file was written; replay the newest failed file"
         return ""
 
-    def _edited_columns(self, entry: Entry, posted: dict[str, Any]) -> list[str]:
+    def _edited_columns(self, entry: ReplayEntry, posted: dict[str, Any]) -> list[str]:
         own_id = [column for column, text in self._own_id_stated(entry).items() if str(posted.get(column)) != text]
         return [*own_id, *edited_columns(posted, self._check.stated(entry.row))]
 
-    def _last_posted(self, entry: Entry, original: dict[str, Any]) -> dict[str, Any]:
+    def _last_posted(self, entry: ReplayEntry, original: dict[str, Any]) -> dict[str, Any]:
         return self._posted_by_row.get(entry.number, original)
 
-    def _post_as_it_is_now(self, entry: Entry, state: RowState, original: dict[str, Any]) -> Due | RowState | Kept:
+    def _post_as_it_is_now(
+        self, entry: ReplayEntry, state: RowState, original: dict[str, Any]
+    ) -> Due | RowState | Kept:
         if entry.row.fault:
             return Kept(replace(state, outcome=Outcome(Reason.MALFORMED, entry.row.fault)))
         stated = {**self._own_id_stated(entry), **self._check.stated(entry.row)}
@@ -276,7 +280,7 @@ class Judge:
         return Due(entry.number, event, self.event_id_of(entry.row, state), attempts=state.attempts, note=note)
 
 
-def _state(entry: Entry, known: Mapping[int, RowState]) -> RowState:
+def _state(entry: ReplayEntry, known: Mapping[int, RowState]) -> RowState:
     """Believe the ledger; but where it has a row as not recorded and the file has it as more, nobody knows."""
     state = known.get(entry.number) or RowState(entry.number, NOT_SENT)
     if not entry.seems_recorded or state.outcome.may_be_recorded:

@@ -21,7 +21,7 @@ import math
 from dataclasses import replace
 
 from uploader.climb import UNQUESTIONED, Climb
-from uploader.measured import Level, Window
+from uploader.measured import MeasuredLevel, Window
 from uploader.refusals import Refusals
 from uploader.trials import is_enough, is_enough_to_seek, step_of
 
@@ -66,7 +66,7 @@ class AdaptiveLimit:
         self._limit = float(min(FIRST_LIMIT, most))
         self._target = float(min(UNQUESTIONED, most))
         self._phase = _Phase.SEEKING
-        self._anchor: Level | None = None
+        self._anchor: MeasuredLevel | None = None
         self._lowest_latency_seconds = math.inf
         self._is_alarmed = False
         self._looks_again = False
@@ -190,7 +190,7 @@ class AdaptiveLimit:
             return is_enough_to_seek(window, limit=self._limit, passed_seconds=passed_seconds, looks=looks)
         return is_enough(window, limit=self._limit, passed_seconds=passed_seconds)
 
-    def _decide(self, level: Level, now_seconds: float) -> None:
+    def _decide(self, level: MeasuredLevel, now_seconds: float) -> None:
         before = self._anchor
         if before is None:
             self._anchor = level
@@ -205,7 +205,7 @@ class AdaptiveLimit:
         else:
             self._decide_settled(before, level, now_seconds)
 
-    def _decide_seeking(self, before: Level, level: Level, now_seconds: float) -> None:
+    def _decide_seeking(self, before: MeasuredLevel, level: MeasuredLevel, now_seconds: float) -> None:
         if level.limit <= UNQUESTIONED or self._pays(before, level, least=_PAYS_A_DOUBLING):
             self._anchor = level
             self._seek(now_seconds)
@@ -223,7 +223,7 @@ class AdaptiveLimit:
         self._go_to(min(limit, self._highest(now_seconds)), now_seconds=now_seconds)
         self._settle(now_seconds)
 
-    def _decide_more(self, before: Level, level: Level, now_seconds: float) -> None:
+    def _decide_more(self, before: MeasuredLevel, level: MeasuredLevel, now_seconds: float) -> None:
         if not self._pays(before, level, least=_PAYS_A_STEP):
             self._go_back(before, now_seconds)
             return
@@ -237,7 +237,7 @@ class AdaptiveLimit:
         else:
             self._try_more(now_seconds)
 
-    def _decide_less(self, before: Level, level: Level, now_seconds: float) -> None:
+    def _decide_less(self, before: MeasuredLevel, level: MeasuredLevel, now_seconds: float) -> None:
         if level.per_second > _QUICKENED * before.per_second:
             self._anchor = level
             self._seek(now_seconds)
@@ -255,7 +255,7 @@ class AdaptiveLimit:
         if before.elasticity_to(level) >= _STARVES:
             self._next_trial_seconds = now_seconds  # nothing waits at the backend: more is worth a trial at once
 
-    def _decide_settled(self, before: Level, level: Level, now_seconds: float) -> None:
+    def _decide_settled(self, before: MeasuredLevel, level: MeasuredLevel, now_seconds: float) -> None:
         growth = level.latency_seconds / before.latency_seconds
         if not level.is_ours and not before.is_ours and not 1 / _LATENCY_ALARM < growth < _LATENCY_ALARM:
             self._anchor = level
@@ -275,7 +275,7 @@ class AdaptiveLimit:
         else:
             self._try_more(now_seconds)
 
-    def _pays(self, before: Level, level: Level, *, least: float) -> bool:
+    def _pays(self, before: MeasuredLevel, level: MeasuredLevel, *, least: float) -> bool:
         if self._hangs(before, level):
             return False
         if level.is_ours:
@@ -283,12 +283,12 @@ class AdaptiveLimit:
             return level.limit <= _ENOUGH_FOR_OURS or before.elasticity_to(level) >= _PAYS_OURSELVES
         return before.elasticity_to(level) >= least and not self._is_slow(level)
 
-    def _hangs(self, before: Level, level: Level) -> bool:
+    def _hangs(self, before: MeasuredLevel, level: MeasuredLevel) -> bool:
         """Tell whether calls have no answer that had one at the level before."""
         # While this process is busy with a burst of answers, slots are empty too: but that share was there before.
         return level.is_hanging and level.served / level.limit < _HANGS * before.served / before.limit
 
-    def _is_slow(self, level: Level) -> bool:
+    def _is_slow(self, level: MeasuredLevel) -> bool:
         return not level.is_ours and level.latency_seconds > _MOST_LATENCY_GROWTH * self._lowest_latency_seconds
 
     def _seek(self, now_seconds: float) -> None:
@@ -320,7 +320,7 @@ class AdaptiveLimit:
         self._phase = _Phase.TRYING_LESS
         self._go_to(limit, now_seconds=now_seconds)
 
-    def _go_back(self, before: Level, now_seconds: float) -> None:
+    def _go_back(self, before: MeasuredLevel, now_seconds: float) -> None:
         self._hold_seconds = min(_LONGEST_HOLD_SECONDS, 2 * self._hold_seconds)
         self._go_to(before.limit, now_seconds=now_seconds)
         self._settle(now_seconds)

@@ -12,7 +12,7 @@ _SMOOTHING = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Level:
+class MeasuredLevel:
     """What a limit brought.
 
     per_second: calls, each look-up counted as the part of a post that its time makes.
@@ -31,11 +31,11 @@ class Level:
         """Give the calls in flight that were answered in their time, by Little's law."""
         return self.per_second * self.latency_seconds
 
-    def elasticity_to(self, other: Level) -> float:
+    def elasticity_to(self, other: MeasuredLevel) -> float:
         """Tell how throughput followed the limit: 1 in proportion, 0 not at all."""
         return math.log(other.per_second / self.per_second) / math.log(other.limit / self.limit)
 
-    def blended(self, newer: Level) -> Level:
+    def blended(self, newer: MeasuredLevel) -> MeasuredLevel:
         """Move a part of the way to a newer measurement of the same limit."""
         return replace(
             newer,
@@ -61,7 +61,7 @@ class Window:
     elapsed_seconds: float = 0.0
     look_ups_elapsed_seconds: float = 0.0
 
-    def level(self, limit: float, *, now_seconds: float, waited_seconds: float) -> Level | None:
+    def level(self, limit: float, *, now_seconds: float, waited_seconds: float) -> MeasuredLevel | None:
         """Sum up; None when too few rows were ready, so that nothing is known of the limit."""
         if 2 * self.full_turns < self.turns:
             return None
@@ -70,7 +70,7 @@ class Window:
         served = (self.elapsed_seconds + self.look_ups_elapsed_seconds) / passed_seconds
         is_ours = waited_seconds - self.waited_seconds < _OURS_WAITS_LESS_THAN * passed_seconds
         is_short_of_answers = limit > _TOO_FEW_TO_TELL and served < _HANGING_WHEN_SERVED_LESS_THAN * limit
-        return Level(
+        return MeasuredLevel(
             limit=limit,
             per_second=max(1e-6, served) / latency_seconds,
             latency_seconds=latency_seconds,

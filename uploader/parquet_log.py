@@ -20,7 +20,7 @@ from uploader.errors import InputError
 from uploader.known_cells import Column
 from uploader.model import Batch, Cell, Row, Sifted
 from uploader.open_log import BATCH_ROWS, OpenLog
-from uploader.parquet_sieve import Group, Sieve, gathered
+from uploader.parquet_sieve import BatchGroup, Sieve, gathered
 
 # Without it, pyarrow holds each column of a row group in memory, and a row group may be the whole file.
 _COLUMN_BUFFER_BYTES = 256 * 1024
@@ -76,7 +76,7 @@ class ParquetLog(OpenLog):
         for group in gathered(self._sources()):
             yield from self._sifted(group, sieve)
 
-    def _sifted(self, group: Group, sieve: Sieve) -> Iterator[Sifted]:
+    def _sifted(self, group: BatchGroup, sieve: Sieve) -> Iterator[Sifted]:
         rows = group.in_one()
         certain = None if rows is None else sieve.certain(rows)
         first_number, source = group.sources[0]

@@ -66,7 +66,7 @@ class Certain(NamedTuple):
 
 
 @dataclass(slots=True)
-class Group:
+class BatchGroup:
     """Consecutive record batches.
 
     sources: each with the number of its first row.
@@ -87,10 +87,10 @@ class Group:
         self._plain.append(plain)
         self._bytes += plain.nbytes
 
-    def parts(self) -> Iterator[Group]:
+    def parts(self) -> Iterator[BatchGroup]:
         """Give each record batch as a group of its own."""
         for first_number, source in self.sources:
-            part = Group()
+            part = BatchGroup()
             part.add(first_number, source)
             yield part
 
@@ -109,9 +109,9 @@ class Group:
         return batch
 
 
-def gathered(sources: Iterable[tuple[int, Any]]) -> Iterator[Group]:
+def gathered(sources: Iterable[tuple[int, Any]]) -> Iterator[BatchGroup]:
     """Gather record batches, for a few rows at a time are slow; those before an error come out before it."""
-    group = Group()
+    group = BatchGroup()
     try:
         for first_number, source in sources:
             if not source.num_rows:
@@ -119,7 +119,7 @@ def gathered(sources: Iterable[tuple[int, Any]]) -> Iterator[Group]:
             group.add(first_number, source)
             if group.is_full:
                 yield group
-                group = Group()
+                group = BatchGroup()
     except UploaderError:
         if group.sources:
             yield group

@@ -36,7 +36,7 @@ _WITHIN_15_DIGITS = Decimal("1e-14")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class ReplayEntry:
     """One row of the file: whose row it says it is, what a person wrote, and the usage log's own cells.
 
     number:         of the original row; 0 when the file does not say.
@@ -100,12 +100,12 @@ class ReplayLog:
         """Of the file as it was opened."""
         return self.source.size_bytes
 
-    def entries(self) -> Iterator[list[Entry]]:
+    def entries(self) -> Iterator[list[ReplayEntry]]:
         """Make one pass over the file, a batch at a time."""
         for batch in self.source.batches():
             yield [self._entry(row) for row in batch.rows]
 
-    def claims(self) -> Iterator[list[tuple[Entry, dict[str, str]]]]:
+    def claims(self) -> Iterator[list[tuple[ReplayEntry, dict[str, str]]]]:
         """Make one pass, and give all that our own columns say of each row, by column; of an unreadable row nothing."""
         for batch in self.source.batches():
             yield [
@@ -122,9 +122,9 @@ class ReplayLog:
             return self.source.record_text(Row(0, cells, ""))
         return csv_record(cells, self.delimiter)
 
-    def _entry(self, row: Row) -> Entry:
+    def _entry(self, row: Row) -> ReplayEntry:
         if row.fault:
-            return Entry(row=row)
+            return ReplayEntry(row=row)
         number = _ROW_NUMBER.fullmatch(self._own(row, "upload_row"))
         attempts = _ROW_NUMBER.fullmatch(self._own(row, "upload_attempts"))
         run_id = self._own(row, "upload_run")
@@ -135,11 +135,11 @@ class ReplayLog:
                 "upload_row and upload_run do not say whose row this is; put them back as they were, or, if it is new "
                 "usage, upload it in a file of its own"
             )
-            return Entry(row=Row(row.number, (), self._as_text(kept) if any(kept) else raw, fault))
+            return ReplayEntry(row=Row(row.number, (), self._as_text(kept) if any(kept) else raw, fault))
         seen = Row(row.number, kept, "")
         if raw and not any(kept):
             seen = Row(row.number, (), raw, "its cells are still empty; write them in, from the text in upload_raw")
-        return Entry(
+        return ReplayEntry(
             number=int(number[1]),
             run_id=run_id,
             event_id=self._own(row, "upload_event_id"),

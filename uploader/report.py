@@ -16,7 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from uploader.charts import lines, stacked_bars
-from uploader.findings import CheckFindings, Findings, Group, Tally, read_findings
+from uploader.findings import CheckFindings, Findings, ReasonGroup, Tally, read_findings
 from uploader.mapping import ColumnMap
 from uploader.model import REPLAY_BY_REASON, Reason, Replay
 from uploader.summary import FileSummary, Summary
@@ -84,7 +84,7 @@ class _Section:
     findings: Findings | None
     summary: FileSummary | None
     shares: list[_Share]
-    groups: list[tuple[Reason, Replay, Group, list[tuple[str, Tally]]]]
+    groups: list[tuple[Reason, Replay, ReasonGroup, list[tuple[str, Tally]]]]
     tenants: list[tuple[str, Tally]]
     settled: list[datetime]
     failed_file: str

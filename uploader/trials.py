@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from uploader.measured import Level, Window
+from uploader.measured import MeasuredLevel, Window
 
 _STEP_SHARE = 0.25  # of the limit
 _LEAST_STEP = 4
@@ -16,7 +16,7 @@ _ENOUGH_STEADY_ANSWERS = 100  # for a tenth of noise
 _ENOUGH_STEADY_SECONDS = 1.0  # for slow backends
 
 
-def step_of(level: Level) -> float:
+def step_of(level: MeasuredLevel) -> float:
     """Give the step from a level; larger where this process is the slow one, since it presses nobody."""
     if level.is_ours:
         return level.limit / 2
