@@ -201,6 +201,17 @@ def test_a_lost_answer_can_lead_down_to_one_call() -> None:
     assert rounds.limit.current == 1
 
 
+@pytest.mark.parametrize("refusals", [3, 8, 20])
+def test_a_backend_that_refused_every_call_is_sent_more_once_it_takes_them(refusals: int) -> None:
+    """Refused down to one call at a time, and there once more: when all is well again the limit rises again."""
+    rounds = Rounds()
+    for _ in range(refusals):
+        rounds.answer(1)
+        rounds.limit.note_shed(now_seconds=rounds.now_seconds, elapsed_seconds=0.0)
+    rounds.answer(2000)
+    assert rounds.limit.current > 100
+
+
 def test_a_backend_that_asks_to_wait_is_sent_less() -> None:
     """A refusal costs less than a lost answer: the limit falls to seven tenths."""
     rounds = Rounds()

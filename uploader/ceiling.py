@@ -26,7 +26,8 @@ class Ceiling:
         self._step_past = _FIRST_STEP_PAST
 
     def lay(self, limit: float, *, now_seconds: float) -> None:
-        """Note that calls were refused or lost at a limit."""
+        """Note that calls were refused or lost at a limit; of one call at a time, at the least."""
+        limit = max(1.0, limit)  # else the step past it would be none, for ever
         self._step_past = _FIRST_STEP_PAST
         if now_seconds < self._until_seconds:
             self._at = min(self._at, limit)
