@@ -34,6 +34,7 @@ class SocksProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # else whoever accepts goes on once more
         self._listener.close()
 
     @property

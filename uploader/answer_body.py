@@ -68,7 +68,7 @@ class Answer:
             return True
         body = self._body
         if body is None:
-            body, data = self._read_heads(self._unread + data if self._unread else data)
+            body, data = self._read_heads(data)
             if body is None:
                 return bool(self.fault)
         excess = body.feed(data)
@@ -88,7 +88,11 @@ class Answer:
 
     def _read_heads(self, data: bytes) -> tuple[_Body | None, bytes]:
         """Read heads up to the final one; give the body that follows, None before that, and what came of it."""
-        while (end := end_of_head(data)) is not None and end <= MOST_ANSWER_BYTES:
+        searched_bytes = len(self._unread)
+        if searched_bytes:
+            data = self._unread + data
+        while (end := end_of_head(data, searched_bytes=searched_bytes)) is not None and end <= MOST_ANSWER_BYTES:
+            searched_bytes = 0
             head = read_head(data[:end])
             if head is None or head.status == _SWITCHING_PROTOCOLS:
                 self.fault = DAMAGED

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 _HEAD_END = re.compile(rb"\n\r?\n")
 """A line may end with LF alone (RFC 9112 section 2.2)."""
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?:[ \r][^\n]*)?\n")
-_FOLD = re.compile(rb"[ \t]*\r?\n[ \t]+")
+_FOLD = re.compile(rb"\r?\n[ \t]+")
+_MOST_DIGITS = 20
+"""Of a length that are read: with so many it is too large, however it goes on."""
 _DAMAGED = re.compile(rb"\r(?!\n)|[\0-\x08\x0b\x0c\x0e-\x1f\x7f]")
 """Forbidden by RFC 9112 section 2.2 and RFC 9110 section 5.5."""
 
@@ -39,9 +41,12 @@ class Head:
         return self.is_chunked or self.length_bytes is not None
 
 
-def end_of_head(data: bytes) -> int | None:
-    """Find where the first head in some bytes ends; None when it is not whole yet."""
-    found = _HEAD_END.search(data)
+def end_of_head(data: bytes, *, searched_bytes: int = 0) -> int | None:
+    """Find where the first head in some bytes ends; None when it is not whole yet.
+
+    searched_bytes: so many, from the first, have no end in them.
+    """
+    found = _HEAD_END.search(data, max(0, searched_bytes - 2))
     return found.end() if found else None
 
 
@@ -63,15 +68,21 @@ def read_head(data: bytes) -> Head | None:
 
 
 def _told(status: int, values_by_name: dict[bytes, list[bytes]], *, is_http_1_1: bool) -> Head | None:
-    lengths = {*values_by_name.get(b"content-length", ())}
-    if len(lengths) > 1 or not all(length.isdigit() for length in lengths):
+    stated_lengths = values_by_name.get(b"content-length", ())
+    if not all(length.isdigit() for length in stated_lengths):
+        return None
+    lengths = {int(length.lstrip(b"0")[:_MOST_DIGITS] or b"0") for length in stated_lengths}
+    if len(lengths) > 1:
         return None
     codings = _listed(values_by_name.get(b"transfer-encoding", ()))
-    options = _listed(values_by_name.get(b"connection", ()))
+    # Old proxies speak of the connection to them by a header of their own.
+    options = [
+        option for name in (b"connection", b"proxy-connection") for option in _listed(values_by_name.get(name, ()))
+    ]
     retry_after = values_by_name.get(b"retry-after")
     return Head(
         status=status,
-        length_bytes=int(lengths.pop()[:20]) if lengths and not codings else None,
+        length_bytes=next(iter(lengths)) if lengths and not codings else None,
         is_chunked=codings[-1:] == [b"chunked"],
         retry_after=retry_after[0].decode("latin-1") if retry_after else None,
         # Both a length and a coding: whoever wrote that may see another end than this reader (section 6.3).
@@ -80,4 +91,5 @@ def _told(status: int, values_by_name: dict[bytes, list[bytes]], *, is_http_1_1:
 
 
 def _listed(values: list[bytes] | tuple[()]) -> list[bytes]:
-    return [entry.strip().lower() for value in values for entry in value.split(b",")]
+    entries = (entry.strip().lower() for value in values for entry in value.split(b","))
+    return [entry for entry in entries if entry]

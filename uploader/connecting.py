@@ -20,7 +20,7 @@ _NEXT_ADDRESS_SECONDS = 0.25
 def connected(addresses: Sequence[Address], *, door: str) -> Steps[socket.socket]:
     """Connect to one of some addresses, tried in their order.
 
-    door: host and port, for the words.
+    door: whose they are, for the words.
 
     Raises:
         UnconnectedError: none of them takes connections.
@@ -38,7 +38,8 @@ def connected(addresses: Sequence[Address], *, door: str) -> Steps[socket.socket
                 except OSError as error:
                     words = words_of(error)
                     continue
-            yield Wait([(sock.fileno(), selectors.EVENT_WRITE) for sock in trying], next_seconds if untried else None)
+            sockets = [(sock.fileno(), selectors.EVENT_WRITE) for sock in trying]
+            yield Wait(f"connection to {door}", sockets, next_seconds if untried else None)
             for sock in [*trying]:
                 fault = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if fault or _is_connected(sock):

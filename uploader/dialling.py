@@ -9,8 +9,8 @@ from uploader.connecting import connected
 from uploader.names import Address, Names
 from uploader.origin import Origin
 from uploader.proxies import Proxy, socks_way, tunnel
-from uploader.steps import Steps, UnconnectedError, Wait, done, words_of
-from uploader.tls import CertificateError, Context, Stream, context_for, wrapped
+from uploader.steps import Steps, UnconnectedError, Wait, done
+from uploader.tls import CertificateError, Context, Stream, context_for, in_words, is_lasting, wrapped
 
 
 class Dialling:
@@ -34,46 +34,50 @@ class Dialling:
         """
         proxy = self._proxy
         nearest = backend if proxy is None else proxy.origin
-        addresses = yield from self._addresses(nearest)
+        named = backend.netloc if proxy is None else proxy.named
+        addresses = yield from self._addresses(nearest, named=named)
         with contextlib.ExitStack() as failing:  # or it may be given up
-            stream: Stream = yield from connected(addresses, door=nearest.netloc)
+            stream: Stream = yield from connected(addresses, door=named)
             failing.callback(lambda: stream.close())  # noqa: PLW0108 -- whichever it is then
             if proxy is not None:
                 if proxy.origin.scheme == "https":
-                    stream = yield from self._over_tls(stream, proxy.origin.host)
+                    stream = yield from self._over_tls(stream, proxy.origin.host, named=named)
                 yield from self._through(stream, proxy, backend)
             if backend.scheme == "https":
-                stream = yield from self._over_tls(stream, backend.host)
+                stream = yield from self._over_tls(stream, backend.host, named=backend.netloc)
             failing.pop_all()
         return stream
 
-    def _addresses(self, origin: Origin) -> Steps[Sequence[Address]]:
+    def _addresses(self, origin: Origin, *, named: str) -> Steps[Sequence[Address]]:
+        what = f"address of {named}"
         question = self.names.ask(origin.host, origin.port)
         while not question.is_answered:
-            yield Wait()
+            yield Wait(f"{what} from the name server")
         if question.error:
-            raise UnconnectedError(f"{origin.host} has no address: {question.error}")
+            raise UnconnectedError(f"no {what}: {question.error}")
         return question.addresses
 
     def _through(self, stream: Stream, proxy: Proxy, backend: Origin) -> Steps[None]:
         if not proxy.speaks_http:
-            addresses = () if proxy.resolves_names else (yield from self._addresses(backend))
+            addresses = () if proxy.resolves_names else (yield from self._addresses(backend, named=backend.netloc))
             yield from socks_way(stream, proxy, backend, addresses=[str(address.sockaddr[0]) for address in addresses])
         elif backend.scheme == "https":
             yield from tunnel(stream, proxy, backend, user_agent=self._user_agent)
 
-    def _over_tls(self, stream: Stream, host: str) -> Steps[Stream]:
+    def _over_tls(self, stream: Stream, host: str, *, named: str) -> Steps[Stream]:
         context = self._trusting()
+        what = f"TLS with {named}"
         try:
             with contextlib.ExitStack() as failing:
                 over = wrapped(stream, context, host=host)
                 failing.callback(over.close)
-                yield from done(over, over.do_handshake)
+                yield from done(over, over.do_handshake, what=what)
                 failing.pop_all()
         except (OSError, ValueError) as error:  # a proxy's name may be none
-            words = f"no TLS with {host}: {getattr(error, 'verify_message', '') or words_of(error)}"
             is_untrusted = isinstance(error, CertificateError)
-            raise UnconnectedError(words, is_set_up_fault=is_untrusted, is_of_tls=True) from error
+            raise UnconnectedError(
+                f"no {what}: {in_words(error)}", is_set_up_fault=is_untrusted, is_of_tls=is_lasting(error)
+            ) from error
         return over
 
     def _trusting(self) -> Context:
@@ -81,6 +85,6 @@ class Dialling:
             try:
                 self._context = context_for(self._ca_bundle)
             except OSError as error:
-                words = f"{self._ca_bundle}: no certificates can be read from it: {words_of(error)}"
+                words = f"{self._ca_bundle}: no certificates can be read from it: {in_words(error)}"
                 raise UnconnectedError(words, is_set_up_fault=True) from error
         return self._context

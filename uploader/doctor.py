@@ -30,7 +30,7 @@ from uploader.readers import open_usage_log
 from uploader.schema import RowSchema
 from uploader.sender import Connection, Sender
 from uploader.settings import DEFAULT_PORT_BY_SCHEME, Settings
-from uploader.tls import context_for
+from uploader.tls import context_for, in_words
 
 _FEW_DAYS = 21
 _LITTLE_ROOM_BYTES = 500_000_000
@@ -148,7 +148,7 @@ def _examine_certificate(host: str, port: int, route: Route, settings: Settings)
         context = context_for(route.ca_bundle)
     except OSError as error:
         remedy = "set REQUESTS_CA_BUNDLE to a file or folder of certificates (PEM), or unset it and CURL_CA_BUNDLE"
-        return Finding(State.FAIL, "tls", f"{route.ca_bundle}: {error.strerror or error} -- {remedy}")
+        return Finding(State.FAIL, "tls", f"{route.ca_bundle}: {in_words(error)} -- {remedy}")
     try:
         with (
             socket.create_connection((host, port), timeout=settings.timeout_seconds) as plain,
@@ -157,9 +157,9 @@ def _examine_certificate(host: str, port: int, route: Route, settings: Settings)
             certificate = wrapped.getpeercert() or {}
     except ssl.SSLCertVerificationError as error:
         remedy = "have it mended, check --base-url, or name its authority with REQUESTS_CA_BUNDLE"
-        return Finding(State.FAIL, "tls", f"{host}: {error.verify_message} -- {remedy}")
+        return Finding(State.FAIL, "tls", f"{host}: {in_words(error)} -- {remedy}")
     except OSError as error:
-        return Finding(State.FAIL, "tls", f"{host}: {error.strerror or error} -- check --base-url")
+        return Finding(State.FAIL, "tls", f"{host}: {in_words(error)} -- check --base-url")
     days = (ssl.cert_time_to_seconds(str(certificate["notAfter"])) - time.time()) / 86_400
     words = f"the certificate is valid for {host}, for another {days:,.0f} days"
     if days < _FEW_DAYS:

@@ -19,6 +19,7 @@ class Link(Generic[Call]):
     call:               whose request it carries; None while it is idle.
     answer:             to that request, as far as it came.
     has_sent:           some of that request may have left this machine.
+    has_sent_all:       all of it was handed over.
     idle_since_seconds: by the monotonic clock.
     """
 
@@ -29,6 +30,7 @@ class Link(Generic[Call]):
         "answer",
         "call",
         "has_sent",
+        "has_sent_all",
         "idle_since_seconds",
         "origin",
         "stream",
@@ -40,6 +42,7 @@ class Link(Generic[Call]):
         self.call: Call | None = None
         self.answer = Answer()
         self.has_sent = False
+        self.has_sent_all = False
         self.idle_since_seconds = 0.0
         self._unsent = b""
         self._is_open = True
@@ -54,8 +57,8 @@ class Link(Generic[Call]):
     def may_go_on(self) -> bool:
         """Whether it may carry another request: the last one is out, its answer whole, and the other side agrees."""
         head = self.answer.head
-        is_clean = self.answer.is_whole and not self.answer.has_excess and not self._unsent
-        return is_clean and self._is_open and head is not None and head.stays_open
+        is_clean = self.answer.is_whole and not self.answer.has_excess
+        return is_clean and self.has_sent_all and self._is_open and head is not None and head.stays_open
 
     def begin(self, call: Call, request: bytes) -> None:
         """Hand a request over, once.
@@ -65,7 +68,7 @@ class Link(Generic[Call]):
         """
         self.call = call
         self.answer = Answer()
-        self.has_sent = False
+        self.has_sent = self.has_sent_all = False
         self._unsent = request
         self.send()
 
@@ -90,6 +93,7 @@ class Link(Generic[Call]):
             return  # what was answered, if anything, is still to be read
         self.has_sent = True
         self._unsent = self._unsent[sent_bytes:]
+        self.has_sent_all = not self._unsent
 
     def receive(self) -> bool:
         """Take in what came; tell whether the answer is over, whole or not.

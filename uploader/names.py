@@ -68,15 +68,14 @@ class Names:
                 end.close()
 
     def _ask_the_system(self, host: str, port: int) -> Question:
-        if self.bell is None:
-            self.bell, self._ringer = socket.socketpair()
-            self.bell.settimeout(0)
-            self._ringer.settimeout(0)
         question = Question()
-        thread = threading.Thread(target=_ask, args=(question, host, port, self._ringer), daemon=True)
         try:
-            thread.start()
-        except RuntimeError as error:  # the system lets this user have no more
+            if self.bell is None:
+                self.bell, self._ringer = socket.socketpair()
+                self.bell.settimeout(0)
+                self._ringer.settimeout(0)
+            threading.Thread(target=_ask, args=(question, host, port, self._ringer), daemon=True).start()
+        except (OSError, RuntimeError) as error:  # the system lets this user have no more files, or threads
             question.error, question.is_answered = str(error), True
         return question
 

@@ -28,6 +28,11 @@ class Proxy:
     password: str
 
     @property
+    def named(self) -> str:
+        """How it is called in messages, without its password."""
+        return f"the proxy {self.origin.netloc}"
+
+    @property
     def speaks_http(self) -> bool:
         """Whether it takes requests; else SOCKS."""
         return self.origin.scheme in DEFAULT_PORT_BY_SCHEME
@@ -69,23 +74,26 @@ def tunnel(stream: Stream, proxy: Proxy, backend: Origin, *, user_agent: str) ->
     request = (
         f"CONNECT {backend.netloc} HTTP/1.1\r\nHost: {backend.netloc}\r\n{proxy.lines}User-Agent: {user_agent}\r\n\r\n"
     )
+    what = f"tunnel to {backend.netloc} from {proxy.named}"
     try:
-        yield from sent(stream, request.encode("ascii"))
-        head = yield from _answer_of(stream)
+        yield from sent(stream, request.encode("ascii"), what=what)
+        head = yield from _answer_of(stream, what=what)
     except OSError as error:
-        raise UnconnectedError(f"the proxy gave no tunnel to {backend.netloc}: {words_of(error)}") from error
+        raise UnconnectedError(f"no {what}: {words_of(error)}") from error
     if head is None or not 200 <= head.status <= 299:
         words = "its answer is damaged" if head is None else f"HTTP {head.status}"
-        raise UnconnectedError(f"the proxy gave no tunnel to {backend.netloc}: {words}")
+        if head is not None and head.status == 407:
+            words = "it asks for a user and password (HTTP 407)"
+        raise UnconnectedError(f"no {what}: {words}")
 
 
-def _answer_of(stream: Stream) -> Steps[Head | None]:
+def _answer_of(stream: Stream, *, what: str) -> Steps[Head | None]:
     """Receive the head of a proxy's answer; None when it is damaged, or more came, which nobody can have sent."""
     data = b""
     while len(data) <= _MOST_ANSWER_BYTES:
-        data += yield from received(stream, most=4096)
         end = end_of_head(data)
         if end is None:
+            data += yield from received(stream, most=4096, what=what)
             continue
         head = read_head(data[:end])
         data = data[end:]
@@ -105,16 +113,16 @@ def socks_way(stream: Stream, proxy: Proxy, backend: Origin, *, addresses: Seque
     scheme = proxy.origin.scheme
     host = backend.host if proxy.resolves_names else socks.chosen_address(scheme, addresses)
     talk = socks.talk(scheme, host=host, port=backend.port, user=proxy.user or "", password=proxy.password)
-    came = b""
+    what = f"way to {backend.netloc} through {proxy.named}"
     try:
         step = next(talk)
         while True:
-            yield from sent(stream, step.sends)
+            yield from sent(stream, step.sends, what=what)
             came = b""
             while len(came) < step.then_receives_bytes:
-                came += yield from received(stream, most=step.then_receives_bytes - len(came))
+                came += yield from received(stream, most=step.then_receives_bytes - len(came), what=what)
             step = talk.send(came)
     except StopIteration:
         return
     except (OSError, ValueError) as error:
-        raise UnconnectedError(f"the proxy gave no way to {backend.netloc}: {words_of(error)}") from error
+        raise UnconnectedError(f"no {what}: {words_of(error)}") from error

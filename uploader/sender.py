@@ -27,7 +27,12 @@ _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 _MOST_BEFORE_A_CONNECTION = 8
 """Calls at once until one has a connection, or has ended: a backend that is not there is not run against by all."""
 _MOST_IDLE_SECONDS = 2.0
-"""A connection idle for longer is not used again: the backend may be closing it, and that race costs a doubt."""
+"""A connection idle for longer is not used again: the backend may be closing it, and that race costs a doubt. Half as
+long as the backend was seen to leave one open, if that is less."""
+
+_LEAST_IDLE_SECONDS = 0.04
+"""One that the backend closed sooner was closed for another reason than that it was idle."""
+_NOT_WAITING = Wait("connection")
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -64,7 +69,7 @@ class _Call(Generic[Key]):
         self.is_over = False
         self.link: Link[_Call[Key]] | None = None
         self.dial: Steps[Stream] | None = None
-        self.waits = Wait()
+        self.waits = _NOT_WAITING
 
 
 class Sender(Generic[Key]):
@@ -85,8 +90,8 @@ class Sender(Generic[Key]):
         self._selector = selectors.DefaultSelector()
         self._hears_bell = False
         self._links: set[Link[_Call[Key]]] = set()
-        self._idle_by_origin: dict[Origin, list[Link[_Call[Key]]]] = {}
-        self._has_looked_at_idle = False
+        self._idle_by_origin: dict[Origin, deque[Link[_Call[Key]]]] = {}
+        self._most_idle_seconds = _MOST_IDLE_SECONDS
         self._held_back: deque[_Call[Key]] = deque()
         self._holds_none_back = False
         self._begun: deque[_Call[Key]] = deque()
@@ -126,7 +131,6 @@ class Sender(Generic[Key]):
             timeout_seconds = 0.0  # answers that come as fast as they are read are one commit of the ledger, not many
         ended, self._ended = self._ended, []
         self.in_flight -= len(ended)
-        self._has_looked_at_idle = False
         return ended
 
     def close(self) -> None:
@@ -182,7 +186,7 @@ class Sender(Generic[Key]):
         while self._begun and self._begun[0].began_seconds + self._timeout_seconds <= now_seconds:
             call = self._begun.popleft()
             if not call.is_over:
-                self._fail(call, f"no {_missing(call)} within {self._timeout_seconds:g} s")
+                self._fail_overdue(call)
 
     # A call begins.
 
@@ -217,16 +221,23 @@ class Sender(Generic[Key]):
             self._begun = deque(begun for begun in self._begun if not begun.is_over)
 
     def _idle_link(self, origin: Origin) -> Link[_Call[Key]] | None:
-        if not self._has_looked_at_idle:
-            self._has_looked_at_idle = True
-            self._turn(timeout_seconds=0.0)  # the backend may have closed some
         idle = self._idle_by_origin.get(origin)
         while idle:
-            link = idle.pop()
-            if time.monotonic() - link.idle_since_seconds <= _MOST_IDLE_SECONDS:
+            link = idle.popleft()  # that of which there has been the most time to hear that it is closed
+            idle_seconds = time.monotonic() - link.idle_since_seconds
+            if idle_seconds > self._most_idle_seconds:
+                self._close(link)
+            elif link.is_still_idle():
                 return link
-            self._close(link)
+            else:
+                self._learn_of_end(link)
         return None
+
+    def _learn_of_end(self, link: Link[_Call[Key]]) -> None:
+        idle_seconds = time.monotonic() - link.idle_since_seconds
+        if idle_seconds >= _LEAST_IDLE_SECONDS:
+            self._most_idle_seconds = min(self._most_idle_seconds, idle_seconds / 2)
+        self._close(link)
 
     def _go_on_connecting(self, call: _Call[Key]) -> None:
         if call.dial is None:  # it has been seen to in this turn
@@ -240,7 +251,11 @@ class Sender(Generic[Key]):
             link: Link[_Call[Key]] = Link(connected.value, origin_of(call.request.url))
             self._links.add(link)
             self._selector.register(link.stream.fileno(), _READ, link)
-            self._send(call, link)
+            if time.monotonic() < call.began_seconds + self._timeout_seconds:
+                self._send(call, link)
+            else:  # this process stood still, say: the request would go out to be given up at once
+                self._close(link)
+                self._fail_overdue(call)
         except UnconnectedError as error:
             is_at_fault = error.is_set_up_fault or (error.is_of_tls and not self._has_had_an_answer)
             failure = Failure.MISCONFIGURED if is_at_fault else Failure.UNREACHABLE
@@ -255,7 +270,7 @@ class Sender(Generic[Key]):
     def _stop_waiting(self, call: _Call[Key]) -> None:
         for descriptor, _ in call.waits.sockets:
             self._selector.unregister(descriptor)
-        call.waits = Wait()
+        call.waits = _NOT_WAITING
 
     # Its request goes out, its answer comes in.
 
@@ -278,7 +293,7 @@ class Sender(Generic[Key]):
         if call is None:
             if not link.is_still_idle():
                 self._idle_by_origin[link.origin].remove(link)
-                self._close(link)
+                self._learn_of_end(link)
             return
         try:
             if events & _WRITE:
@@ -301,9 +316,11 @@ class Sender(Generic[Key]):
         if head is None:
             return Exchange(sent=True, failure=Failure.CUT_SHORT, error=answer.fault, elapsed_seconds=elapsed_seconds)
         self._has_had_an_answer = True
+        if 200 <= head.status <= 299 and not link.has_sent_all:
+            answer.fault = "the answer came before the whole request was sent"
         return Exchange(
             sent=True,
-            failure=Failure.NONE if answer.is_whole else Failure.CUT_SHORT,
+            failure=Failure.NONE if answer.is_whole and not answer.fault else Failure.CUT_SHORT,
             http_status=head.status,
             framed=head.framed,
             retry_after=head.retry_after,
@@ -311,6 +328,9 @@ class Sender(Generic[Key]):
             error=answer.fault,
             elapsed_seconds=elapsed_seconds,
         )
+
+    def _fail_overdue(self, call: _Call[Key]) -> None:
+        self._fail(call, f"no {_missing(call)} within {self._timeout_seconds:g} s")
 
     def _fail(self, call: _Call[Key], words: str) -> None:
         if call.link is None or not call.link.has_sent:
@@ -333,7 +353,7 @@ class Sender(Generic[Key]):
             call.link = link.call = None
             if link.may_go_on:
                 link.idle_since_seconds = time.monotonic()
-                self._idle_by_origin.setdefault(link.origin, []).append(link)
+                self._idle_by_origin.setdefault(link.origin, deque()).append(link)
             else:
                 self._close(link)
         self._ended.append((call.key, exchange))
@@ -350,5 +370,5 @@ def _unsent(call: _Call[Key], failure: Failure, words: str) -> Exchange:
 
 def _missing(call: _Call[Key]) -> str:
     if call.link is None or not call.link.has_sent:
-        return "connection"
+        return call.waits.what
     return "whole answer" if call.link.answer.has_begun else "answer"

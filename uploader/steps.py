@@ -15,10 +15,12 @@ Given = TypeVar("Given")
 class Wait(NamedTuple):
     """What is waited for.
 
+    what:          in words.
     sockets:       descriptors, each with its events of ``selectors``; none for the answer to a name.
     until_seconds: by the monotonic clock, when to go on all the same; None for never.
     """
 
+    what: str
     sockets: Sequence[tuple[int, int]] = ()
     until_seconds: float | None = None
 
@@ -39,7 +41,7 @@ class UnconnectedError(Exception):
         self.is_of_tls = is_of_tls
 
 
-def done(stream: Stream, act: Callable[[], Given], *, blocked: int = selectors.EVENT_READ) -> Steps[Given]:
+def done(stream: Stream, act: Callable[[], Given], *, what: str, blocked: int = selectors.EVENT_READ) -> Steps[Given]:
     """Do what the stream may not be ready for.
 
     blocked: the event to wait for, unless TLS waits for the other.
@@ -52,27 +54,28 @@ def done(stream: Stream, act: Callable[[], Given], *, blocked: int = selectors.E
             return act()
         except NOT_YET as error:
             events = wanted_event(error) or blocked
-        yield Wait([(stream.fileno(), events)])
+        yield Wait(what, [(stream.fileno(), events)])
 
 
-def sent(stream: Stream, data: bytes) -> Steps[None]:
+def sent(stream: Stream, data: bytes, *, what: str) -> Steps[None]:
     """Send all of some bytes; few enough that no more than one wait is likely.
 
     Raises:
         OSError: as the stream does.
     """
     while data:
-        sent_bytes = yield from done(stream, functools.partial(stream.send, data), blocked=selectors.EVENT_WRITE)
+        send = functools.partial(stream.send, data)
+        sent_bytes = yield from done(stream, send, what=what, blocked=selectors.EVENT_WRITE)
         data = data[sent_bytes:]
 
 
-def received(stream: Stream, *, most: int) -> Steps[bytes]:
+def received(stream: Stream, *, most: int, what: str) -> Steps[bytes]:
     """Receive some bytes, one at the least.
 
     Raises:
         OSError: as the stream does; or the other side has ended the connection.
     """
-    data = yield from done(stream, lambda: stream.recv(most))
+    data = yield from done(stream, lambda: stream.recv(most), what=what)
     if not data:
         raise ConnectionError("the connection was closed")
     return data

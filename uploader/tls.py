@@ -12,6 +12,7 @@ Context = ssl.SSLContext
 NOT_YET = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 """What a stream raises that can go on only later."""
 _RECEIVE_BYTES = 64 * 1024
+_SPEAKS_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"})
 
 
 class Stream(Protocol):
@@ -42,6 +43,24 @@ def is_tls(stream: Stream) -> bool:
     return isinstance(stream, ssl.SSLSocket | NestedTls)
 
 
+def is_lasting(error: Exception) -> bool:
+    """Tell whether a handshake would fail in the same way again; not so when the connection ended in it."""
+    return isinstance(error, ssl.SSLError | ValueError) and not isinstance(error, ssl.SSLEOFError)
+
+
+def in_words(error: Exception) -> str:
+    """Say what is wrong with a handshake or a file of certificates, without OpenSSL's names for it."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message.rstrip(".")
+    if isinstance(error, ssl.SSLEOFError):
+        return "the connection was closed within the handshake"
+    if isinstance(error, ssl.SSLError):
+        if error.reason in _SPEAKS_NO_TLS:
+            return "the other side does not speak TLS at that port"
+        return str(error.reason or error.strerror or error).replace("_", " ").lower()
+    return (error.strerror if isinstance(error, OSError) else "") or str(error)
+
+
 def context_for(ca_bundle: str) -> Context:
     """Trust the authorities of a file, or of a folder with a file for each by its name's hash, and no other.
 
@@ -57,6 +76,10 @@ def context_for(ca_bundle: str) -> Context:
         context.load_verify_locations(cafile=ca_bundle)
     # Authorities that companies made for themselves seldom keep to all of RFC 5280, which Python 3.13 would demand.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    # Whoever names the backend's own certificate, or that of a middle authority, trusts that one.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    # What OpenSSL itself takes, as curl does: Python would refuse old load balancers.
+    context.set_ciphers("DEFAULT")
     context.set_alpn_protocols(["http/1.1"])
     return context
 

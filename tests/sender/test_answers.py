@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import socket
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,10 @@ from tests.billing_answers import (
 )
 from tests.billing_contract import Received, contract, scripted
 from tests.billing_server import BillingServer
-from tests.sender.calls import EVT, IMPATIENT_SECONDS, RIGHT, ended, post_one, sending
+from tests.sender.calls import EVT, IMPATIENT_SECONDS, RIGHT, ended, post_one, post_to, sending
 from uploader import api
 from uploader.api import MOST_ANSWER_BYTES
-from uploader.model import Reason
+from uploader.model import Reason, UsageEvent
 from uploader.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
@@ -48,6 +49,11 @@ ACCEPTED_BY_NAME = {
     "an empty object": reply(200, {}),
     "the most bytes that are read": reply(200, b'{"x": "' + b"x" * (MOST_ANSWER_BYTES - 9) + b'"}'),
     "length spelt otherwise": Answer(b"HTTP/1.1 200\r\ncontent-LENGTH:\t2 \r\n\r\n{}"),
+    "a length with zeros before it": Answer(b"HTTP/1.1 200\r\nContent-Length: %s2\r\n\r\n{}" % (b"0" * 30)),
+    "one length, spelt twice": Answer(b"HTTP/1.1 200\r\nContent-Length: 2\r\nContent-Length: 02\r\n\r\n{}"),
+    "chunked, with an empty coding": Answer(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: , chunked,\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+    ),
     "chunked spelt otherwise": Answer(b"HTTP/1.1 200 OK\r\nTRANSFER-encoding: Chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"),
 }
 
@@ -185,6 +191,50 @@ def test_an_answer_too_many_is_not_the_next_rows_answer(billing_server: BillingS
             told = post_one(sender, billing_server, device_id)
             assert told.reason is None
             assert f'"evt_{number}"' in told.verdict.outcome.response
+
+
+def test_each_connection_is_looked_at_just_before_it_is_used() -> None:
+    """What came over an idle connection, even while others start, is not the answer to the row that is next."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, sending() as sender:
+        base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+        def taken() -> socket.socket:
+            connection, _ = listener.accept()
+            assert connection.recv(65536)
+            return connection
+
+        sender.start("a", post_to(base_url, "a"))
+        sender.start("b", post_to(base_url, "b"))
+        sender.wait(timeout_seconds=0)
+        with taken() as first, taken() as second:
+            first.sendall(RIGHT.data)
+            second.sendall(RIGHT.data)
+            assert set(ended(sender)) == {"a", "b"}
+            sender.start("c", post_to(base_url, "c"))
+            for connection in (first, second):
+                connection.sendall(reply(201, {"id": "nobody asked"}).data)
+            sender.start("d", post_to(base_url, "d"))
+            while len(sender.wait(timeout_seconds=0.01)) == 0:
+                pass
+            with taken() as third:
+                third.sendall(RIGHT.data)
+                assert b"nobody" not in ended(sender)["d"].body
+
+
+def test_a_row_is_not_accepted_before_the_whole_of_it_was_sent() -> None:
+    """A 2xx to half a request is no word on the row: the backend cannot have it."""
+    event = UsageEvent(tenant_id="acme", device_id="d1", meter_id="x" * 30_000_000, total_usage=7)
+    settings = Settings(base_url="http://127.0.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as listener, sending() as sender:
+        settings = Settings(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}")
+        sender.start("d1", api.post_request(settings, event, customer_id="cus_acme", event_id=None))
+        sender.wait(timeout_seconds=0)
+        with listener.accept()[0] as connection:
+            assert connection.recv(1000)
+            connection.sendall(RIGHT.data)
+            verdict = api.judge_post(settings, ended(sender)["d1"])
+    assert verdict.outcome.reason is Reason.IN_DOUBT
+    assert "before the whole request was sent" in verdict.outcome.detail
 
 
 # Cut at every byte

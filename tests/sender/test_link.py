@@ -84,6 +84,7 @@ def test_an_answer_before_the_end_of_the_request_is_the_answer(ends: tuple[socke
         (b"HTTP/1.1 201 X\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", True),
         (b"HTTP/1.1 201 X\r\nConnection: Close\r\nContent-Length: 2\r\n\r\n{}", False),
         (b"HTTP/1.1 201 X\r\nConnection: x, close\r\nContent-Length: 2\r\n\r\n{}", False),
+        (b"HTTP/1.1 201 X\r\nProxy-Connection: close\r\nContent-Length: 2\r\n\r\n{}", False),
         (b"HTTP/1.0 201 X\r\nContent-Length: 2\r\n\r\n{}", False),
         (b"HTTP/1.0 201 X\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\n{}", True),
         (b"HTTP/1.1 201 X\r\nContent-Length: 2\r\n\r\n{}x", False),
@@ -114,6 +115,23 @@ def test_an_idle_connection_hears_its_end_and_what_nobody_asked_for(
     assert not link.is_still_idle()
     theirs.close()
     assert not link.is_still_idle()
+
+
+def test_long_heads_are_read_as_fast_as_short_ones() -> None:
+    """Blanks, folds and drips of which a head may have thousands: nothing else is seen to while it is read.
+
+    This would take minutes, where each of them is looked at again for each other.
+    """
+    blank = b"HTTP/1.1 102 Wait\r\nX: " + b" " * 60_000 + b"y\r\n\r\n"
+    folded = b"HTTP/1.1 102 Wait\r\nX: " + b"\r\n " * 20_000 + b"y\r\n\r\n"
+    answer = Answer()
+    for number in range(8):
+        assert not answer.feed(blank.replace(b"X", b"X%d" % number))
+        assert not answer.feed(folded.replace(b"X", b"X%d" % number))
+    for byte in b"HTTP/1.1 201 OK\r\n" + b"X: y\r\n" * 9000:
+        answer.feed(bytes([byte]))
+    assert answer.feed(b"Content-Length: 2\r\n\r\n{}")
+    assert (answer.is_whole, answer.content) == (True, b"{}")
 
 
 @pytest.mark.parametrize("name", ANSWERS)

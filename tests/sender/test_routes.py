@@ -6,6 +6,7 @@ import base64
 import shutil
 import socket
 import ssl
+import struct
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ import trustme
 from tests.billing_answers import Answer, Then, reply
 from tests.billing_contract import forwarding
 from tests.billing_server import BillingServer
-from tests.dead_ports import refusing_port
+from tests.dead_ports import refusing_port, silent_port
 from tests.sender.calls import (
     EVT,
     IMPATIENT_SECONDS,
@@ -93,6 +94,59 @@ def test_a_tls_error_stops_the_run_before_anything_is_sent(
         told = post_one(sender, server)
     assert_never_sent(told, stops=True)
     assert "REQUESTS_CA_BUNDLE" in told.verdict.stop
+
+
+def test_a_middle_authority_may_be_trusted(authority: trustme.CA, tmp_path: Path) -> None:
+    """A bundle need not go up to the first authority: whoever names a later one trusts that."""
+    middle = authority.create_child_ca()
+    bundle = tmp_path / "middle.pem"
+    middle.cert_pem.write_to_path(str(bundle))
+    with BillingServer(authority=middle) as server, sending(ca_bundle=bundle) as sender:
+        assert post_one(sender, server).reason is None
+
+
+def test_an_old_load_balancer_is_spoken_to(authority: trustme.CA, authority_file: Path) -> None:
+    """TLS 1.2 with a cipher that Python leaves out by itself, and OpenSSL does not."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1", key_type=trustme.KeyType.RSA).configure_cert(context)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("AES128-GCM-SHA256")
+    assert _shaken(context, authority_file) == "AES128-GCM-SHA256"
+
+
+def _shaken(context: ssl.SSLContext, authority_file: Path) -> str | None:
+    """Take one connection of a sender; tell by which cipher."""
+
+    def cipher_with(listener: socket.socket) -> str | None:
+        with context.wrap_socket(listener.accept()[0], server_side=True) as tls:
+            return (tls.cipher() or (None,))[0]
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        ThreadPoolExecutor(1) as executor,
+        sending(ca_bundle=authority_file) as sender,
+    ):
+        cipher = executor.submit(cipher_with, listener)
+        sender.start("d1", post_to(f"https://127.0.0.1:{listener.getsockname()[1]}", "d1"))
+        ended(sender)
+        return cipher.result()
+
+
+@pytest.mark.parametrize("is_reset", [False, True], ids=["end", "reset"])
+def test_a_handshake_that_is_cut_stops_no_run(authority_file: Path, *, is_reset: bool) -> None:
+    """A load balancer that has no backend just now ends connections so; that passes."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        BillingServer() as server,
+        sending(ca_bundle=authority_file) as sender,
+    ):
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        sender.start("d1", post_to(url, "d1"))
+        sender.wait(timeout_seconds=0)
+        with listener.accept()[0] as connection:
+            if is_reset:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert_never_sent(judged(server, ended(sender))["d1"])
 
 
 def test_tls_to_a_port_that_speaks_none(authority: trustme.CA, authority_file: Path) -> None:
@@ -275,6 +329,48 @@ def test_a_socks_proxy_that_refuses_sends_nothing(billing_server: BillingServer,
     with BillingServer() as none, sending(proxy=f"{scheme}://127.0.0.1:{none.port}", timeout_seconds=1) as sender:
         assert_never_sent(post_one(sender, billing_server))
     assert billing_server.connections == 0
+
+
+def test_a_tunnel_may_be_announced(authority: trustme.CA, authority_file: Path) -> None:
+    """An interim answer to CONNECT, and the final one in the same packet."""
+    both = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n"
+    with (
+        BillingServer(lambda _: Answer(both, then=Then.TUNNEL)) as proxy,
+        BillingServer(authority=authority) as server,
+        sending(proxy=url_of(proxy), ca_bundle=authority_file, timeout_seconds=5) as sender,
+    ):
+        assert post_one(sender, server).reason is None
+
+
+def test_what_was_waited_for_is_said(authority_file: Path) -> None:
+    """Whoever reads it knows whether name, connection, TLS or proxy failed, and whose it is."""
+    with silent_port() as silent, refusing_port() as dead, BillingServer() as plain:
+        said = {
+            f"no TLS with 127.0.0.1:{silent} within 0.2 s": (f"https://127.0.0.1:{silent}", ""),
+            f"no TLS with 127.0.0.1:{plain.port}: the other side does not speak TLS": (
+                f"https://127.0.0.1:{plain.port}",
+                "",
+            ),
+            f"no connection to 127.0.0.1:{dead}: Connection refused": (f"http://127.0.0.1:{dead}", ""),
+            f"no connection to the proxy 127.0.0.1:{dead}: Connection refused": (
+                "http://backend.invalid",
+                f"http://user:secret@127.0.0.1:{dead}",
+            ),
+            f"no tunnel to backend.invalid:443 from the proxy 127.0.0.1:{silent} within 0.2 s": (
+                "https://backend.invalid",
+                f"http://127.0.0.1:{silent}",
+            ),
+            f"no way to backend.invalid:80 through the proxy 127.0.0.1:{silent} within 0.2 s": (
+                "http://backend.invalid",
+                f"socks5h://127.0.0.1:{silent}",
+            ),
+            "no address of the proxy backend.invalid:3128: ": ("http://other.invalid", "http://backend.invalid:3128"),
+        }
+        for words, (base_url, proxy_url) in said.items():
+            timeout_seconds = IMPATIENT_SECONDS if "within" in words else 10
+            with sending(proxy=proxy_url, ca_bundle=authority_file, timeout_seconds=timeout_seconds) as sender:
+                sender.start("d1", post_to(base_url, "d1"))
+                assert words in ended(sender)["d1"].error
 
 
 def test_a_proxy_that_is_not_there_sends_nothing(billing_server: BillingServer) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
+import time
 import weakref
 from pathlib import Path
 
@@ -89,6 +91,37 @@ def test_a_connection_that_the_backend_closed_unannounced_is_not_used_again(bill
             assert post_one(sender, billing_server, f"late-{number}").reason is None
     late = [post.index_on_connection > 0 for post in billing_server.posts[2:]]
     assert (late[0], late[2:]) == (False, [True] * 4)
+
+
+def test_a_backend_that_closes_idle_connections_early_is_known_to() -> None:
+    """A connection is not used again after half of the time for which one was seen to be left open."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, sending(timeout_seconds=60) as sender:
+        base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+        def answered(name: str) -> socket.socket:
+            sender.start(name, post_to(base_url, name))
+            sender.wait(timeout_seconds=0)
+            connection, _ = listener.accept()
+            connection.sendall(RIGHT.data)
+            while name not in dict(sender.wait(timeout_seconds=60)):
+                pass
+            return connection
+
+        sender.start("clock", post_to(base_url, "clock"))
+        sender.wait(timeout_seconds=0)
+        with listener.accept()[0]:
+            began_seconds = time.monotonic()
+            with answered("first"):
+                while time.monotonic() < began_seconds + 0.1:
+                    sender.wait(timeout_seconds=0.1)
+            sender.wait(timeout_seconds=60)  # its end is heard
+            open_seconds = time.monotonic() - began_seconds
+            with answered("second"):
+                again_seconds = time.monotonic()
+                while time.monotonic() < again_seconds + open_seconds:
+                    sender.wait(timeout_seconds=open_seconds)
+                with answered("third"):  # over a connection of its own
+                    pass
 
 
 @pytest.mark.skipif(not TCP_SOCKETS.exists(), reason="the system does not tell of its sockets")

@@ -120,6 +120,14 @@ def test_a_tls_handshake_that_hangs_sends_nothing(authority_file: Path) -> None:
     assert_never_sent(told)
 
 
+def test_what_is_late_is_not_sent_any_more(billing_server: BillingServer) -> None:
+    """A connection that comes when the call's time is over, as after this process stood still, carries no row."""
+    with sending(timeout_seconds=0.000_001) as sender:
+        told = post_one(sender, billing_server)
+    assert_never_sent(told)
+    assert billing_server.received == []
+
+
 def test_a_connection_accepted_and_not_read_is_in_doubt() -> None:
     """Over plain HTTP the request has left, read or not."""
     with silent_port() as port, sending(timeout_seconds=IMPATIENT_SECONDS) as sender, BillingServer() as server:
