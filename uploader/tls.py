@@ -43,6 +43,11 @@ def is_tls(stream: Stream) -> bool:
     return isinstance(stream, ssl.SSLSocket | NestedTls)
 
 
+def holds_some(stream: Stream) -> bool:
+    """Tell whether there are such bytes."""
+    return isinstance(stream, ssl.SSLSocket | NestedTls) and stream.pending() > 0
+
+
 def is_lasting(error: Exception) -> bool:
     """Tell whether a handshake would fail in the same way again; not so when the connection ended in it."""
     return isinstance(error, ssl.SSLError | ValueError) and not isinstance(error, ssl.SSLEOFError)
@@ -122,6 +127,10 @@ class NestedTls:
         while (data := self._decrypted(most)) is None:
             self._fetch()
         return data
+
+    def pending(self) -> int:
+        """Count the bytes that came and were not received yet, encrypted or not."""
+        return self._inner.pending() + self._came.pending + self._outer.pending()
 
     def fileno(self) -> int:
         """See ``Stream.fileno``."""
