@@ -108,6 +108,7 @@ IN_DOUBT_BY_NAME = {
     "interim answers without end": Answer(endless=b"HTTP/1.1 102 Wait\r\n\r\n" * 1000),
     "a head without end": Answer(data=b"HTTP/1.1 201 OK\r\n", endless=b"X: y\r\n" * 1000),
     "a head of one line without end": Answer(data=b"HTTP/1.1 201 OK\r\nX: ", endless=b"y" * 10_000),
+    "a chunk longer than it says": Answer(data=CHUNKED + b"2\r\n{}}\r\n0\r\n\r\n"),
     "trailers without end": Answer(data=CHUNKED + b"2\r\n{}\r\n0\r\n", endless=b"X: y\r\n" * 1000),
     "a chunk's extension without end": Answer(data=CHUNKED + b"2;", endless=b"y" * 10_000),
     "long extensions without end": Answer(data=CHUNKED, endless=b"1;" + b"y" * 10_000 + b"\r\n \r\n"),

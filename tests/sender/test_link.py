@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import socket
+import ssl
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +19,7 @@ from tests.billing_answers import chunked, http_1_0, interim, reply, unframed
 from uploader.answer_body import Answer
 from uploader.link import Link
 from uploader.origin import Origin
+from uploader.tls import context_for, wrapped
 
 ORIGIN = Origin("http", "127.0.0.1", 80)
 EVT = {"id": "evt_1"}
@@ -102,6 +107,39 @@ def test_a_connection_goes_on_when_both_sides_know_where_the_answer_ends(
     assert link.receive()
     assert link.answer.is_whole
     assert link.may_go_on is goes_on
+
+
+def test_a_connection_whose_end_was_the_answers_does_not_go_on(ends: tuple[socket.socket, socket.socket]) -> None:
+    """An answer that says nothing of its length lasts until the connection ends (RFC 9112 section 6.3)."""
+    ours, theirs = ends
+    link: Link[str] = Link(ours, ORIGIN)
+    link.begin("d1", b"POST / HTTP/1.1\r\n\r\n")
+    assert theirs.recv(1000)
+    theirs.sendall(unframed(201, EVT).data)
+    theirs.close()
+    while not link.receive():
+        pass
+    assert link.answer.is_whole
+    assert not link.may_go_on
+
+
+def test_what_tls_has_taken_may_have_left(
+    authority: trustme.CA, authority_file: Path, ends: tuple[socket.socket, socket.socket]
+) -> None:
+    """Over TLS an error tells nothing of how many bytes went before it."""
+    ours, theirs = ends
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    ours.settimeout(None)
+    stream = wrapped(ours, context_for(str(authority_file)), host="127.0.0.1")
+    with ThreadPoolExecutor(1) as executor:
+        other = executor.submit(context.wrap_socket, theirs, server_side=True)
+        stream.do_handshake()
+        link: Link[str] = Link(stream, ORIGIN)
+        other.result().close()
+    link.begin("d1", b"POST / HTTP/1.1\r\n\r\n")
+    assert link.has_sent
+    stream.close()
 
 
 def test_an_idle_connection_hears_its_end_and_what_nobody_asked_for(

@@ -144,6 +144,7 @@ def test_a_handshake_that_is_cut_stops_no_run(authority_file: Path, *, is_reset:
         sender.start("d1", post_to(url, "d1"))
         sender.wait(timeout_seconds=0)
         with listener.accept()[0] as connection:
+            assert connection.recv(65536)  # else the end would be a reset, too
             if is_reset:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         assert_never_sent(judged(server, ended(sender))["d1"])
@@ -329,6 +330,52 @@ def test_a_socks_proxy_that_refuses_sends_nothing(billing_server: BillingServer,
     with BillingServer() as none, sending(proxy=f"{scheme}://127.0.0.1:{none.port}", timeout_seconds=1) as sender:
         assert_never_sent(post_one(sender, billing_server))
     assert billing_server.connections == 0
+
+
+def test_a_tunnel_that_begins_with_rubbish_is_none(authority: trustme.CA, authority_file: Path) -> None:
+    """Nobody has anything to say in it before TLS begins."""
+    with (
+        BillingServer(lambda _: Answer(b"HTTP/1.1 200 OK\r\n\r\nrubbish", then=Then.TUNNEL)) as proxy,
+        BillingServer(authority=authority) as server,
+        sending(proxy=url_of(proxy), ca_bundle=authority_file) as sender,
+    ):
+        assert_never_sent(post_one(sender, server))
+        assert server.received == []
+
+
+def test_records_that_come_together_are_all_read(authority: trustme.CA, authority_file: Path) -> None:
+    """Within TLS to a proxy more of an answer may lie where no socket tells of it."""
+    with (
+        BillingServer(forwarding, authority=authority) as proxy,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        ThreadPoolExecutor(1) as executor,
+        sending(proxy=url_of(proxy), ca_bundle=authority_file, timeout_seconds=5) as sender,
+    ):
+        executor.submit(_answer_in_two_records, listener, authority)
+        sender.start("d1", post_to(f"https://127.0.0.1:{listener.getsockname()[1]}", "d1"))
+        exchange = ended(sender)["d1"]
+    assert (exchange.http_status, exchange.body, exchange.error) == (201, b"{}", "")
+
+
+def _answer_in_two_records(listener: socket.socket, authority: trustme.CA) -> None:
+    """Answer one request over TLS with a head and a body, each its own record, both sent at once."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    came, goes = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(came, goes, server_side=True)
+    with listener.accept()[0] as connection:
+        for act in (tls.do_handshake, lambda: tls.read(65536)):
+            while True:
+                try:
+                    act()
+                    break
+                except ssl.SSLWantReadError:
+                    connection.sendall(goes.read())
+                    came.write(connection.recv(65536))
+        tls.write(b"HTTP/1.1 201 OK\r\nContent-Length: 2\r\n\r\n")
+        tls.write(b"{}")
+        connection.sendall(goes.read())
+        connection.recv(65536)  # until the client leaves
 
 
 def test_a_tunnel_may_be_announced(authority: trustme.CA, authority_file: Path) -> None:
