@@ -121,8 +121,8 @@ class Link(Generic[Call]):
 
     def is_still_idle(self) -> bool:
         """Look whether anything came over an idle connection: its end, or what nobody asked for; not so news of TLS."""
-        if not self._poll.poll(0) and not holds_some(self.stream):  # costs a third of trying to receive
-            return True
+        if not self._poll.poll(0) and not (self._is_tls and holds_some(self.stream)):
+            return True  # which trying to receive would tell, too, at three times the cost
         try:
             self.stream.recv(_RECEIVE_BYTES)
         except NOT_YET:

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from uploader.api import Exchange, Failure, Request
 from uploader.dialling import Dialling
@@ -155,7 +155,10 @@ class Sender(Generic[Key]):
         now_seconds = time.monotonic()
         self.waited_seconds += now_seconds - began_seconds
         for at, events in ready:
-            self._see_to(at.data, events)
+            if isinstance(at.data, Link):
+                self._go_on(at.data, events)
+            else:
+                self._see_to_connecting(at.data)
         self._see_to_clocks(now_seconds)
         self._begin_held_back()
 
@@ -168,15 +171,13 @@ class Sender(Generic[Key]):
                 due_seconds = min(due_seconds, call.waits.until_seconds)
         return due_seconds
 
-    def _see_to(self, ready: Any, events: int) -> None:
-        if isinstance(ready, Link):
-            self._go_on(ready, events)
-        elif isinstance(ready, _Call):
-            self._go_on_connecting(ready)
-        else:
+    def _see_to_connecting(self, call: _Call[Key] | None) -> None:
+        if call is not None:
+            self._go_on_connecting(call)
+        else:  # a name was answered
             self._dialling.names.silence_bell()
-            for call in [call for call in self._connecting if not call.waits.sockets]:
-                self._go_on_connecting(call)
+            for waiting in [call for call in self._connecting if not call.waits.sockets]:
+                self._go_on_connecting(waiting)
 
     def _see_to_clocks(self, now_seconds: float) -> None:
         if self._connecting:
@@ -204,9 +205,9 @@ class Sender(Generic[Key]):
             call.began_seconds = time.monotonic()
             self._end(call, _unsent(call, Failure.MISCONFIGURED, str(error)))
             return
-        link = self._idle_link(origin)
         call.began_seconds = time.monotonic()
         self._note_begun(call)
+        link = self._idle_link(origin, now_seconds=call.began_seconds)
         if link is None:
             call.dial = self._dialling.dial(origin)
             self._connecting.add(call)
@@ -220,12 +221,11 @@ class Sender(Generic[Key]):
         if len(self._begun) > 4 * self._most_in_flight:
             self._begun = deque(begun for begun in self._begun if not begun.is_over)
 
-    def _idle_link(self, origin: Origin) -> Link[_Call[Key]] | None:
+    def _idle_link(self, origin: Origin, *, now_seconds: float) -> Link[_Call[Key]] | None:
         idle = self._idle_by_origin.get(origin)
         while idle:
             link = idle.popleft()  # that of which there has been the most time to hear that it is closed
-            idle_seconds = time.monotonic() - link.idle_since_seconds
-            if idle_seconds > self._most_idle_seconds:
+            if now_seconds - link.idle_since_seconds > self._most_idle_seconds:
                 self._close(link)
             elif link.is_still_idle():
                 return link
@@ -278,15 +278,13 @@ class Sender(Generic[Key]):
         self._holds_none_back = True
         call.link = link
         try:
-            link.begin(call, request_bytes(call.request, proxy_lines=self._lines_for_proxy(link.origin)))
+            proxy_lines = self._proxy_lines if link.origin.scheme == "http" else None
+            link.begin(call, request_bytes(call.request, proxy_lines=proxy_lines))
         except OSError as error:
             self._fail(call, f"the connection was lost: {error.strerror or error}")
             return
         if link.wants_to_write:
             self._selector.modify(link.stream.fileno(), _READ | _WRITE, link)
-
-    def _lines_for_proxy(self, origin: Origin) -> str | None:
-        return self._proxy_lines if origin.scheme == "http" else None
 
     def _go_on(self, link: Link[_Call[Key]], events: int) -> None:
         call = link.call
@@ -318,15 +316,16 @@ class Sender(Generic[Key]):
         self._has_had_an_answer = True
         if 200 <= head.status <= 299 and not link.has_sent_all:
             answer.fault = "the answer came before the whole request was sent"
-        return Exchange(
-            sent=True,
-            failure=Failure.NONE if answer.is_whole and not answer.fault else Failure.CUT_SHORT,
-            http_status=head.status,
-            framed=head.framed,
-            retry_after=head.retry_after,
-            body=answer.content,
-            error=answer.fault,
-            elapsed_seconds=elapsed_seconds,
+        failure = Failure.NONE if answer.is_whole and not answer.fault else Failure.CUT_SHORT
+        return Exchange(  # by keyword it would take half as long again
+            link.has_sent,
+            failure,
+            head.status,
+            head.framed,
+            head.retry_after,
+            answer.content,
+            answer.fault,
+            elapsed_seconds,
         )
 
     def _fail_overdue(self, call: _Call[Key]) -> None:
