@@ -312,7 +312,9 @@ class Sender(Generic[Key]):
         answer = link.answer
         head = answer.head
         if head is None:
-            return Exchange(sent=True, failure=Failure.CUT_SHORT, error=answer.fault, elapsed_seconds=elapsed_seconds)
+            return Exchange(
+                sent=link.has_sent, failure=Failure.CUT_SHORT, error=answer.fault, elapsed_seconds=elapsed_seconds
+            )
         self._has_had_an_answer = True
         if 200 <= head.status <= 299 and not link.has_sent_all:
             answer.fault = "the answer came before the whole request was sent"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,6 +135,20 @@ def test_a_connection_accepted_and_not_read_is_in_doubt() -> None:
         told = post_one(sender, server, base_url=f"http://127.0.0.1:{port}")
     assert told.exchange.sent
     assert told.reason is Reason.IN_DOUBT
+
+
+def test_a_connection_that_ends_before_it_took_a_byte_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel had no room for any of the request when the backend left: the row is not in doubt."""
+
+    def no_room(*_: object) -> int:
+        raise BlockingIOError
+
+    monkeypatch.setattr(socket.socket, "send", no_room)
+    with socket.create_server(("127.0.0.1", 0)) as listener, sending() as sender, BillingServer() as server:
+        sender.start("d1", post_to(f"http://127.0.0.1:{listener.getsockname()[1]}", "d1"))
+        sender.wait(timeout_seconds=0)
+        listener.accept()[0].close()
+        assert_never_sent(judged(server, ended(sender))["d1"])
 
 
 def test_a_name_that_does_not_resolve_sends_nothing(billing_server: BillingServer) -> None:
