@@ -89,11 +89,13 @@ def tunnel(stream: Stream, proxy: Proxy, backend: Origin, *, user_agent: str) ->
 
 def _answer_of(stream: Stream, *, what: str) -> Steps[Head | None]:
     """Receive the head of a proxy's answer; None when it is damaged, or more came, which nobody can have sent."""
-    data = b""
-    while len(data) <= _MOST_ANSWER_BYTES:
+    data, left_bytes = b"", _MOST_ANSWER_BYTES  # of all interim heads together: else some would never end
+    while left_bytes > 0:
         end = end_of_head(data)
         if end is None:
-            data += yield from received(stream, most=4096, what=what)
+            came = yield from received(stream, most=4096, what=what)
+            data += came
+            left_bytes -= len(came)
             continue
         head = read_head(data[:end])
         data = data[end:]

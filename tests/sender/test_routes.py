@@ -255,6 +255,17 @@ def test_a_tunnel_that_is_refused_sends_nothing(authority: trustme.CA, authority
         assert {request.method for request in proxy.received} == {"CONNECT"}
 
 
+@pytest.mark.parametrize(
+    "data", [b"HTTP/1.1 102 Wait\r\n\r\n", b"HTTP/1.1 200 OK\r\n"], ids=["interim answers", "a head"]
+)
+def test_a_proxys_answer_without_end_is_soon_given_up(authority_file: Path, data: bytes) -> None:
+    """What a proxy says as fast as it is read does not keep all other calls from going on."""
+    endless = Answer(endless=data * 1000)
+    with BillingServer(lambda _: endless) as proxy, sending(proxy=url_of(proxy), ca_bundle=authority_file) as sender:
+        sender.start("d1", post_to("https://backend.invalid", "d1"))
+        assert "its answer is damaged" in ended(sender)["d1"].error
+
+
 def test_a_tls_call_goes_through_a_proxy_reached_over_tls(authority: trustme.CA, authority_file: Path) -> None:
     """TLS to the backend within TLS to the proxy, for many calls at once; each side sees its own part alone."""
     with (
