@@ -15,11 +15,11 @@ _LINE_END = re.compile(rb"\r?\n")
 _MOST_LINE_BYTES = 16 * 1024
 _MOST_RAW_BYTES = 1024 * 1024
 """Of a whole answer, with its interim heads and the lines between its chunks; else some would never end."""
-DAMAGED = "the head of the answer is cut short or damaged"
-DAMAGED_CHUNK = "the chunks of the answer are damaged"
-TOO_LARGE = f"the answer is larger than {MOST_ANSWER_BYTES // 1024} KiB"
-CUT = "the answer ended before it was whole"
-NONE_CAME = "the connection was closed before any answer"
+_DAMAGED = "the head of the answer is cut short or damaged"
+_DAMAGED_CHUNK = "the chunks of the answer are damaged"
+_TOO_LARGE = f"the answer is larger than {MOST_ANSWER_BYTES // 1024} KiB"
+_CUT = "the answer ended before it was whole"
+_NONE_CAME = "the connection was closed before any answer"
 
 
 class _Body(Protocol):
@@ -58,13 +58,13 @@ class Answer:
     @property
     def has_begun(self) -> bool:
         """Whether any byte came."""
-        return bool(self.head or self._unread)
+        return self._raw_bytes > 0
 
     def feed(self, data: bytes) -> bool:
         """Take in what came; tell whether the answer is over, whole or not."""
         self._raw_bytes += len(data)
         if self._raw_bytes > _MOST_RAW_BYTES:
-            self.fault = TOO_LARGE
+            self.fault = _TOO_LARGE
             return True
         body = self._body
         if body is None:
@@ -84,7 +84,7 @@ class Answer:
         if isinstance(self._body, _UntilTheEnd):
             self.is_whole = True
         elif not self.fault:
-            self.fault = CUT if self.head else DAMAGED if self._unread else NONE_CAME
+            self.fault = _CUT if self.head else _DAMAGED if self._unread else _NONE_CAME
 
     def _read_heads(self, data: bytes) -> tuple[_Body | None, bytes]:
         """Read heads up to the final one; give the body that follows, None before that, and what came of it."""
@@ -95,7 +95,7 @@ class Answer:
             searched_bytes = 0
             head = read_head(data[:end])
             if head is None or head.status == _SWITCHING_PROTOCOLS:
-                self.fault = DAMAGED
+                self.fault = _DAMAGED
                 return None, b""
             data = data[end:]
             if head.status >= 200:
@@ -104,7 +104,7 @@ class Answer:
                 return self._body, data
         self._unread = data
         if len(data) > MOST_ANSWER_BYTES:
-            self.fault = TOO_LARGE
+            self.fault = _TOO_LARGE
         return None, b""
 
 
@@ -122,7 +122,7 @@ class _OfLength:
     def __init__(self, length_bytes: int) -> None:
         self._length_bytes = length_bytes
         self.content = b""
-        self.fault = TOO_LARGE if length_bytes > MOST_ANSWER_BYTES else ""
+        self.fault = _TOO_LARGE if length_bytes > MOST_ANSWER_BYTES else ""
 
     def feed(self, data: bytes) -> bytes | None:
         if self.fault:
@@ -144,7 +144,7 @@ class _UntilTheEnd:
 
     def feed(self, data: bytes) -> bytes | None:
         if len(self.content) + len(data) > MOST_ANSWER_BYTES:
-            self.fault = TOO_LARGE
+            self.fault = _TOO_LARGE
         else:
             self.content += data
         return None
@@ -173,7 +173,7 @@ class _Chunked:
             line, newline, rest = self._unread.partition(b"\n")
             if not newline:
                 if len(line) > _MOST_LINE_BYTES:
-                    self.fault = DAMAGED
+                    self.fault = _DAMAGED_CHUNK
                 return None
             self._unread = rest
             if self._is_last and not line.rstrip(b"\r"):
@@ -184,7 +184,7 @@ class _Chunked:
     def _take_content(self) -> None:
         taken = self._unread[: self._left_bytes]
         if len(self.content) + len(taken) > MOST_ANSWER_BYTES:
-            self.fault = TOO_LARGE
+            self.fault = _TOO_LARGE
             return
         self.content += taken
         self._unread = self._unread[len(taken) :]
@@ -195,13 +195,13 @@ class _Chunked:
         if self._is_last:
             self._trailer_bytes += len(line)
             if self._trailer_bytes > MOST_ANSWER_BYTES:
-                self.fault = TOO_LARGE
+                self.fault = _TOO_LARGE
         elif self._needs_line_end:
             self._needs_line_end = False
             if not _LINE_END.fullmatch(line):
-                self.fault = DAMAGED_CHUNK
+                self.fault = _DAMAGED_CHUNK
         elif size := _CHUNK_SIZE.fullmatch(line):
             self._left_bytes = int(size[1], 16)
             self._is_last = not self._left_bytes
         else:
-            self.fault = DAMAGED_CHUNK
+            self.fault = _DAMAGED_CHUNK

@@ -160,6 +160,19 @@ def test_an_endless_answer_over_tls_is_soon_over(authority: trustme.CA, authorit
         assert "larger than" in told.verdict.outcome.detail
 
 
+def test_what_is_wrong_with_an_answer_is_said(billing_server: BillingServer) -> None:
+    """Whoever reads it knows whether any of an answer came, and which part of it is damaged."""
+    words_by_name = {
+        "a chunk's extension without end": "the chunks of the answer are damaged",
+        "100, then a hang": "no whole answer within 0.2 s",
+        "hang without a byte": "no answer within 0.2 s",
+    }
+    for name, words in words_by_name.items():
+        billing_server.respond = scripted(posts=[IN_DOUBT_BY_NAME[name]])
+        with sending(timeout_seconds=IMPATIENT_SECONDS if "within" in words else 10) as sender:
+            assert post_one(sender, billing_server, name.partition(",")[0].replace(" ", "-")).exchange.error == words
+
+
 @pytest.mark.parametrize("name", RUBBISH_BY_NAME)
 def test_rubbish_leaves_the_row_in_doubt(billing_server: BillingServer, name: str) -> None:
     """What is not, or only almost, HTTP is no acceptance and stops no run; a folded header is HTTP (RFC 9112, 5.2)."""
