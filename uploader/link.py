@@ -90,7 +90,6 @@ class Link(Generic[Call]):
         except NOT_YET:
             return
         except OSError:
-            self._is_open = False
             self._unsent = b""
             if not self.has_sent:
                 raise

@@ -21,10 +21,10 @@ class Origin(NamedTuple):
     @property
     def netloc(self) -> str:
         """Host and port, as in a URL."""
-        return f"{in_url(self.host)}:{self.port}"
+        return f"{_in_url(self.host)}:{self.port}"
 
 
-def in_url(host: str) -> str:
+def _in_url(host: str) -> str:
     """Spell a host as it stands in a URL: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host
 
@@ -37,11 +37,10 @@ def origin_of(url: str) -> Origin:
         ValueError: it is no URL of http or https with a host.
     """
     parts = urlsplit(url)
-    scheme = parts.scheme.lower()
-    port = parts.port or DEFAULT_PORT_BY_SCHEME.get(scheme)
-    if scheme not in DEFAULT_PORT_BY_SCHEME or port is None or not parts.hostname:
+    port = parts.port or DEFAULT_PORT_BY_SCHEME.get(parts.scheme)
+    if parts.scheme not in DEFAULT_PORT_BY_SCHEME or port is None or not parts.hostname:
         raise ValueError(f"{url}: not an http or https URL with a host")
-    return Origin(scheme, parts.hostname, port)
+    return Origin(parts.scheme, parts.hostname, port)
 
 
 @functools.cache  # some milliseconds
@@ -66,7 +65,7 @@ def request_bytes(request: Request, *, proxy_lines: str | None) -> bytes:
 def _common_head(url: str, proxy_lines: str | None) -> str:
     origin, parts = origin_of(url), urlsplit(url)
     is_default = origin.port == DEFAULT_PORT_BY_SCHEME[origin.scheme]
-    host = in_url(origin.host) if is_default else origin.netloc
+    host = _in_url(origin.host) if is_default else origin.netloc
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if proxy_lines is not None:
         target = f"{origin.scheme}://{host}{target}"

@@ -56,10 +56,9 @@ def proxy_of(url: str) -> Proxy | None:
     if not url:
         return None
     parts = urlsplit(url)
-    scheme = parts.scheme.lower()
-    port = parts.port or DEFAULT_PORT_BY_SCHEME.get(scheme, _SOCKS_PORT)
+    port = parts.port or DEFAULT_PORT_BY_SCHEME.get(parts.scheme, _SOCKS_PORT)
     return Proxy(
-        origin=Origin(scheme, parts.hostname or "", port),
+        origin=Origin(parts.scheme, parts.hostname or "", port),
         user=None if parts.username is None else unquote(parts.username),
         password=unquote(parts.password or ""),
     )

@@ -11,7 +11,6 @@ import math
 import selectors
 import time
 from collections import deque
-from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -20,7 +19,7 @@ from uploader.dialling import Dialling
 from uploader.link import Link
 from uploader.origin import Origin, origin_of, request_bytes, user_agent
 from uploader.proxies import proxy_of
-from uploader.steps import Steps, UnconnectedError, Wait
+from uploader.steps import Steps, UnconnectedError, Wait, words_of
 from uploader.tls import Stream
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
@@ -34,7 +33,7 @@ _LEAST_IDLE_SECONDS = 0.04
 """One that the backend closed sooner was closed for another reason than that it was idle."""
 _NOT_WAITING = Wait("connection")
 
-Key = TypeVar("Key", bound=Hashable)
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,13 +198,12 @@ class Sender(Generic[Key]):
             self._begin(self._held_back.popleft())
 
     def _begin(self, call: _Call[Key]) -> None:
+        call.began_seconds = time.monotonic()
         try:
             origin = origin_of(call.request.url)
         except ValueError as error:
-            call.began_seconds = time.monotonic()
             self._end(call, _unsent(call, Failure.MISCONFIGURED, str(error)))
             return
-        call.began_seconds = time.monotonic()
         self._note_begun(call)
         link = self._idle_link(origin, now_seconds=call.began_seconds)
         if link is None:
@@ -281,7 +279,7 @@ class Sender(Generic[Key]):
             proxy_lines = self._proxy_lines if link.origin.scheme == "http" else None
             link.begin(call, request_bytes(call.request, proxy_lines=proxy_lines))
         except OSError as error:
-            self._fail(call, f"the connection was lost: {error.strerror or error}")
+            self._fail(call, f"the connection was lost: {words_of(error)}")
             return
         if link.wants_to_write:
             self._selector.modify(link.stream.fileno(), _READ | _WRITE, link)
@@ -300,7 +298,7 @@ class Sender(Generic[Key]):
                     self._selector.modify(link.stream.fileno(), _READ, link)
             is_over = link.receive()
         except OSError as error:
-            self._fail(call, f"the connection was lost: {error.strerror or error}")
+            self._fail(call, f"the connection was lost: {words_of(error)}")
         else:
             if is_over:
                 self._end(call, self._exchange(call, link))
