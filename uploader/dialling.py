@@ -19,11 +19,10 @@ class Dialling:
     names: whose bell tells that what waits for a name may go on.
     """
 
-    def __init__(self, *, proxy: Proxy | None, ca_bundle: str, user_agent: str) -> None:
+    def __init__(self, *, proxy: Proxy | None, ca_bundle: str) -> None:
         self.names = Names()
         self._proxy = proxy
         self._ca_bundle = ca_bundle
-        self._user_agent = user_agent
         self._context: Context | None = None
 
     def dial(self, backend: Origin) -> Steps[Stream]:
@@ -62,7 +61,7 @@ class Dialling:
             addresses = () if proxy.resolves_names else (yield from self._addresses(backend, named=backend.netloc))
             yield from socks_way(stream, proxy, backend, addresses=[str(address.sockaddr[0]) for address in addresses])
         elif backend.scheme == "https":
-            yield from tunnel(stream, proxy, backend, user_agent=self._user_agent)
+            yield from tunnel(stream, proxy, backend)
 
     def _over_tls(self, stream: Stream, host: str, *, named: str) -> Steps[Stream]:
         context = self._trusting()

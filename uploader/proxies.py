@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from uploader import socks
 from uploader.answer_head import Head, end_of_head, read_head
-from uploader.origin import Origin
+from uploader.origin import Origin, user_agent
 from uploader.settings import DEFAULT_PORT_BY_SCHEME
 from uploader.steps import Steps, UnconnectedError, received, sent, words_of
 from uploader.tls import Stream
@@ -64,18 +64,17 @@ def proxy_of(url: str) -> Proxy | None:
     )
 
 
-def tunnel(stream: Stream, proxy: Proxy, backend: Origin, *, user_agent: str) -> Steps[None]:
+def tunnel(stream: Stream, proxy: Proxy, backend: Origin) -> Steps[None]:
     """Have a proxy of HTTP pass all bytes on to the backend (CONNECT, RFC 9110 section 9.3.6).
 
     Raises:
         UnconnectedError: it does not.
     """
-    request = (
-        f"CONNECT {backend.netloc} HTTP/1.1\r\nHost: {backend.netloc}\r\n{proxy.lines}User-Agent: {user_agent}\r\n\r\n"
-    )
-    what = f"tunnel to {backend.netloc} from {proxy.named}"
+    door = backend.netloc
+    lines = f"Host: {door}\r\n{proxy.lines}User-Agent: {user_agent()}\r\n"
+    what = f"tunnel to {door} from {proxy.named}"
     try:
-        yield from sent(stream, request.encode("ascii"), what=what)
+        yield from sent(stream, f"CONNECT {door} HTTP/1.1\r\n{lines}\r\n".encode("ascii"), what=what)
         head = yield from _answer_of(stream, what=what)
     except OSError as error:
         raise UnconnectedError(f"no {what}: {words_of(error)}") from error

@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 from uploader.api import Exchange, Failure, Request
 from uploader.dialling import Dialling
 from uploader.link import Link
-from uploader.origin import Origin, origin_of, request_bytes, user_agent
+from uploader.origin import Origin, origin_of, request_bytes
 from uploader.proxies import proxy_of
 from uploader.steps import Steps, UnconnectedError, Wait, words_of
 from uploader.tls import Stream
@@ -85,7 +85,7 @@ class Sender(Generic[Key]):
         self._timeout_seconds = connection.timeout_seconds
         proxy = proxy_of(connection.proxy)
         self._proxy_lines = None if proxy is None or not proxy.speaks_http else proxy.lines
-        self._dialling = Dialling(proxy=proxy, ca_bundle=connection.ca_bundle, user_agent=user_agent())
+        self._dialling = Dialling(proxy=proxy, ca_bundle=connection.ca_bundle)
         self._selector = selectors.DefaultSelector()
         self._hears_bell = False
         self._links: set[Link[_Call[Key]]] = set()
