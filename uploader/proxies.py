@@ -111,7 +111,7 @@ def socks_way(stream: Stream, proxy: Proxy, backend: Origin, *, addresses: Seque
         UnconnectedError: it does not.
     """
     scheme = proxy.origin.scheme
-    host = backend.host if proxy.resolves_names else socks.chosen_address(scheme, addresses)
+    host = backend.host if proxy.resolves_names else socks.chosen_address(addresses)
     talk = socks.talk(scheme, host=host, port=backend.port, user=proxy.user or "", password=proxy.password)
     what = f"way to {backend.netloc} through {proxy.named}"
     try:

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -317,7 +318,26 @@ def test_calls_go_through_a_socks_proxy(
     ):
         base_url = server.base_url.replace("127.0.0.1", "localhost")
         assert post_one(sender, server, base_url=base_url).reason is None
-        assert socks.asked in ([(told_host, "")], [("::1", "")])
+        assert socks.asked == [(told_host, "")]
+
+
+@pytest.mark.parametrize("scheme", ["socks4", "socks5"])
+def test_a_socks_proxy_is_told_an_address_of_ipv4(
+    billing_server: BillingServer, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told one address alone, and this machine's order says nothing of what the proxy can reach."""
+    asked_the_system = socket.getaddrinfo
+
+    def of_both_families(host: str, *args: Any, **kwargs: Any) -> list[Any]:
+        if host != "backend.invalid":
+            return asked_the_system(host, *args, **kwargs)
+        return [asked_the_system(address, *args, **kwargs)[0] for address in ("::1", "127.0.0.1")]
+
+    with SocksProxy() as socks, sending(proxy=f"{scheme}://{socks.door}") as sender:
+        monkeypatch.setattr(socket, "getaddrinfo", of_both_families)
+        base_url = billing_server.base_url.replace("127.0.0.1", "backend.invalid")
+        assert post_one(sender, billing_server, base_url=base_url).reason is None
+        assert socks.asked == [("127.0.0.1", "")]
 
 
 def test_a_socks_proxy_is_told_user_and_password(billing_server: BillingServer) -> None:
