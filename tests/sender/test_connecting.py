@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import selectors
 import socket
+import threading
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
 from tests.billing_server import BillingServer
 from tests.dead_ports import full_port, refusing_port
-from tests.sender.calls import post_all, post_one, sending
+from tests.sender.calls import ended, judged, post_all, post_one, post_to, sending
 from uploader.connecting import connected
 from uploader.names import Address, Names, in_turn
 from uploader.steps import Steps, UnconnectedError
@@ -59,6 +61,19 @@ def test_a_silent_address_does_not_hold_up_the_next(billing_server: BillingServe
         assert port_of([address_of(silent), address_of(billing_server.port)]) == billing_server.port
 
 
+@pytest.mark.skipif(os.uname().sysname != "Linux", reason="other systems refuse a connection beyond the queue")
+def test_a_sender_tries_the_next_address_in_time(
+    billing_server: BillingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a call waits for a silent address, nothing but the clock says that the next is to be tried."""
+    with full_port() as silent, sending(timeout_seconds=5) as sender:
+        doors = [(socket.AF_INET, 0, 0, "", ("127.0.0.1", port)) for port in (silent, billing_server.port)]
+        with monkeypatch.context() as names:
+            names.setattr(socket, "getaddrinfo", lambda *_, **__: doors)
+            told = post_one(sender, billing_server, base_url="http://backend.invalid/api/v1")
+        assert told.reason is None
+
+
 def test_no_address_takes_connections() -> None:
     """What is said names the door, and why the last one was closed."""
     with refusing_port() as dead, pytest.raises(UnconnectedError, match=r"backend:1: Connection refused"):
@@ -99,8 +114,25 @@ def test_a_name_that_was_not_found_is_asked_for_again() -> None:
         names.close()
 
 
-def test_a_call_that_waits_for_a_name_ends_in_time(billing_server: BillingServer) -> None:
+def test_a_call_that_waits_for_a_name_ends_in_time(
+    billing_server: BillingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The time of a call is over, whatever the name server does; the next goes to another host meanwhile."""
-    with sending(timeout_seconds=0.001) as sender:
-        told = post_one(sender, billing_server, base_url="http://metering.invalid")
-    assert (told.exchange.sent, told.verdict.retry) == (False, True)
+    asked_the_system = socket.getaddrinfo
+    is_over = threading.Event()
+
+    def silent(host: str, *args: Any, **kwargs: Any) -> list[Any]:
+        if host == "metering.invalid" and not kwargs["flags"]:
+            is_over.wait()
+        return asked_the_system(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    with sending(timeout_seconds=1) as sender:
+        sender.start("d1", post_to("http://metering.invalid", "d1"))
+        sender.start("d2", post_to(billing_server.base_url, "d2"))
+        exchanges = ended(sender)
+        is_over.set()
+    told = judged(billing_server, exchanges)
+    assert list(told) == ["d2", "d1"]
+    assert (told["d1"].exchange.sent, told["d1"].verdict.retry) == (False, True)
+    assert told["d1"].exchange.error == "no address of metering.invalid:80 from the name server within 1 s"
