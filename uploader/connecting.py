@@ -11,10 +11,14 @@ import time
 from collections.abc import Sequence
 
 from uploader.names import Address
-from uploader.steps import Steps, UnconnectedError, Wait, words_of
+from uploader.steps import Steps, UnconnectedError, Wait
+from uploader.tls import in_words
 
 _NEXT_ADDRESS_SECONDS = 0.25
 """How long one address has before the next is tried beside it (RFC 8305 section 5)."""
+
+_MOST_ADDRESSES = 8
+"""That are tried, each with a socket of its own."""
 
 
 def connected(addresses: Sequence[Address], *, door: str) -> Steps[socket.socket]:
@@ -25,7 +29,7 @@ def connected(addresses: Sequence[Address], *, door: str) -> Steps[socket.socket
     Raises:
         UnconnectedError: none of them takes connections.
     """
-    untried = list(addresses)
+    untried = list(addresses[:_MOST_ADDRESSES])
     trying: list[socket.socket] = []
     next_seconds = 0.0
     words = ""
@@ -36,7 +40,7 @@ def connected(addresses: Sequence[Address], *, door: str) -> Steps[socket.socket
                 try:
                     trying.append(_begun(untried.pop(0)))
                 except OSError as error:
-                    words = words_of(error)
+                    words = in_words(error)
                     continue
             sockets = [(sock.fileno(), selectors.EVENT_WRITE) for sock in trying]
             yield Wait(f"connection to {door}", sockets, next_seconds if untried else None)

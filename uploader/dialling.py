@@ -75,7 +75,7 @@ class Dialling:
         except (OSError, ValueError) as error:  # a proxy's name may be none
             is_untrusted = isinstance(error, CertificateError)
             raise UnconnectedError(
-                f"no {what}: {in_words(error)}", is_set_up_fault=is_untrusted, is_of_tls=is_lasting(error)
+                f"no {what}: {in_words(error)}", is_set_up_fault=is_untrusted, is_wrong_door=is_lasting(error)
             ) from error
         return over
 

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from uploader import api
 from uploader.client import Route, answer_date, settle_route
@@ -25,11 +24,13 @@ from uploader.glance import nearest_folder, try_ledger_folder
 from uploader.local_disk import fleeting_file_system
 from uploader.log_check import fitted_check
 from uploader.model import Reason, UsageEvent
+from uploader.origin import origin_of
 from uploader.plan import Plan
+from uploader.proxies import proxy_of
 from uploader.readers import open_usage_log
 from uploader.schema import RowSchema
 from uploader.sender import Connection, Sender
-from uploader.settings import DEFAULT_PORT_BY_SCHEME, Settings
+from uploader.settings import Settings
 from uploader.tls import context_for, in_words
 
 _FEW_DAYS = 21
@@ -121,17 +122,15 @@ def _examine_log(path: Path, schema: RowSchema, plan: Plan) -> tuple[Finding, st
 
 
 def _route_in_words(settings: Settings, route: Route) -> str:
-    if not route.proxy:
+    proxy = proxy_of(route.proxy)
+    if proxy is None:
         return f"to {settings.base_url}, without a proxy"
-    proxy = urlsplit(route.proxy)  # there may be a password in it
-    host = f"[{proxy.hostname}]" if ":" in (proxy.hostname or "") else proxy.hostname
-    port = f":{proxy.port}" if proxy.port else ""
-    return f"to {settings.base_url}, through the proxy {proxy.scheme}://{host}{port}"
+    return f"to {settings.base_url}, through the proxy {proxy.origin.scheme}://{proxy.origin.netloc}"
 
 
 def _examine_network(settings: Settings, route: Route) -> Iterator[Finding]:
-    target = urlsplit(route.proxy or settings.base_url)
-    host, port = target.hostname or "", target.port or DEFAULT_PORT_BY_SCHEME.get(target.scheme, 80)
+    proxy = proxy_of(route.proxy)
+    _, host, port = origin_of(settings.base_url) if proxy is None else proxy.origin
     try:
         addresses = dict.fromkeys(str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     except (OSError, UnicodeError) as error:  # a proxy's name may be none

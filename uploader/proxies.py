@@ -11,8 +11,8 @@ from uploader import socks
 from uploader.answer_head import Head, end_of_head, read_head
 from uploader.origin import Origin, user_agent
 from uploader.settings import DEFAULT_PORT_BY_SCHEME
-from uploader.steps import Steps, UnconnectedError, received, sent, words_of
-from uploader.tls import Stream
+from uploader.steps import Steps, UnconnectedError, received, sent
+from uploader.tls import Stream, in_words
 
 _SOCKS_PORT = 1080
 _KEEP_ALIVE = "Proxy-Connection: Keep-Alive\r\n"
@@ -77,7 +77,7 @@ def tunnel(stream: Stream, proxy: Proxy, backend: Origin) -> Steps[None]:
         yield from sent(stream, f"CONNECT {door} HTTP/1.1\r\n{lines}\r\n".encode("ascii"), what=what)
         head = yield from _answer_of(stream, what=what)
     except OSError as error:
-        raise UnconnectedError(f"no {what}: {words_of(error)}") from error
+        raise UnconnectedError(f"no {what}: {in_words(error)}") from error
     if head is None or not 200 <= head.status <= 299:
         words = "its answer is damaged" if head is None else f"HTTP {head.status}"
         if head is not None and head.status == 407:
@@ -125,4 +125,4 @@ def socks_way(stream: Stream, proxy: Proxy, backend: Origin, *, addresses: Seque
     except StopIteration:
         return
     except (OSError, ValueError) as error:
-        raise UnconnectedError(f"no {what}: {words_of(error)}") from error
+        raise UnconnectedError(f"no {what}: {in_words(error)}") from error

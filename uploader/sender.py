@@ -19,8 +19,8 @@ from uploader.dialling import Dialling
 from uploader.link import Link
 from uploader.origin import Origin, origin_of, request_bytes
 from uploader.proxies import proxy_of
-from uploader.steps import Steps, UnconnectedError, Wait, words_of
-from uploader.tls import Stream
+from uploader.steps import Steps, UnconnectedError, Wait
+from uploader.tls import Stream, in_words
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 _MOST_BEFORE_A_CONNECTION = 8
@@ -29,8 +29,10 @@ _MOST_IDLE_SECONDS = 2.0
 """A connection idle for longer is not used again: the backend may be closing it, and that race costs a doubt. Half as
 long as the backend was seen to leave one open, if that is less."""
 
-_LEAST_IDLE_SECONDS = 0.04
+_LEAST_IDLE_SECONDS = 0.1
 """One that the backend closed sooner was closed for another reason than that it was idle."""
+_SECONDS_LEARNED = 60.0
+"""How long it is remembered: a backend that was only started anew closes connections, too."""
 _NOT_WAITING = Wait("connection")
 
 Key = TypeVar("Key")
@@ -91,6 +93,7 @@ class Sender(Generic[Key]):
         self._links: set[Link[_Call[Key]]] = set()
         self._idle_by_origin: dict[Origin, deque[Link[_Call[Key]]]] = {}
         self._most_idle_seconds = _MOST_IDLE_SECONDS
+        self._learned_until_seconds = math.inf
         self._held_back: deque[_Call[Key]] = deque()
         self._holds_none_back = False
         self._begun: deque[_Call[Key]] = deque()
@@ -220,6 +223,8 @@ class Sender(Generic[Key]):
             self._begun = deque(begun for begun in self._begun if not begun.is_over)
 
     def _idle_link(self, origin: Origin, *, now_seconds: float) -> Link[_Call[Key]] | None:
+        if now_seconds > self._learned_until_seconds:
+            self._most_idle_seconds = _MOST_IDLE_SECONDS
         idle = self._idle_by_origin.get(origin)
         while idle:
             link = idle.popleft()  # that of which there has been the most time to hear that it is closed
@@ -232,9 +237,11 @@ class Sender(Generic[Key]):
         return None
 
     def _learn_of_end(self, link: Link[_Call[Key]]) -> None:
-        idle_seconds = time.monotonic() - link.idle_since_seconds
+        now_seconds = time.monotonic()
+        idle_seconds = now_seconds - link.idle_since_seconds
         if idle_seconds >= _LEAST_IDLE_SECONDS:
             self._most_idle_seconds = min(self._most_idle_seconds, idle_seconds / 2)
+            self._learned_until_seconds = now_seconds + _SECONDS_LEARNED
         self._close(link)
 
     def _go_on_connecting(self, call: _Call[Key]) -> None:
@@ -246,16 +253,9 @@ class Sender(Generic[Key]):
         except StopIteration as connected:
             self._connecting.discard(call)
             call.dial = None
-            link: Link[_Call[Key]] = Link(connected.value, origin_of(call.request.url))
-            self._links.add(link)
-            self._selector.register(link.stream.fileno(), _READ, link)
-            if time.monotonic() < call.began_seconds + self._timeout_seconds:
-                self._send(call, link)
-            else:  # this process stood still, say: the request would go out to be given up at once
-                self._close(link)
-                self._fail_overdue(call)
+            self._use_new(call, connected.value)
         except UnconnectedError as error:
-            is_at_fault = error.is_set_up_fault or (error.is_of_tls and not self._has_had_an_answer)
+            is_at_fault = error.is_set_up_fault or (error.is_wrong_door and not self._has_had_an_answer)
             failure = Failure.MISCONFIGURED if is_at_fault else Failure.UNREACHABLE
             self._end(call, _unsent(call, failure, str(error)))
         else:
@@ -264,6 +264,20 @@ class Sender(Generic[Key]):
             if not self._hears_bell and self._dialling.names.bell is not None:
                 self._hears_bell = True
                 self._selector.register(self._dialling.names.bell, _READ)
+
+    def _use_new(self, call: _Call[Key], stream: Stream) -> None:
+        link: Link[_Call[Key]] = Link(stream, origin_of(call.request.url))
+        self._links.add(link)
+        self._selector.register(link.stream.fileno(), _READ, link)
+        if time.monotonic() >= call.began_seconds + self._timeout_seconds:
+            # This process stood still, say: the request would go out only to be given up.
+            self._close(link)
+            self._fail_overdue(call)
+        elif not link.is_still_idle():
+            self._close(link)
+            self._fail(call, f"{link.origin.netloc} ended the connection, or spoke, before it was asked anything")
+        else:
+            self._send(call, link)
 
     def _stop_waiting(self, call: _Call[Key]) -> None:
         for descriptor, _ in call.waits.sockets:
@@ -279,7 +293,7 @@ class Sender(Generic[Key]):
             proxy_lines = self._proxy_lines if link.origin.scheme == "http" else None
             link.begin(call, request_bytes(call.request, proxy_lines=proxy_lines))
         except OSError as error:
-            self._fail(call, f"the connection was lost: {words_of(error)}")
+            self._fail(call, f"the connection was lost: {in_words(error)}")
             return
         if link.wants_to_write:
             self._selector.modify(link.stream.fileno(), _READ | _WRITE, link)
@@ -298,7 +312,7 @@ class Sender(Generic[Key]):
                     self._selector.modify(link.stream.fileno(), _READ, link)
             is_over = link.receive()
         except OSError as error:
-            self._fail(call, f"the connection was lost: {words_of(error)}")
+            self._fail(call, f"the connection was lost: {in_words(error)}")
         else:
             if is_over:
                 self._end(call, self._exchange(call, link))

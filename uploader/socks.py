@@ -60,10 +60,13 @@ def _talk_4(host: str, port: int, user: bytes) -> Talk:
 
 
 def _talk_5(host: str, port: int, user: bytes, password: bytes) -> Talk:
+    if max(len(user), len(password)) > 255:
+        raise ValueError("SOCKS 5 takes a user and a password of 255 bytes at the most")
     methods = bytes([_NO_PASSWORD, _PASSWORD] if user else [_NO_PASSWORD])
     version, method = yield Step(bytes([5, len(methods)]) + methods, 2)
     if version != 5 or method not in methods:
-        raise ValueError("it asks for a password" if version == 5 else "it speaks no SOCKS 5")
+        refusal = "it does not take this user" if user else "it asks for a user and password"
+        raise ValueError(refusal if version == 5 else "it speaks no SOCKS 5")
     if method == _PASSWORD:
         _, status = yield Step(bytes([1, len(user)]) + user + bytes([len(password)]) + password, 2)
         if status:

@@ -32,13 +32,13 @@ class UnconnectedError(Exception):
     """No connection came about; no request was sent.
 
     is_set_up_fault: nor would it later.
-    is_of_tls:       the other side does not speak TLS as it should.
+    is_wrong_door:   whoever is there does not speak TLS as it should; nor would it later, unless it has before.
     """
 
-    def __init__(self, words: str, *, is_set_up_fault: bool = False, is_of_tls: bool = False) -> None:
+    def __init__(self, words: str, *, is_set_up_fault: bool = False, is_wrong_door: bool = False) -> None:
         super().__init__(words)
         self.is_set_up_fault = is_set_up_fault
-        self.is_of_tls = is_of_tls
+        self.is_wrong_door = is_wrong_door
 
 
 def done(stream: Stream, act: Callable[[], Given], *, what: str, blocked: int = selectors.EVENT_READ) -> Steps[Given]:
@@ -79,8 +79,3 @@ def received(stream: Stream, *, most: int, what: str) -> Steps[bytes]:
     if not data:
         raise ConnectionError("the connection was closed")
     return data
-
-
-def words_of(error: Exception) -> str:
-    """Say what went wrong, without the number that the system has for it."""
-    return (error.strerror if isinstance(error, OSError) else "") or str(error)

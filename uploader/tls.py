@@ -12,6 +12,7 @@ Context = ssl.SSLContext
 NOT_YET = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 """What a stream raises that can go on only later."""
 _RECEIVE_BYTES = 64 * 1024
+_ENDS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 _SPEAKS_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"})
 
 
@@ -50,15 +51,15 @@ def holds_some(stream: Stream) -> bool:
 
 def is_lasting(error: Exception) -> bool:
     """Tell whether a handshake would fail in the same way again; not so when the connection ended in it."""
-    return isinstance(error, ssl.SSLError | ValueError) and not isinstance(error, ssl.SSLEOFError)
+    return isinstance(error, ssl.SSLError | ValueError) and not isinstance(error, _ENDS)
 
 
 def in_words(error: Exception) -> str:
-    """Say what is wrong with a handshake or a file of certificates, without OpenSSL's names for it."""
+    """Say what went wrong, without the numbers and names that the system and OpenSSL have for it."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message.rstrip(".")
-    if isinstance(error, ssl.SSLEOFError):
-        return "the connection was closed within the handshake"
+    if isinstance(error, _ENDS):
+        return "the connection was closed"
     if isinstance(error, ssl.SSLError):
         if error.reason in _SPEAKS_NO_TLS:
             return "the other side does not speak TLS at that port"
@@ -86,6 +87,8 @@ def context_for(ca_bundle: str) -> Context:
     # What OpenSSL itself takes, as curl does: Python would refuse old load balancers.
     context.set_ciphers("DEFAULT")
     context.set_alpn_protocols(["http/1.1"])
+    # In TLS 1.2 the other side could have what is sent wait for what is to be read.
+    context.options |= ssl.OP_NO_RENEGOTIATION
     return context
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import shutil
 import socket
 import ssl
@@ -374,39 +375,54 @@ def test_a_tunnel_that_begins_with_rubbish_is_none(authority: trustme.CA, author
         assert server.received == []
 
 
-def test_records_that_come_together_are_all_read(authority: trustme.CA, authority_file: Path) -> None:
-    """Within TLS to a proxy more of an answer may lie where no socket tells of it."""
+HEAD = b"HTTP/1.1 201 OK\r\nContent-Length: 2\r\n\r\n"
+RECORDS = {"an answer in two": ([HEAD, b"{}"], 1), "an answer too many": ([HEAD + b"{}", HEAD + b"[]"], 2)}
+"""By name, what a backend sends at once, each in a record of its own; over how many connections two rows then go."""
+
+
+@pytest.mark.parametrize(("records", "connections"), RECORDS.values(), ids=RECORDS.keys())
+def test_records_that_come_together_are_all_read(
+    authority: trustme.CA, authority_file: Path, records: list[bytes], connections: int
+) -> None:
+    """Within TLS to a proxy more may have come than any socket tells of; it is no other row's answer."""
     with (
         BillingServer(forwarding, authority=authority) as proxy,
         socket.create_server(("127.0.0.1", 0)) as listener,
         ThreadPoolExecutor(1) as executor,
         sending(proxy=url_of(proxy), ca_bundle=authority_file, timeout_seconds=5) as sender,
     ):
-        executor.submit(_answer_in_two_records, listener, authority)
-        sender.start("d1", post_to(f"https://127.0.0.1:{listener.getsockname()[1]}", "d1"))
-        exchange = ended(sender)["d1"]
-    assert (exchange.http_status, exchange.body, exchange.error) == (201, b"{}", "")
+        base_url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        served = executor.submit(_serve_in_records, listener, authority, records, connections=connections)
+        for device_id in ("d1", "d2"):
+            sender.start(device_id, post_to(base_url, device_id))
+            exchange = ended(sender)[device_id]
+            assert (exchange.http_status, exchange.body, exchange.error) == (201, b"{}", "")
+        sender.close()
+        assert served.result() == 2
 
 
-def _answer_in_two_records(listener: socket.socket, authority: trustme.CA) -> None:
-    """Answer one request over TLS with a head and a body, each its own record, both sent at once."""
+def _serve_in_records(listener: socket.socket, authority: trustme.CA, records: list[bytes], *, connections: int) -> int:
+    """Answer every request of some connections over TLS with the same records; tell how many requests there were."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
-    came, goes = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = context.wrap_bio(came, goes, server_side=True)
-    with listener.accept()[0] as connection:
-        for act in (tls.do_handshake, lambda: tls.read(65536)):
-            while True:
-                try:
-                    act()
-                    break
-                except ssl.SSLWantReadError:
-                    connection.sendall(goes.read())
-                    came.write(connection.recv(65536))
-        tls.write(b"HTTP/1.1 201 OK\r\nContent-Length: 2\r\n\r\n")
-        tls.write(b"{}")
-        connection.sendall(goes.read())
-        connection.recv(65536)  # until the client leaves
+    requests = 0
+    for _ in range(connections):
+        came, goes = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(came, goes, server_side=True)
+        with listener.accept()[0] as connection:
+            is_shaken = False
+            while data := connection.recv(65536):
+                came.write(data)
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    if not is_shaken:
+                        tls.do_handshake()
+                        is_shaken = True
+                    if tls.read(65536):
+                        requests += 1
+                        for record in records:
+                            tls.write(record)
+                connection.sendall(goes.read())
+    return requests
 
 
 def test_a_tunnel_may_be_announced(authority: trustme.CA, authority_file: Path) -> None:

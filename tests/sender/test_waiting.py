@@ -18,7 +18,7 @@ from tests.billing_server import BillingServer
 from tests.dead_ports import refusing_port, silent_port
 from tests.sender.calls import IMPATIENT_SECONDS, RIGHT, ended, judged, post_all, post_one, post_to, sending
 from uploader import api
-from uploader.api import Failure
+from uploader.api import Failure, Request
 from uploader.model import Reason
 from uploader.sender import Connection, Sender
 from uploader.settings import Settings
@@ -93,6 +93,20 @@ def test_a_connection_that_the_backend_closed_unannounced_is_not_used_again(bill
     assert (late[0], late[2:]) == (False, [True] * 4)
 
 
+def test_waiting_ends_at_once_when_a_call_could_not_even_start(billing_server: BillingServer) -> None:
+    """Beside one that takes long, what has ended already is handed back without delay."""
+    gate = threading.Event()
+    billing_server.respond = lambda received: Answer(data=contract(received).data, gate=gate)
+    with sending(timeout_seconds=60) as sender:
+        sender.start("slow", post_to(billing_server.base_url, "slow"))
+        while not billing_server.peak_in_flight:
+            sender.wait(timeout_seconds=0.01)
+        sender.start("none", Request(url="foo://bar", headers=()))
+        assert [key for key, _ in sender.wait(timeout_seconds=3600)] == ["none"]
+        gate.set()
+        assert set(ended(sender)) == {"slow"}
+
+
 def test_a_backend_that_closes_idle_connections_early_is_known_to() -> None:
     """A connection is not used again after half of the time for which one was seen to be left open."""
     with socket.create_server(("127.0.0.1", 0)) as listener, sending(timeout_seconds=60) as sender:
@@ -112,8 +126,8 @@ def test_a_backend_that_closes_idle_connections_early_is_known_to() -> None:
         with listener.accept()[0]:
             began_seconds = time.monotonic()
             with answered("first"):
-                while time.monotonic() < began_seconds + 0.1:
-                    sender.wait(timeout_seconds=0.1)
+                while time.monotonic() < began_seconds + 0.2:
+                    sender.wait(timeout_seconds=0.2)
             sender.wait(timeout_seconds=60)  # its end is heard
             open_seconds = time.monotonic() - began_seconds
             with answered("second"):

@@ -121,6 +121,24 @@ def test_a_tls_handshake_that_hangs_sends_nothing(authority_file: Path) -> None:
     assert_never_sent(told)
 
 
+@pytest.mark.parametrize("said", [b"", RIGHT.data, b"SSH-2.0-x\r\n"], ids=["ends", "answers", "greets"])
+def test_nothing_is_sent_to_whoever_speaks_first(billing_server: BillingServer, said: bytes) -> None:
+    """What a new connection brings before anything was asked is the answer to no row, and none goes out over it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, sending() as sender:
+        base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        sender.start("d1", post_to(base_url, "d1"))
+        sender.wait(timeout_seconds=0)
+        listener.accept()[0].close()
+        ended(sender)
+        sender.start("d2", post_to(base_url, "d2"))  # begins to connect, and hears nothing before the next wait
+        with listener.accept()[0] as connection:
+            connection.sendall(said)
+            if not said:
+                connection.shutdown(socket.SHUT_WR)
+            assert_never_sent(judged(billing_server, ended(sender))["d2"])
+            assert connection.recv(1) == b""
+
+
 def test_what_is_late_is_not_sent_any_more(billing_server: BillingServer) -> None:
     """A connection that comes when the call's time is over, as after this process stood still, carries no row."""
     with sending(timeout_seconds=0.000_001) as sender:
