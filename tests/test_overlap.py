@@ -38,6 +38,13 @@ def test_a_month_is_found_in_its_thirty_nights() -> None:
     assert overlap_with(nights["r7"], {"month": month}).share > 0.9
 
 
+def test_a_log_of_a_little_of_each_of_many_nights_is_found() -> None:
+    """One tenant's year stands in all its nights, though in each of them there is hardly any of it."""
+    nights = {f"r{night}": _sketch(range(night * 1000, night * 1000 + 1000)) for night in range(200)}
+    of_tenant = [range(night * 1000, night * 1000 + 5) for night in range(200)]
+    assert overlap_with(_sketch(*of_tenant), nights).share > 0.9
+
+
 def test_a_year_of_nights_with_time_stamps_overlaps_with_none() -> None:
     """A night whose rows bear their time shares nothing with 365 others."""
     nights = {f"r{night}": _sketch(range(night * 300, night * 300 + 300)) for night in range(365)}

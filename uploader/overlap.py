@@ -23,6 +23,8 @@ from uploader.mapping import ColumnMap
 from uploader.model import Cell, cell_text
 
 _LG_SAMPLE = 13
+_LG_COARSE_SAMPLE = 9
+_ENOUGH_LOOKED_FOR = 400
 _STANDARD_DEVIATIONS = 2
 _FEW = 10
 _MOST_SHARE = 0.5
@@ -153,12 +155,14 @@ def overlap_with(rows: bytes, earlier_by_run_id: Mapping[str, bytes]) -> Overlap
     all are, however few they be. Run by run the samples stay as fine as the smaller of the two; but a row that two
     runs hold counts twice. The union counts it once, and coarsely. The share is the lower of the two answers.
     """
-    candidate = _Candidate(rows)
+    candidate = _Candidate(compact_theta_sketch.deserialize(rows))
+    earlier_sketch_by_run_id = {run_id: _read(kept, of=f"run {run_id}") for run_id, kept in earlier_by_run_id.items()}
+    if candidate.is_foreign_to(earlier_sketch_by_run_id.values()):
+        return Overlap(0.0, {}, [])
     union = theta_union(_LG_SAMPLE)
     share_by_run_id: dict[str, float] = {}
     too_large = []
-    for run_id, kept in earlier_by_run_id.items():
-        earlier = _read(kept, of=f"run {run_id}")
+    for run_id, earlier in earlier_sketch_by_run_id.items():
         union.update(earlier)
         found, looked_for = candidate.found_in(earlier)
         if found:
@@ -177,7 +181,7 @@ def rows_of_log_again(rows: bytes, *, run_id: str, log: bytes, posted: Iterable[
     Else 0. That some were posted of which too few are in the samples to tell whether they are among the rows counts
     as if they were.
     """
-    candidate = _Candidate(rows)
+    candidate = _Candidate(compact_theta_sketch.deserialize(rows))
     earlier = _read(log, of=f"run {run_id}")
     found, _ = candidate.found_in(earlier)
     looked_for = candidate.would_keep(earlier)
@@ -190,8 +194,8 @@ def rows_of_log_again(rows: bytes, *, run_id: str, log: bytes, posted: Iterable[
 class _Candidate:
     """The sample of a log's rows, to be looked for in those of earlier runs."""
 
-    def __init__(self, rows: bytes) -> None:
-        self._sketch = compact_theta_sketch.deserialize(rows)
+    def __init__(self, sketch: compact_theta_sketch) -> None:
+        self._sketch = sketch
         self._hashes = list(self._sketch)
         self.kept = len(self._hashes)
         self.share_kept: float = self._sketch.theta
@@ -205,6 +209,16 @@ class _Candidate:
         looked_for = bisect_left(self._hashes, earlier.theta64)
         lacks: int = theta_a_not_b().compute(self._sketch, earlier).num_retained
         return looked_for - lacks, looked_for
+
+    def is_foreign_to(self, runs: Iterable[compact_theta_sketch]) -> bool:
+        """Tell whether a coarse sample has no row of any earlier run, as in most nights, at a sixteenth of the cost.
+
+        If a twentieth of the rows stood in all the runs together, it would have some of them but for once in 10^8.
+        """
+        union = theta_union(_LG_COARSE_SAMPLE)
+        union.update(self._sketch)
+        coarse = _Candidate(union.get_result())
+        return all(found == 0 and looked_for >= _ENOUGH_LOOKED_FOR for found, looked_for in map(coarse.found_in, runs))
 
     def would_keep(self, earlier: compact_theta_sketch) -> int:
         """Count the hashes of an earlier sample that would be in this one, were its rows among these."""
