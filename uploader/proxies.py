@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from uploader import socks
 from uploader.answer_head import Head, end_of_head, read_head
+from uploader.api import MOST_ANSWER_BYTES
 from uploader.origin import Origin, user_agent
 from uploader.settings import DEFAULT_PORT_BY_SCHEME
 from uploader.steps import Steps, UnconnectedError, received, sent
@@ -16,7 +17,6 @@ from uploader.tls import Stream, in_words
 
 _SOCKS_PORT = 1080
 _KEEP_ALIVE = "Proxy-Connection: Keep-Alive\r\n"
-_MOST_ANSWER_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +87,7 @@ def tunnel(stream: Stream, proxy: Proxy, backend: Origin) -> Steps[None]:
 
 def _answer_of(stream: Stream, *, what: str) -> Steps[Head | None]:
     """Receive the head of a proxy's answer; None when it is damaged, or more came, which nobody can have sent."""
-    data, left_bytes = b"", _MOST_ANSWER_BYTES  # of all interim heads together: else some would never end
+    data, left_bytes = b"", MOST_ANSWER_BYTES  # of all interim heads together: else some would never end
     while left_bytes > 0:
         end = end_of_head(data)
         if end is None:

@@ -182,10 +182,9 @@ class Sender(Generic[Key]):
                 self._go_on_connecting(waiting)
 
     def _see_to_clocks(self, now_seconds: float) -> None:
-        if self._connecting:
-            for call in [*self._connecting]:
-                if call.waits.until_seconds is not None and call.waits.until_seconds <= now_seconds:
-                    self._go_on_connecting(call)
+        for call in [*self._connecting]:
+            if call.waits.until_seconds is not None and call.waits.until_seconds <= now_seconds:
+                self._go_on_connecting(call)
         while self._begun and self._begun[0].began_seconds + self._timeout_seconds <= now_seconds:
             call = self._begun.popleft()
             if not call.is_over:

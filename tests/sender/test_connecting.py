@@ -1,4 +1,4 @@
-"""A host of several addresses, and names that must be asked for."""
+"""A host of several addresses, names that must be asked for, and what is said when no connection comes about."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.billing_server import BillingServer
-from tests.dead_ports import full_port, refusing_port
-from tests.sender.calls import ended, judged, post_all, post_one, post_to, sending
+from tests.dead_ports import full_port, refusing_port, silent_port
+from tests.sender.calls import IMPATIENT_SECONDS, ended, judged, post_all, post_one, post_to, sending
 from uploader.connecting import connected
 from uploader.names import Address, Names, in_turn
 from uploader.steps import Steps, UnconnectedError
@@ -136,3 +137,34 @@ def test_a_call_that_waits_for_a_name_ends_in_time(
     assert list(told) == ["d2", "d1"]
     assert (told["d1"].exchange.sent, told["d1"].verdict.retry) == (False, True)
     assert told["d1"].exchange.error == "no address of metering.invalid:80 from the name server within 1 s"
+
+
+def test_what_was_waited_for_is_said(authority_file: Path) -> None:
+    """Whoever reads it knows whether name, connection, TLS or proxy failed, and whose it is."""
+    with silent_port() as silent, refusing_port() as dead, BillingServer() as plain:
+        said = {
+            f"no TLS with 127.0.0.1:{silent} within 0.2 s": (f"https://127.0.0.1:{silent}", ""),
+            f"no TLS with 127.0.0.1:{plain.port}: the other side does not speak TLS": (
+                f"https://127.0.0.1:{plain.port}",
+                "",
+            ),
+            f"no connection to 127.0.0.1:{dead}: Connection refused": (f"http://127.0.0.1:{dead}", ""),
+            f"no connection to the proxy 127.0.0.1:{dead}: Connection refused": (
+                "http://backend.invalid",
+                f"http://user:secret@127.0.0.1:{dead}",
+            ),
+            f"no tunnel to backend.invalid:443 from the proxy 127.0.0.1:{silent} within 0.2 s": (
+                "https://backend.invalid",
+                f"http://127.0.0.1:{silent}",
+            ),
+            f"no way to backend.invalid:80 through the proxy 127.0.0.1:{silent} within 0.2 s": (
+                "http://backend.invalid",
+                f"socks5h://127.0.0.1:{silent}",
+            ),
+            "no address of the proxy backend.invalid:3128: ": ("http://other.invalid", "http://backend.invalid:3128"),
+        }
+        for words, (base_url, proxy_url) in said.items():
+            timeout_seconds = IMPATIENT_SECONDS if "within" in words else 10
+            with sending(proxy=proxy_url, ca_bundle=authority_file, timeout_seconds=timeout_seconds) as sender:
+                sender.start("d1", post_to(base_url, "d1"))
+                assert words in ended(sender)["d1"].error

@@ -25,6 +25,7 @@ from tests.sender.calls import (
     sending,
 )
 from uploader import api
+from uploader.api import Request
 from uploader.model import Reason, UsageEvent
 from uploader.settings import Settings
 
@@ -167,6 +168,15 @@ def test_a_connection_that_ends_before_it_took_a_byte_sends_nothing(monkeypatch:
         sender.wait(timeout_seconds=0)
         listener.accept()[0].close()
         assert_never_sent(judged(server, ended(sender))["d1"])
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "foo://127.0.0.1", "file:///etc/passwd"])
+def test_a_url_that_cannot_be_used_stops_the_run(billing_server: BillingServer, url: str) -> None:
+    """A bad port and a scheme other than http and https are set-up faults."""
+    with sending() as sender:
+        sender.start("d1", Request(url=url, headers=(), body=b"{}"))
+        told = judged(billing_server, ended(sender))["d1"]
+    assert_never_sent(told, stops=True)
 
 
 def test_a_name_that_does_not_resolve_sends_nothing(billing_server: BillingServer) -> None:

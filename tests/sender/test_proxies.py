@@ -1,14 +1,11 @@
-"""The way to the backend: TLS and proxies."""
+"""The way to the backend through proxies of HTTP and SOCKS."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import shutil
 import socket
 import ssl
-import struct
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +17,7 @@ import trustme
 from tests.billing_answers import Answer, Then, reply
 from tests.billing_contract import forwarding
 from tests.billing_server import BillingServer
-from tests.dead_ports import refusing_port, silent_port
+from tests.dead_ports import refusing_port
 from tests.sender.calls import (
     EVT,
     IMPATIENT_SECONDS,
@@ -33,153 +30,10 @@ from tests.sender.calls import (
     sending,
 )
 from tests.socks_proxy import SocksProxy
-from uploader.api import Request
 from uploader.client import settle_route
 from uploader.model import Reason
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
-
-
-# TLS
-
-
-def test_tls_is_checked_against_the_bundle_given(authority: trustme.CA, authority_file: Path) -> None:
-    """With the right authority and name, rows are accepted over TLS."""
-    with BillingServer(authority=authority) as server, sending(ca_bundle=authority_file) as sender:
-        assert post_one(sender, server).reason is None
-
-
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl names the files of such a folder")
-def test_a_folder_of_certificates_is_trusted(authority: trustme.CA, authority_file: Path, tmp_path: Path) -> None:
-    """``REQUESTS_CA_BUNDLE`` may name a folder, with a file for each authority by the hash of its name."""
-    command = ["openssl", "x509", "-noout", "-subject_hash", "-in", str(authority_file)]
-    name = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    (tmp_path / f"{name}.0").write_bytes(authority_file.read_bytes())
-    with BillingServer(authority=authority) as server, sending(ca_bundle=tmp_path) as sender:
-        assert post_one(sender, server).reason is None
-
-
-def test_no_http_2_is_offered(authority: trustme.CA, authority_file: Path) -> None:
-    """HTTP/2 has its own ways to send a request again; the TLS handshake offers HTTP/1.1 alone (RFC 7301)."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    context.set_alpn_protocols(["h2", "http/1.1"])
-
-    def chosen_protocol(listener: socket.socket) -> str | None:
-        with context.wrap_socket(listener.accept()[0], server_side=True) as tls:
-            return tls.selected_alpn_protocol()
-
-    with (
-        socket.create_server(("127.0.0.1", 0)) as listener,
-        ThreadPoolExecutor(1) as executor,
-        sending(ca_bundle=authority_file) as sender,
-    ):
-        chosen = executor.submit(chosen_protocol, listener)
-        sender.start("d1", post_to(f"https://127.0.0.1:{listener.getsockname()[1]}", "d1"))
-        ended(sender)
-        assert chosen.result() == "http/1.1"
-
-
-@pytest.mark.parametrize("trouble", ["another authority", "another name", "no such file", "rubbish file"])
-def test_a_tls_error_stops_the_run_before_anything_is_sent(
-    authority: trustme.CA, authority_file: Path, tmp_path: Path, trouble: str
-) -> None:
-    """A certificate of another authority or name, and a CA bundle that cannot be used, are set-up faults."""
-    other_file = tmp_path / "other.pem"
-    if trouble == "another authority":
-        trustme.CA().cert_pem.write_to_path(str(other_file))
-    elif trouble == "rubbish file":
-        other_file.write_text("rubbish")
-    names = ("other.example",) if trouble == "another name" else ("127.0.0.1",)
-    ca_bundle = authority_file if trouble == "another name" else other_file
-    with BillingServer(authority=authority, names=names) as server, sending(ca_bundle=ca_bundle) as sender:
-        told = post_one(sender, server)
-    assert_never_sent(told, stops=True)
-    assert "REQUESTS_CA_BUNDLE" in told.verdict.stop
-
-
-def test_a_middle_authority_may_be_trusted(authority: trustme.CA, tmp_path: Path) -> None:
-    """A bundle need not go up to the first authority: whoever names a later one trusts that."""
-    middle = authority.create_child_ca()
-    bundle = tmp_path / "middle.pem"
-    middle.cert_pem.write_to_path(str(bundle))
-    with BillingServer(authority=middle) as server, sending(ca_bundle=bundle) as sender:
-        assert post_one(sender, server).reason is None
-
-
-def test_an_old_load_balancer_is_spoken_to(authority: trustme.CA, authority_file: Path) -> None:
-    """TLS 1.2 with a cipher that Python leaves out by itself, and OpenSSL does not."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1", key_type=trustme.KeyType.RSA).configure_cert(context)
-    context.maximum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers("AES128-GCM-SHA256")
-    assert _shaken(context, authority_file) == "AES128-GCM-SHA256"
-
-
-def _shaken(context: ssl.SSLContext, authority_file: Path) -> str | None:
-    """Take one connection of a sender; tell by which cipher."""
-
-    def cipher_with(listener: socket.socket) -> str | None:
-        with context.wrap_socket(listener.accept()[0], server_side=True) as tls:
-            return (tls.cipher() or (None,))[0]
-
-    with (
-        socket.create_server(("127.0.0.1", 0)) as listener,
-        ThreadPoolExecutor(1) as executor,
-        sending(ca_bundle=authority_file) as sender,
-    ):
-        cipher = executor.submit(cipher_with, listener)
-        sender.start("d1", post_to(f"https://127.0.0.1:{listener.getsockname()[1]}", "d1"))
-        ended(sender)
-        return cipher.result()
-
-
-@pytest.mark.parametrize("is_reset", [False, True], ids=["end", "reset"])
-def test_a_handshake_that_is_cut_stops_no_run(authority_file: Path, *, is_reset: bool) -> None:
-    """A load balancer that has no backend just now ends connections so; that passes."""
-    with (
-        socket.create_server(("127.0.0.1", 0)) as listener,
-        BillingServer() as server,
-        sending(ca_bundle=authority_file) as sender,
-    ):
-        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
-        sender.start("d1", post_to(url, "d1"))
-        sender.wait(timeout_seconds=0)
-        with listener.accept()[0] as connection:
-            assert connection.recv(65536)  # else the end would be a reset, too
-            if is_reset:
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        assert_never_sent(judged(server, ended(sender))["d1"])
-
-
-def test_tls_to_a_port_that_speaks_none(authority: trustme.CA, authority_file: Path) -> None:
-    """At the start that is a wrong base URL and stops the run; once answers came over TLS, it passes like a refusal."""
-    with BillingServer() as plain, BillingServer(authority=authority) as server:
-        https_to_plain = plain.base_url.replace("http:", "https:")
-        with sending(ca_bundle=authority_file) as sender:
-            assert_never_sent(post_one(sender, plain, "d1", base_url=https_to_plain), stops=True)
-            assert post_one(sender, server, "d2").reason is None
-            assert_never_sent(post_one(sender, plain, "d3", base_url=https_to_plain))
-
-
-def test_no_tls_to_a_port_that_speaks_it(authority: trustme.CA) -> None:
-    """The request has left in plain text, so it counts as sent."""
-    with BillingServer(authority=authority) as server, sending() as sender:
-        told = post_one(sender, server, base_url=server.base_url.replace("https:", "http:"))
-    assert told.reason is Reason.IN_DOUBT
-    assert server.received == []
-
-
-@pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "foo://127.0.0.1", "file:///etc/passwd"])
-def test_a_url_that_cannot_be_used_stops_the_run(billing_server: BillingServer, url: str) -> None:
-    """A bad port and a scheme other than http and https are set-up faults."""
-    with sending() as sender:
-        sender.start("d1", Request(url=url, headers=(), body=b"{}"))
-        told = judged(billing_server, ended(sender))["d1"]
-    assert_never_sent(told, stops=True)
-
-
-# Proxies
 
 
 @pytest.fixture
@@ -434,37 +288,6 @@ def test_a_tunnel_may_be_announced(authority: trustme.CA, authority_file: Path) 
         sending(proxy=url_of(proxy), ca_bundle=authority_file, timeout_seconds=5) as sender,
     ):
         assert post_one(sender, server).reason is None
-
-
-def test_what_was_waited_for_is_said(authority_file: Path) -> None:
-    """Whoever reads it knows whether name, connection, TLS or proxy failed, and whose it is."""
-    with silent_port() as silent, refusing_port() as dead, BillingServer() as plain:
-        said = {
-            f"no TLS with 127.0.0.1:{silent} within 0.2 s": (f"https://127.0.0.1:{silent}", ""),
-            f"no TLS with 127.0.0.1:{plain.port}: the other side does not speak TLS": (
-                f"https://127.0.0.1:{plain.port}",
-                "",
-            ),
-            f"no connection to 127.0.0.1:{dead}: Connection refused": (f"http://127.0.0.1:{dead}", ""),
-            f"no connection to the proxy 127.0.0.1:{dead}: Connection refused": (
-                "http://backend.invalid",
-                f"http://user:secret@127.0.0.1:{dead}",
-            ),
-            f"no tunnel to backend.invalid:443 from the proxy 127.0.0.1:{silent} within 0.2 s": (
-                "https://backend.invalid",
-                f"http://127.0.0.1:{silent}",
-            ),
-            f"no way to backend.invalid:80 through the proxy 127.0.0.1:{silent} within 0.2 s": (
-                "http://backend.invalid",
-                f"socks5h://127.0.0.1:{silent}",
-            ),
-            "no address of the proxy backend.invalid:3128: ": ("http://other.invalid", "http://backend.invalid:3128"),
-        }
-        for words, (base_url, proxy_url) in said.items():
-            timeout_seconds = IMPATIENT_SECONDS if "within" in words else 10
-            with sending(proxy=proxy_url, ca_bundle=authority_file, timeout_seconds=timeout_seconds) as sender:
-                sender.start("d1", post_to(base_url, "d1"))
-                assert words in ended(sender)["d1"].error
 
 
 def test_a_proxy_that_is_not_there_sends_nothing(billing_server: BillingServer) -> None:
