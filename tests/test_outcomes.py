@@ -61,7 +61,7 @@ class Line:
 
 SAFE = replace(SETTINGS, safe_statuses=frozenset({500, 502}))
 DEDUPED = replace(SETTINGS, idempotency_header="Idempotency-Key")
-OTHER_4XX = tuple(status for status in range(400, 500) if status not in (*RETRIED_4XX, 401))
+OTHER_4XX = tuple(status for status in range(400, 500) if status not in (*RETRIED_4XX, 401, 407))
 OTHER_5XX = tuple(status for status in range(500, 600))
 NOT_AN_OBJECT = (b"[]", b'"x"', b"7", b"null", b"<html>", b"\x1f\x8b\x08", b"[" * 60_000, b"\xff\xfe{")
 
@@ -117,7 +117,7 @@ LINE_BY_NAME = {
         reason=Reason.IN_DOUBT,
         replay=Replay.CONFIRM,
     ),
-    "401": Line(exchanges=whole(401), reason=Reason.REJECTED, replay=Replay.FIX, stops=True),
+    "401, 407": Line(exchanges=whole(401, 407), reason=Reason.REJECTED, replay=Replay.FIX, stops=True),
     "other 4xx": Line(exchanges=whole(*OTHER_4XX), reason=Reason.REJECTED, replay=Replay.FIX),
     "5xx, also 503 without Retry-After": Line(
         exchanges=[*whole(*OTHER_5XX), *whole(500, 502, 504, retry_after="7")],
@@ -222,7 +222,7 @@ LOOK_UP_LINE_BY_NAME = {
     ),
     "other 3xx": LookUpLine(exchanges=whole(300, 304, 399), reason=Reason.LOOKUP_FAILED),
     "301, 302, 303, 307, 308": LookUpLine(exchanges=whole(*STOPPING_3XX), reason=Reason.NOT_SENT, stops=True),
-    "401": LookUpLine(exchanges=whole(401), reason=Reason.NOT_SENT, stops=True),
+    "401, 407": LookUpLine(exchanges=whole(401, 407), reason=Reason.NOT_SENT, stops=True),
     "never sent: TLS, CA, URL": LookUpLine(exchanges=unsent(Failure.MISCONFIGURED), reason=Reason.NOT_SENT, stops=True),
 }
 
@@ -303,6 +303,7 @@ def test_a_stop_names_its_remedy(judge: Any) -> None:
     """A stop of the whole run says what came back and where to look."""
     for exchange, words in (
         (whole(401)[0], ("401", "UPLOADER_API_KEY")),
+        (whole(407)[0], ("407", "proxy", "http_proxy")),
         (whole(302)[0], ("302", "--base-url")),
         (unsent(Failure.MISCONFIGURED)[0], ("no connection to h:1", "REQUESTS_CA_BUNDLE")),
     ):

@@ -52,7 +52,7 @@ def leftovers(home: Home) -> list[str]:
 # --- a wrong set-up ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("status", [401, 301, 302, 303, 307, 308])
+@pytest.mark.parametrize("status", [401, 407, 301, 302, 303, 307, 308])
 @pytest.mark.parametrize("method", ["POST", "GET"])
 def test_an_answer_that_shows_a_wrong_set_up_stops_the_run_at_once(
     home: Home, billing_server: BillingServer, method: str, status: int
@@ -64,7 +64,7 @@ def test_an_answer_that_shows_a_wrong_set_up_stops_the_run_at_once(
     run = home.run_here(*ONE_AT_A_TIME)
     assert run.exit_code == 3, run.said
     assert [request.method for request in billing_server.received] == (["GET", "POST"] if method == "POST" else ["GET"])
-    first = "not_sent" if method == "GET" else "rejected" if status == 401 else "in_doubt"
+    first = "not_sent" if method == "GET" else "rejected" if status in (401, 407) else "in_doubt"
     assert reasons(home) == [first, "not_sent", "not_sent", "not_sent"]
     assert reasons(home, "usage.failed.csv") == reasons(home)
     assert f"HTTP {status}" in run.stdout

@@ -317,6 +317,8 @@ def _why_stop(exchange: Exchange) -> str:
         return ""
     if exchange.http_status == 401:
         return "the backend asks for a valid key (HTTP 401); check UPLOADER_API_KEY or UPLOADER_API_KEY_FILE"
+    if exchange.http_status == 407:
+        return "the proxy asks for a user and password (HTTP 407); check http_proxy and all_proxy"
     if exchange.http_status in _REDIRECTS_THAT_STOP:
         return f"the backend redirects (HTTP {exchange.http_status}); check --base-url"
     return ""

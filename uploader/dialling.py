@@ -9,7 +9,7 @@ from uploader.connecting import connected
 from uploader.names import Address, Names
 from uploader.origin import Origin
 from uploader.proxies import Proxy, socks_way, tunnel
-from uploader.steps import Steps, UnconnectedError, Wait, done
+from uploader.steps import Prospect, Steps, UnconnectedError, Wait, done
 from uploader.tls import CertificateError, Context, Stream, context_for, in_words, is_lasting, wrapped
 
 
@@ -73,10 +73,7 @@ class Dialling:
                 yield from done(over, over.do_handshake, what=what)
                 failing.pop_all()
         except (OSError, ValueError) as error:  # a proxy's name may be none
-            is_untrusted = isinstance(error, CertificateError)
-            raise UnconnectedError(
-                f"no {what}: {in_words(error)}", is_set_up_fault=is_untrusted, is_wrong_door=is_lasting(error)
-            ) from error
+            raise UnconnectedError(f"no {what}: {in_words(error)}", prospect=_prospect(error)) from error
         return over
 
     def _trusting(self) -> Context:
@@ -85,5 +82,11 @@ class Dialling:
                 self._context = context_for(self._ca_bundle)
             except OSError as error:
                 words = f"{self._ca_bundle}: no certificates can be read from it: {in_words(error)}"
-                raise UnconnectedError(words, is_set_up_fault=True) from error
+                raise UnconnectedError(words, prospect=Prospect.NONE) from error
         return self._context
+
+
+def _prospect(error: Exception) -> Prospect:
+    if isinstance(error, CertificateError):
+        return Prospect.NONE
+    return Prospect.NONE_AT_FIRST if is_lasting(error) else Prospect.OPEN

@@ -24,6 +24,7 @@ from uploader.glance import nearest_folder, try_ledger_folder
 from uploader.local_disk import fleeting_file_system
 from uploader.log_check import fitted_check
 from uploader.model import Reason, UsageEvent
+from uploader.names import Names
 from uploader.origin import origin_of
 from uploader.plan import Plan
 from uploader.proxies import proxy_of
@@ -131,12 +132,13 @@ def _route_in_words(settings: Settings, route: Route) -> str:
 def _examine_network(settings: Settings, route: Route) -> Iterator[Finding]:
     proxy = proxy_of(route.proxy)
     _, host, port = origin_of(settings.base_url) if proxy is None else proxy.origin
-    try:
-        addresses = dict.fromkeys(str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-    except (OSError, UnicodeError) as error:  # a proxy's name may be none
+    with contextlib.closing(Names()) as names:
+        question = names.answer(host, port, timeout_seconds=settings.timeout_seconds)
+    if question.error:
         remedy = "check --base-url, the proxy settings and this machine's name server"
-        yield Finding(State.FAIL, "dns", f"{host}: {getattr(error, 'strerror', None) or error} -- {remedy}")
+        yield Finding(State.FAIL, "dns", f"{host}: {question.error} -- {remedy}")
         return
+    addresses = dict.fromkeys(str(address.sockaddr[0]) for address in question.addresses)
     yield Finding(State.OK, "dns", f"{host} is {', '.join(addresses)}")
     if settings.base_url.startswith("https:") and not route.proxy:
         yield _examine_certificate(host, port, route, settings)

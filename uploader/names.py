@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import select
 import socket
 import threading
 import time
@@ -53,6 +54,17 @@ class Names:
         if question.error:
             question = self._ask_the_system(host, port)
         self._question_by_door[host, port] = question
+        return question
+
+    def answer(self, host: str, port: int, *, timeout_seconds: float) -> Question:
+        """Ask for a host's addresses and wait for them; that there are none in time is the answer's error."""
+        question, until_seconds = self.ask(host, port), time.monotonic() + timeout_seconds
+        while self.bell is not None and not question.is_answered:
+            left_seconds = until_seconds - time.monotonic()
+            if left_seconds <= 0:
+                return Question(is_answered=True, error=f"no answer from the name server within {timeout_seconds:g} s")
+            select.select([self.bell], [], [], left_seconds)
+            self.silence_bell()
         return question
 
     def silence_bell(self) -> None:

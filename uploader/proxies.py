@@ -12,7 +12,7 @@ from uploader.answer_head import Head, end_of_head, read_head
 from uploader.api import MOST_ANSWER_BYTES
 from uploader.origin import Origin, user_agent
 from uploader.settings import DEFAULT_PORT_BY_SCHEME
-from uploader.steps import Steps, UnconnectedError, received, sent
+from uploader.steps import Prospect, Steps, UnconnectedError, received, sent
 from uploader.tls import Stream, in_words
 
 _SOCKS_PORT = 1080
@@ -78,11 +78,12 @@ def tunnel(stream: Stream, proxy: Proxy, backend: Origin) -> Steps[None]:
         head = yield from _answer_of(stream, what=what)
     except OSError as error:
         raise UnconnectedError(f"no {what}: {in_words(error)}") from error
-    if head is None or not 200 <= head.status <= 299:
-        words = "its answer is damaged" if head is None else f"HTTP {head.status}"
-        if head is not None and head.status == 407:
-            words = "it asks for a user and password (HTTP 407)"
-        raise UnconnectedError(f"no {what}: {words}")
+    if head is None:
+        raise UnconnectedError(f"no {what}: its answer is damaged")
+    if head.status == 407:
+        raise UnconnectedError(f"no {what}: it asks for a user and password (HTTP 407)", prospect=Prospect.NONE)
+    if not 200 <= head.status <= 299:
+        raise UnconnectedError(f"no {what}: HTTP {head.status}")
 
 
 def _answer_of(stream: Stream, *, what: str) -> Steps[Head | None]:
@@ -125,4 +126,5 @@ def socks_way(stream: Stream, proxy: Proxy, backend: Origin, *, addresses: Seque
     except StopIteration:
         return
     except (OSError, ValueError) as error:
-        raise UnconnectedError(f"no {what}: {in_words(error)}") from error
+        prospect = Prospect.NONE if isinstance(error, socks.LoginError) else Prospect.OPEN
+        raise UnconnectedError(f"no {what}: {in_words(error)}", prospect=prospect) from error

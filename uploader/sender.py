@@ -19,7 +19,7 @@ from uploader.dialling import Dialling
 from uploader.link import Link
 from uploader.origin import Origin, origin_of, request_bytes
 from uploader.proxies import proxy_of
-from uploader.steps import Steps, UnconnectedError, Wait
+from uploader.steps import Prospect, Steps, UnconnectedError, Wait
 from uploader.tls import Stream, in_words
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
@@ -254,8 +254,8 @@ class Sender(Generic[Key]):
             call.dial = None
             self._use_new(call, connected.value)
         except UnconnectedError as error:
-            is_at_fault = error.is_set_up_fault or (error.is_wrong_door and not self._has_had_an_answer)
-            failure = Failure.MISCONFIGURED if is_at_fault else Failure.UNREACHABLE
+            may_pass = (Prospect.OPEN, Prospect.NONE_AT_FIRST) if self._has_had_an_answer else (Prospect.OPEN,)
+            failure = Failure.UNREACHABLE if error.prospect in may_pass else Failure.MISCONFIGURED
             self._end(call, _unsent(call, failure, str(error)))
         else:
             for descriptor, events in call.waits.sockets:

@@ -30,6 +30,10 @@ class Step(NamedTuple):
 Talk = Generator[Step, bytes, None]
 
 
+class LoginError(ValueError):
+    """The proxy does not take the user or the password, or asks for one."""
+
+
 def chosen_address(addresses: Sequence[str]) -> str:
     """Choose the one address to name to the proxy: SOCKS 4 knows IPv4 alone, and all reach that more often."""
     return next((address for address in addresses if ":" not in address), addresses[0])
@@ -39,6 +43,7 @@ def talk(scheme: str, *, host: str, port: int, user: str, password: str) -> Talk
     """Ask for a connection; takes what was received for each step.
 
     Raises:
+        LoginError: the proxy is told of another user than it takes.
         ValueError: the proxy refuses, is none, or cannot be told of such a host.
     """
     if scheme in _SOCKS_5:
@@ -61,16 +66,17 @@ def _talk_4(host: str, port: int, user: bytes) -> Talk:
 
 def _talk_5(host: str, port: int, user: bytes, password: bytes) -> Talk:
     if max(len(user), len(password)) > 255:
-        raise ValueError("SOCKS 5 takes a user and a password of 255 bytes at the most")
+        raise LoginError("SOCKS 5 takes a user and a password of 255 bytes at the most")
     methods = bytes([_NO_PASSWORD, _PASSWORD] if user else [_NO_PASSWORD])
     version, method = yield Step(bytes([5, len(methods)]) + methods, 2)
-    if version != 5 or method not in methods:
-        refusal = "it does not take this user" if user else "it asks for a user and password"
-        raise ValueError(refusal if version == 5 else "it speaks no SOCKS 5")
+    if version != 5:
+        raise ValueError("it speaks no SOCKS 5")
+    if method not in methods:
+        raise LoginError("it does not take this user" if user else "it asks for a user and password")
     if method == _PASSWORD:
         _, status = yield Step(bytes([1, len(user)]) + user + bytes([len(password)]) + password, 2)
         if status:
-            raise ValueError("it refuses the password")
+            raise LoginError("it refuses the password")
     answer = yield Step(bytes([5, _CONNECT, 0]) + _address_5(host) + struct.pack(">H", port), 5)
     if answer[1]:
         raise ValueError(f"SOCKS 5 answers {answer[1]}")

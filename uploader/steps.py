@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import selectors
 from collections.abc import Callable, Generator, Sequence
@@ -28,17 +29,20 @@ class Wait(NamedTuple):
 Steps = Generator[Wait, None, Given]
 
 
+class Prospect(enum.Enum):
+    """Whether a connection that did not come about may do so later."""
+
+    OPEN = "it may"
+    NONE_AT_FIRST = "whoever is there does not speak TLS as it should; it may, if it has before"
+    NONE = "the set-up is at fault"
+
+
 class UnconnectedError(Exception):
-    """No connection came about; no request was sent.
+    """No connection came about; no request was sent."""
 
-    is_set_up_fault: nor would it later.
-    is_wrong_door:   whoever is there does not speak TLS as it should; nor would it later, unless it has before.
-    """
-
-    def __init__(self, words: str, *, is_set_up_fault: bool = False, is_wrong_door: bool = False) -> None:
+    def __init__(self, words: str, *, prospect: Prospect = Prospect.OPEN) -> None:
         super().__init__(words)
-        self.is_set_up_fault = is_set_up_fault
-        self.is_wrong_door = is_wrong_door
+        self.prospect = prospect
 
 
 def done(stream: Stream, act: Callable[[], Given], *, what: str, blocked: int = selectors.EVENT_READ) -> Steps[Given]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +116,9 @@ def test_a_name_that_was_not_found_is_asked_for_again() -> None:
         names.close()
 
 
-def test_a_call_that_waits_for_a_name_ends_in_time(
-    billing_server: BillingServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The time of a call is over, whatever the name server does; the next goes to another host meanwhile."""
+@pytest.fixture
+def unanswered_name(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Give a host of which the name server says nothing while the test lasts."""
     asked_the_system = socket.getaddrinfo
     is_over = threading.Event()
 
@@ -128,11 +128,24 @@ def test_a_call_that_waits_for_a_name_ends_in_time(
         return asked_the_system(host, *args, **kwargs)
 
     monkeypatch.setattr(socket, "getaddrinfo", silent)
+    yield "metering.invalid"
+    is_over.set()
+
+
+def test_an_answer_is_waited_for_in_time(unanswered_name: str) -> None:
+    """Whoever asks for nothing but a name has its addresses, or hears that the name server is silent."""
+    with contextlib.closing(Names()) as names:
+        assert names.answer("localhost", 80, timeout_seconds=10).addresses
+        question = names.answer(unanswered_name, 80, timeout_seconds=0.1)
+    assert question.error == "no answer from the name server within 0.1 s"
+
+
+def test_a_call_that_waits_for_a_name_ends_in_time(billing_server: BillingServer, unanswered_name: str) -> None:
+    """The time of a call is over, whatever the name server does; the next goes to another host meanwhile."""
     with sending(timeout_seconds=1) as sender:
-        sender.start("d1", post_to("http://metering.invalid", "d1"))
+        sender.start("d1", post_to(f"http://{unanswered_name}", "d1"))
         sender.start("d2", post_to(billing_server.base_url, "d2"))
         exchanges = ended(sender)
-        is_over.set()
     told = judged(billing_server, exchanges)
     assert list(told) == ["d2", "d1"]
     assert (told["d1"].exchange.sent, told["d1"].verdict.retry) == (False, True)

@@ -97,7 +97,10 @@ CONNECT_REFUSED_BY_NAME = {
 
 @pytest.mark.parametrize("answer", CONNECT_REFUSED_BY_NAME.values(), ids=CONNECT_REFUSED_BY_NAME.keys())
 def test_a_tunnel_that_is_refused_sends_nothing(authority: trustme.CA, authority_file: Path, answer: Answer) -> None:
-    """Whatever the proxy answers to CONNECT, the row never left, and its answer is not taken for the backend's."""
+    """Whatever the proxy answers to CONNECT, the row never left, and its answer is not taken for the backend's.
+
+    A proxy that asks for a password would do so for the next row, too.
+    """
     is_slow = answer.then is Then.HANG
     with BillingServer(lambda _: answer) as proxy, BillingServer(authority=authority) as server:
         with sending(
@@ -106,7 +109,7 @@ def test_a_tunnel_that_is_refused_sends_nothing(authority: trustme.CA, authority
             timeout_seconds=IMPATIENT_SECONDS if is_slow else 10,
         ) as sender:
             told = post_one(sender, server)
-        assert_never_sent(told)
+        assert_never_sent(told, stops=answer is CONNECT_REFUSED_BY_NAME["407"])
         assert server.connections == 0
         assert {request.method for request in proxy.received} == {"CONNECT"}
 
@@ -196,7 +199,7 @@ def test_a_socks_proxy_is_told_an_address_of_ipv4(
 
 
 def test_a_socks_proxy_is_told_user_and_password(billing_server: BillingServer) -> None:
-    """SOCKS 5 asks for both, SOCKS 4 takes the user; a wrong password leads nowhere."""
+    """SOCKS 5 asks for both, SOCKS 4 takes the user; a wrong password leads nowhere, and would not for the next row."""
     with SocksProxy(password="p@ss") as socks:  # noqa: S106 -- this test's own
         with sending(proxy=f"socks5h://meter:p%40ss@{socks.door}") as sender:
             assert post_one(sender, billing_server).reason is None
@@ -204,7 +207,7 @@ def test_a_socks_proxy_is_told_user_and_password(billing_server: BillingServer) 
             assert post_one(sender, billing_server, "d2").reason is None
         for user in ("meter:wrong@", ""):
             with sending(proxy=f"socks5h://{user}{socks.door}") as sender:
-                assert_never_sent(post_one(sender, billing_server, "d3"))
+                assert_never_sent(post_one(sender, billing_server, "d3"), stops=True)
         assert socks.asked == [("127.0.0.1", "meter")] * 2
 
 
