@@ -153,7 +153,7 @@ class NestedTls:
             return self._inner.read(most)
         except ssl.SSLWantReadError:
             return None
-        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+        except ssl.SSLEOFError:  # an end that was announced reads as no bytes
             return b""
 
     def _fetch(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,22 @@ EVT = {"id": "evt_1", "status": "recorded"}
 RIGHT = reply(201, EVT)
 IMPATIENT_SECONDS = 0.2
 NOT_RECORDED = {Reason.UNAVAILABLE, Reason.NOT_SENT, Reason.REJECTED}
+
+
+class Clock:
+    """Makes time go on by as much as a test says, besides what it does by itself."""
+
+    def __init__(self) -> None:
+        self._genuine = time.monotonic
+        self._ahead_seconds = 0.0
+
+    def monotonic(self) -> float:
+        """Give the time of ``time.monotonic``, and what was added."""
+        return self._genuine() + self._ahead_seconds
+
+    def advance(self, *, seconds: float) -> None:
+        """Let so much time be over."""
+        self._ahead_seconds += seconds
 
 
 @contextlib.contextmanager

@@ -16,7 +16,17 @@ import pytest
 
 from tests.billing_server import BillingServer
 from tests.dead_ports import full_port, refusing_port, silent_port
-from tests.sender.calls import IMPATIENT_SECONDS, ended, judged, post_all, post_one, post_to, sending
+from tests.sender.calls import (
+    IMPATIENT_SECONDS,
+    Clock,
+    assert_never_sent,
+    ended,
+    judged,
+    post_all,
+    post_one,
+    post_to,
+    sending,
+)
 from uploader.connecting import connected
 from uploader.names import Address, Names, in_turn
 from uploader.steps import Steps, UnconnectedError
@@ -114,6 +124,31 @@ def test_a_name_that_was_not_found_is_asked_for_again() -> None:
         assert names.ask("metering.invalid", 80) is not first
     finally:
         names.close()
+
+
+def test_a_names_addresses_are_known_for_a_minute(clock: Clock) -> None:
+    """Then it is asked for again: a backend may have moved."""
+    with contextlib.closing(Names()) as names:
+        first = names.answer("localhost", 80, timeout_seconds=10)
+        clock.advance(seconds=59)
+        assert names.ask("localhost", 80) is first
+        clock.advance(seconds=2)
+        assert names.ask("localhost", 80) is not first
+
+
+def test_a_name_for_which_there_is_no_thread_sends_nothing(
+    billing_server: BillingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system lets this user have no more threads: that passes, like a name server that is down."""
+
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with sending() as sender, monkeypatch.context() as threads:
+        threads.setattr(threading.Thread, "start", refused)
+        told = post_one(sender, billing_server, base_url="http://metering.invalid")
+    assert_never_sent(told)
+    assert told.exchange.error == "no address of metering.invalid:80: can't start new thread"
 
 
 @pytest.fixture

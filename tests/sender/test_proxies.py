@@ -15,12 +15,13 @@ import pytest
 import trustme
 
 from tests.billing_answers import Answer, Then, reply
-from tests.billing_contract import forwarding
+from tests.billing_contract import forwarding, scripted
 from tests.billing_server import BillingServer
 from tests.dead_ports import refusing_port
 from tests.sender.calls import (
     EVT,
     IMPATIENT_SECONDS,
+    RIGHT,
     assert_never_sent,
     ended,
     judged,
@@ -230,6 +231,26 @@ def test_a_tunnel_that_begins_with_rubbish_is_none(authority: trustme.CA, author
     ):
         assert_never_sent(post_one(sender, server))
         assert server.received == []
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [(b"", "the connection was closed before any answer"), (RIGHT.data[:-1], "the answer ended before it was whole")],
+    ids=["no answer", "a part of one"],
+)
+def test_the_end_of_a_connection_within_tls_to_a_proxy_is_seen(
+    authority: trustme.CA, authority_file: Path, data: bytes, words: str
+) -> None:
+    """An answer that it cuts is none, and nobody waits for the rest of it."""
+    cut = Answer(data, then=Then.FIN)
+    with (
+        BillingServer(scripted(posts=[cut]), authority=authority) as server,
+        BillingServer(forwarding, authority=authority) as proxy,
+        sending(proxy=url_of(proxy), ca_bundle=authority_file, timeout_seconds=60) as sender,
+    ):
+        told = post_one(sender, server)
+        assert (told.reason, told.exchange.error) == (Reason.IN_DOUBT, words)
+        assert post_one(sender, server, "d2").reason is None
 
 
 HEAD = b"HTTP/1.1 201 OK\r\nContent-Length: 2\r\n\r\n"

@@ -16,10 +16,10 @@ from tests.billing_answers import Answer, Then, drip, reply
 from tests.billing_contract import Received, contract, scripted
 from tests.billing_server import BillingServer
 from tests.dead_ports import refusing_port, silent_port
-from tests.sender.calls import IMPATIENT_SECONDS, RIGHT, ended, judged, post_all, post_one, post_to, sending
+from tests.sender.calls import IMPATIENT_SECONDS, RIGHT, Clock, ended, judged, post_all, post_one, post_to, sending
 from uploader import api
 from uploader.api import Failure, Request
-from uploader.model import Reason
+from uploader.model import Reason, UsageEvent
 from uploader.sender import Connection, Sender
 from uploader.settings import Settings
 
@@ -136,6 +136,41 @@ def test_a_backend_that_closes_idle_connections_early_is_known_to() -> None:
                     sender.wait(timeout_seconds=open_seconds)
                 with answered("third"):  # over a connection of its own
                     pass
+
+
+@pytest.mark.skipif(not TCP_SOCKETS.exists(), reason="the system does not tell of its sockets")
+def test_what_was_seen_of_idle_connections_is_forgotten_after_a_minute(
+    billing_server: BillingServer, clock: Clock
+) -> None:
+    """A backend that was only started anew closed them, too."""
+    billing_server.respond = scripted(posts=[Answer(data=RIGHT.data, then=Then.FIN)])
+    with sending() as sender:
+        post_one(sender, billing_server, "first")
+        while is_connected_to(billing_server.port):
+            pass
+        for device_id, after_seconds in (("second", 0.5), ("third", 0.4), ("fourth", 61), ("fifth", 0.4)):
+            clock.advance(seconds=after_seconds)
+            post_one(sender, billing_server, device_id)
+    is_used_again = [post.index_on_connection > 0 for post in billing_server.posts]
+    assert is_used_again == [False, False, False, False, True]
+
+
+def test_a_request_that_is_out_is_not_seen_to_again(billing_server: BillingServer) -> None:
+    """One that the socket did not take at once is waited for to be written; then only its answer is."""
+    gate = threading.Event()
+    billing_server.respond = lambda received: Answer(data=contract(received).data, gate=gate)
+    event = UsageEvent(tenant_id="acme", device_id="d1", meter_id="x" * 8_000_000, total_usage=7)
+    settings = Settings(base_url=billing_server.base_url)
+    with sending(timeout_seconds=60) as sender:
+        sender.start("d1", api.post_request(settings, event, customer_id="cus_acme", event_id=None))
+        while not billing_server.posts:
+            sender.wait(timeout_seconds=0.01)
+        sender.wait(timeout_seconds=0)
+        before_seconds = sender.waited_seconds
+        sender.wait(timeout_seconds=0.1)
+        assert sender.waited_seconds >= before_seconds + 0.1
+        gate.set()
+        assert judged(billing_server, ended(sender))["d1"].reason is None
 
 
 @pytest.mark.skipif(not TCP_SOCKETS.exists(), reason="the system does not tell of its sockets")

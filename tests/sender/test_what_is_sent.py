@@ -78,7 +78,7 @@ def test_a_post_is_what_the_contract_says_and_no_more(billing_server: BillingSer
 
 def test_a_huge_post_waits_for_no_permission(billing_server: BillingServer) -> None:
     """No ``Expect: 100-continue``: a refusal would be one more state to doubt. What the socket cannot take waits."""
-    event = UsageEvent(tenant_id="acme", device_id="d1", meter_id="x" * 2_000_000, total_usage=7)
+    event = UsageEvent(tenant_id="acme", device_id="d1", meter_id="x" * 8_000_000, total_usage=7)
     settings = Settings(base_url=billing_server.base_url)
     with sending() as sender:
         sender.start("d1", api.post_request(settings, event, customer_id="cus_acme", event_id=None))
