@@ -100,7 +100,8 @@ def _examine_ledger(folder: Path) -> Iterator[Finding]:
     room = shutil.disk_usage(place).free
     words = f"{room:,} bytes are free for the ledger"
     if room < _LITTLE_ROOM_BYTES:
-        yield Finding(State.WARN, "room", f"{words}; a million rows take some 100,000,000, with --event-id twice that -- make room")
+        need = "a million rows take some 100,000,000, with --event-id twice that"
+        yield Finding(State.WARN, "room", f"{words}; {need} -- make room")
     else:
         yield Finding(State.OK, "room", words)
 
