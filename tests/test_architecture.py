@@ -16,6 +16,7 @@ ROWS = [
     {"ending", "options", "trial"},
     {"commands", "console", "doctor", "dry_run", "log_lines", "report", "runs", "sandbox", "validate"},
     {"charts", "dry_events", "effective", "export", "findings", "frames", "replay_run", "summary", "upload_run"},
+    {"replay_admission"},
     {"adoption", "answers", "due_rows", "judge", "replay_sketch", "sandbox_backend"},
     {"admission", "naming"},
     {"desk", "glance", "guards", "log_check", "overlap_guard", "own_events", "workbook", "writing"},
