@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shutil
 import sqlite3
@@ -61,6 +62,16 @@ def test_it_says_what_would_be_posted_and_writes_nothing(home: Home, billing_ser
     assert sorted(got.tenant_id for got in billing_server.received) == ["acme", "globex", "initech", "nobody"]
     assert not billing_server.posts
     assert files_in(home) == {"usage.csv"}
+
+
+def test_a_log_of_json_has_its_words_too(home: Home) -> None:
+    """With --log-format json standard output stays empty, and the last line says what would be posted."""
+    write_csv(home.folder / "usage.csv", usage_rows(2))
+    run = home.run_here("upload", "usage.csv", "--dry-run", "--log-format", "json")
+    assert (run.exit_code, run.stdout) == (0, "")
+    last = json.loads(run.stderr.splitlines()[-1])
+    assert (last["event"], last["exit_code"]) == ("command_ended", 0)
+    assert last["dry_run"][0].startswith("usage.csv: 2 of 2 rows would be posted")
 
 
 def test_a_dry_run_without_a_flaw_is_exit_code_0_and_the_upload_then_begins_afresh(

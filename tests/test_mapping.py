@@ -61,6 +61,19 @@ def test_a_parquet_log_is_mapped_too(home: Home, billing_server: BillingServer) 
     assert pq.read_table(home.folder / "usage.results.parquet").column_names[:4] == [*table.column_names, "upload_row"]
 
 
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_a_log_may_have_one_column(home: Home, billing_server: BillingServer, form: str) -> None:
+    """Constants stand for all others; the guard that samples rows takes a row of one cell, too."""
+    if form == "csv":
+        write_csv(home.folder / "usage.csv", [(1,), ("007",)], columns=["total_usage"])
+    else:
+        pq.write_table(pa.table({"total_usage": [1, 7]}), home.folder / "usage.parquet")
+    options = [f"--constant={column}=x" for column in ("tenant_id", "device_id", "meter_id")]
+    run = home.run_here("upload", f"usage.{form}", *options)
+    assert run.exit_code == 0, run.said
+    assert billing_server.billed() == Counter([BilledRow("x", "x", "x", 1), BilledRow("x", "x", "x", 7)])
+
+
 @pytest.mark.parametrize("source", ["variables", "file"])
 def test_the_mapping_may_come_from_variables_or_the_settings_file(
     home: Home, billing_server: BillingServer, source: str

@@ -152,6 +152,30 @@ def test_every_figure_of_an_upload_is_what_happened(home: Home, billing_server: 
     assert not list(home.folder.glob("*.draft"))
 
 
+def test_a_report_that_cannot_be_written_takes_no_summary_along(home: Home, billing_server: BillingServer) -> None:
+    """The summary is written all the same, and states the exit code that the command then has."""
+    page = home.folder / "usage.html"
+
+    def takes_the_name(received: Received) -> Answer:
+        page.write_text("something else")
+        return contract(received)
+
+    billing_server.respond = takes_the_name
+    write_csv(home.folder / "usage.csv", usage_rows(2))
+    done, summary = run(home, "upload", "usage.csv", "--report", page.name)
+    assert (done.exit_code, summary["exit_code"]) == (3, 3)
+    assert page.read_text() == "something else"
+
+
+def test_a_file_of_the_users_is_no_draft(home: Home) -> None:
+    """Whatever stands beside a summary under a name like its own stays as it is."""
+    write_csv(home.folder / "usage.csv", usage_rows(2))
+    beside = home.folder / "summary.json.draft"
+    beside.write_text("mine")
+    assert run(home, "upload", "usage.csv")[0].exit_code == 0
+    assert beside.read_text() == "mine"
+
+
 def test_a_continued_upload_and_a_replay_have_their_own_calls_and_the_whole_files_rows(
     home: Home, billing_server: BillingServer
 ) -> None:

@@ -65,6 +65,21 @@ def test_an_empty_name_is_not_taken_for_the_working_folder(
     assert not billing_server.posts
 
 
+@needs_linux
+def test_a_name_that_is_not_utf_8_can_be_said_on_a_strict_terminal(home: Home) -> None:
+    """Each command says it with an escape; one such log among the runs does not keep the others from being listed."""
+    log = write_csv(
+        home.folder / os.fsdecode(b"usage\xff.csv"), [("acme", "d", "api.calls", 1), ("acme", "d", "m", "x")]
+    )
+    failed = log.with_name(os.fsdecode(b"usage\xff.failed.csv"))
+    strict = {"PYTHONIOENCODING": "utf-8:strict", "PYTHONUTF8": "0"}
+    commands = (["validate", log], ["upload", log], ["runs"], ["report", failed], ["export", failed], ["doctor", log])
+    for arguments in commands:
+        run = home.run(*arguments, variables=strict)
+        assert run.exit_code in (0, 1), run.said
+        assert r"usage\udcff" in run.stdout, run.said
+
+
 @pytest.mark.parametrize("value", ["", "~nobody-of-that-name/ledger"])
 def test_an_empty_or_unknown_path_of_the_settings_file_is_refused(
     home: Home, billing_server: BillingServer, log: Path, value: str

@@ -27,6 +27,7 @@ class Head:
     is_chunked:   the body ends with its last chunk (RFC 9112 section 7.1).
     retry_after:  that header as it stood; None without one.
     stays_open:   the connection may carry another request after this answer.
+    date:         that header as it stood; None without one.
     """
 
     status: int
@@ -34,6 +35,7 @@ class Head:
     is_chunked: bool
     retry_after: str | None
     stays_open: bool
+    date: str | None
 
     @property
     def framed(self) -> bool:
@@ -79,15 +81,19 @@ def _told(status: int, values_by_name: dict[bytes, list[bytes]], *, is_http_1_1:
     options = [
         option for name in (b"connection", b"proxy-connection") for option in _listed(values_by_name.get(name, ()))
     ]
-    retry_after = values_by_name.get(b"retry-after")
     return Head(
         status=status,
         length_bytes=next(iter(lengths)) if lengths and not codings else None,
         is_chunked=codings[-1:] == [b"chunked"],
-        retry_after=retry_after[0].decode("latin-1") if retry_after else None,
+        retry_after=_first(values_by_name.get(b"retry-after")),
         # Both a length and a coding: whoever wrote that may see another end than this reader (section 6.3).
         stays_open=b"close" not in options and (is_http_1_1 or b"keep-alive" in options) and not (lengths and codings),
+        date=_first(values_by_name.get(b"date")),
     )
+
+
+def _first(values: list[bytes] | None) -> str | None:
+    return values[0].decode("latin-1") if values else None
 
 
 def _listed(values: list[bytes] | tuple[()]) -> list[bytes]:

@@ -60,6 +60,7 @@ class Exchange:
     body:            as far as it came, decoded from its transfer coding.
     error:           the transport's own words; empty when there was no failure.
     elapsed_seconds: of the whole attempt.
+    date:            that header as it stood; None without one.
     """
 
     sent: bool
@@ -70,6 +71,7 @@ class Exchange:
     body: bytes = b""
     error: str = ""
     elapsed_seconds: float = 0.0
+    date: str | None = None
 
 
 @row_record(frozen=True, slots=True)

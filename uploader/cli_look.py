@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ import click
 
 from uploader.configuration import default_ledger_folder
 from uploader.effective import configuration, effective_settings, plan_of, settings_of
-from uploader.ending import end
+from uploader.ending import end, last_words
 from uploader.errors import SettingsError, UploaderError
 from uploader.mapping import ColumnMap
 from uploader.options import FILE, of_config, of_doctor, of_export, of_report, of_runs, of_sandbox, of_validate
@@ -69,26 +68,26 @@ def validate(files: tuple[Path, ...], *, max_failed: str | None, report: Path | 
                 findings=findings if report else None,
             )
         except UploaderError as error:
-            click.echo(f"{path}: {complaint_about(path, error)}", err=True)
+            last_words(f"{path}: {complaint_about(path, error)}", err=True)
             checks.append((path, str(error)))
             reports.append(FileReport(path=path, error=error))
             continue
         checks.append((path, findings))
         reports.append(found)
         units = found.entry_by_reason[None].units if None in found.entry_by_reason else 0
-        click.echo(
+        last_words(
             f"{path}: {found.rows - found.failed_rows:,} of {found.rows:,} rows would be posted, {units:,} units"
         )
     if report:
         from uploader.report import page_of_checks  # noqa: PLC0415 -- heavy, and not every check has one
 
         documents.write_document(report, page_of_checks(checks), documents.REPORT)
-    sys.exit(exit_code_of(reports))
+    end(exit_code_of(reports))
 
 
 def _tell_failure(path: Path, number: int, outcome: Outcome) -> None:
     reason = "" if outcome.reason is None else outcome.reason.value
-    click.echo(f"{path}: row {number}: {reason}: {outcome.detail}")
+    last_words(f"{path}: row {number}: {reason}: {outcome.detail}")
 
 
 @click.command(short_help="Write failed rows as a workbook, to correct them.")
@@ -107,7 +106,7 @@ def export(file: Path, *, output: Path | None, delimiter: str | None) -> None:
     from uploader.export import export as run  # noqa: PLC0415 -- heavy, see the top
 
     workbook, rows = run(file, workbook=output, delimiter=delimiter)
-    click.echo(f"{workbook}: {rows:,} rows; correct and save it, then: uploader replay {shlex.quote(str(workbook))}")
+    last_words(f"{workbook}: {rows:,} rows; correct and save it, then: uploader replay {shlex.quote(str(workbook))}")
 
 
 @click.command(short_help="Make a page for a person of a results file.")
@@ -130,7 +129,7 @@ def report(results: Path, *, output: Path | None, column: tuple[str, ...], const
     documents.demand_place(page, documents.REPORT)
     mapping = ColumnMap.parse(column, constant)
     documents.write_document(page, page_of_file(results, mapping=mapping), documents.REPORT)
-    click.echo(page)
+    last_words(str(page))
 
 
 @click.group(invoke_without_command=True, short_help="List what the ledger knows of earlier uploads.")
@@ -148,7 +147,7 @@ def runs(context: click.Context, /, *, ledger: Path | None, **_: Any) -> None:
 
     context.obj = ledger or default_ledger_folder()
     if context.invoked_subcommand is None:
-        click.echo(list_runs(context.obj))
+        last_words(list_runs(context.obj))
 
 
 @runs.command()
@@ -163,7 +162,7 @@ def show(folder: Path, *, run: str) -> None:
     """
     from uploader.runs import show_run  # noqa: PLC0415 -- heavy, see the top
 
-    click.echo(show_run(folder, run))
+    last_words(show_run(folder, run))
 
 
 @click.command(short_help="Show the settings, and where each comes from.")
@@ -180,7 +179,7 @@ def config(**options: Any) -> None:
     lines = effective_settings(options)
     widths = [max(len(line[at]) for line in lines) for at in range(2)]
     for name, value, place in lines:
-        click.echo(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {place}".rstrip())
+        last_words(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {place}".rstrip())
 
 
 @click.command(short_help="Try what an upload needs, post nothing.")
@@ -206,7 +205,7 @@ def doctor(file: Path | None, *, tenant: str | None, **options: Any) -> None:
 
     def tell(finding: Finding) -> None:
         findings.append(finding)
-        click.echo(f"{finding.state.value:<4}  {finding.check:<8}  {finding.words}")
+        last_words(f"{finding.state.value:<4}  {finding.check:<8}  {finding.words}")
 
     try:
         plan = plan_of(options)

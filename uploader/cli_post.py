@@ -9,8 +9,9 @@ import contextlib
 import functools
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -91,10 +92,12 @@ def _run_dry(files: tuple[Path, ...], options: dict[str, Any], noted: list[int])
     display = _display(options["log_format"])
     try:
         reports = dry_run(files, plan=plan_of(options), watcher=_watcher(display, noted))
-    finally:
+    except BaseException:
         display.end()
-    last_words("\n".join(map(told, reports)))
-    end(exit_code_of_signal(noted[0]) if noted else exit_code_of(reports))
+        raise
+    exit_code = exit_code_of_signal(noted[0]) if noted else exit_code_of(reports)
+    lines = [line for report in reports for line in told(report).splitlines()]
+    _end(display, options, exit_code, facts={"dry_run": lines}, words="\n".join(lines))
 
 
 @click.command(short_help="Post the rows again that failed.")
@@ -137,7 +140,6 @@ def _run(
     and_say: Callable[[], str] | None = None,
 ) -> None:
     from uploader.console import next_steps, summary  # noqa: PLC0415 -- heavy, see the top
-    from uploader.log_lines import LogLines  # noqa: PLC0415 -- likewise
     from uploader.summary import exit_code_of  # noqa: PLC0415 -- likewise
 
     begun_at = datetime.now(timezone.utc)
@@ -155,13 +157,29 @@ def _run(
     exit_code = exit_code_of_signal(noted[0]) if noted else exit_code_of(reports)
     exit_code = write(reports, exit_code=exit_code, replay_options=replay_options)
     heard = "" if and_say is None else and_say()
+    steps = [step for report in reports for step in next_steps(report, replay_options=replay_options)]
+    facts = {"next": steps, **({"sandbox": heard} if heard else {})}
+    words = "\n".join(filter(None, (summary(reports, replay_options=replay_options), heard)))
+    _end(display, options, exit_code, facts=facts, words=words)
+
+
+def _end(
+    display: Display | LogLines,
+    options: dict[str, Any],
+    exit_code: int,
+    *,
+    facts: Mapping[str, Any],
+    words: str,
+) -> NoReturn:
+    """End with the last line of the log, which has the facts, and the words for a person."""
+    from uploader.log_lines import LogLines  # noqa: PLC0415 -- heavy, see the top
+
     if isinstance(display, LogLines):
-        steps = [step for report in reports for step in next_steps(report, replay_options=replay_options)]
-        log_the_end(display, exit_code, facts={"next": steps, **({"sandbox": heard} if heard else {})})
+        log_the_end(display, exit_code, facts=facts)
     else:
         display.end()
     if options["log_format"] != "json":
-        last_words("\n".join(filter(None, (summary(reports, replay_options=replay_options), heard))))
+        last_words(words)
     end(exit_code)
 
 
@@ -190,7 +208,6 @@ def _write_documents(
 ) -> int:
     """Write summary and report, and give the exit code: to lack one is a stop, and the same command mends it."""
     from uploader import documents  # noqa: PLC0415 -- heavy, see the top
-    from uploader.notes import Level, Note  # noqa: PLC0415 -- only a run has notes
     from uploader.summary import summarize  # noqa: PLC0415 -- likewise
 
     summary = summarize(
@@ -202,14 +219,28 @@ def _write_documents(
         exit_code=exit_code,
         error=error,
     )
-    try:
-        if options["summary"]:
-            documents.write_document(options["summary"], summary.to_json(), documents.SUMMARY)
-        if options["report"]:
-            from uploader.report import page_of_command  # noqa: PLC0415 -- heavy, and after the last POST
 
+    if options["report"]:
+        from uploader.report import page_of_command  # noqa: PLC0415 -- heavy, and after the last POST
+
+        def write_report() -> None:
             page = page_of_command(summary, replay_options=replay_options)
             documents.write_document(options["report"], page, documents.REPORT)
+
+        exit_code = _written(write_report, exit_code, say)
+    if options["summary"]:  # last, for it states the exit code
+        text = replace(summary, exit_code=exit_code).to_json()
+        exit_code = _written(
+            lambda: documents.write_document(options["summary"], text, documents.SUMMARY), exit_code, say
+        )
+    return exit_code
+
+
+def _written(write: Callable[[], None], exit_code: int, say: Callable[[Note], None]) -> int:
+    from uploader.notes import Level, Note  # noqa: PLC0415 -- only a run has notes
+
+    try:
+        write()
     except UploaderError as fault:
         say(Note(str(fault), "document_failed", level=Level.ERROR))
         return ExitCode.STOPPED if exit_code < ExitCode.NOTHING_POSTED else exit_code

@@ -115,26 +115,6 @@ def _session(base_url: str, route: Route) -> requests.Session:
     return session
 
 
-def answer_date(settings: Settings, tenant_id: str) -> str | None:
-    """Look a tenant up and give the answer's ``Date`` as it stands; None when it has none, or no answer came."""
-    import requests  # noqa: PLC0415 -- heavy, see the top
-
-    request = api.look_up_request(settings, tenant_id)
-    headers = dict(header.split(": ", 1) for header in request.headers)
-    route = settle_route(settings.base_url, carries_key=settings.api_key is not None)
-    try:
-        with (
-            _session(settings.base_url, route) as session,
-            session.get(
-                request.url, headers=headers, timeout=settings.timeout_seconds, allow_redirects=False, stream=True
-            ) as response,
-        ):
-            date: str | None = response.headers.get("Date")
-    except requests.RequestException:
-        return None
-    return date
-
-
 class MeterClient:
     """Post usage events one at a time over one kept connection; each tenant's customer is asked for once.
 

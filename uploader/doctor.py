@@ -18,7 +18,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from uploader import api
-from uploader.client import Route, answer_date, settle_route
+from uploader.client import Route, settle_route
 from uploader.errors import UploaderError
 from uploader.glance import nearest_folder, try_ledger_folder
 from uploader.local_disk import fleeting_file_system
@@ -188,7 +188,7 @@ def _examine_backend(settings: Settings, route: Route, tenant_id: str | None) ->
         exchange = _exchange(sender, api.look_up_request(settings, tenant_id))
     yield from _judge(settings, tenant_id, exchange)
     if exchange.http_status:
-        yield _examine_clock(answer_date(settings, tenant_id))
+        yield _examine_clock(exchange.date)
 
 
 def _exchange(sender: Sender[str], request: api.Request) -> api.Exchange:

@@ -27,10 +27,12 @@ def write_durably(path: Path, content: bytes, *, is_private: bool = True) -> Non
     Raises:
         LedgerFault: it cannot be written.
     """
-    draft = path.with_name(f"{path.name}.draft")
+    # Of this process alone: in a folder of the user's own that name may be taken, or be a link to somewhere else.
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     with disk_faults(path):
+        draft.unlink(missing_ok=True)  # left by a process of this number that was killed
         try:
-            with draft.open("wb") as file:
+            with draft.open("xb") as file:
                 if is_private:
                     os.fchmod(file.fileno(), 0o600)
                 file.write(content)

@@ -165,7 +165,7 @@ class Ledger:
     def sum_up(self) -> None:
         """Bring the totals up to date after a replay."""
         facts = self.facts()
-        if "units_uploaded" in facts:  # which version 1 did not keep
+        if "units_uploaded" in facts:  # known since the results were first durable
             totals = run_totals(self._database, rows=facts["rows"], units_uploaded=facts["units_uploaded"])
             self._keep_totals(totals)
 

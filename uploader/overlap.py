@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -43,7 +43,9 @@ class RowSketch:
     """
 
     def __init__(self, columns: Sequence[str]) -> None:
-        self._in_order = itemgetter(*sorted(range(len(columns)), key=columns.__getitem__))
+        places = sorted(range(len(columns)), key=columns.__getitem__)
+        # Of one place itemgetter would give the cell itself; a log may have one column, and constants for the others.
+        self._in_order: Callable[[Sequence[Cell]], Sequence[Cell]] = itemgetter(*places) if len(places) > 1 else tuple
         self._usage_at = columns.index(_USAGE) if _USAGE in columns else None
         self._start = _BETWEEN_CELLS.join([*sorted(columns), ""])
         self._sketch = update_theta_sketch(_LG_SAMPLE)

@@ -166,8 +166,8 @@ class RowCheck:
         self._readers = readers
         self._known_cells = known_cells
         by_column = {column: (index, read) for column, index, read in readers}
-        self._tenant_at, self._read_tenant = by_column["tenant_id"]
-        self._meter_at, self._read_meter = by_column["meter_id"]
+        self._tenant_at, _ = by_column["tenant_id"]
+        self._meter_at, _ = by_column["meter_id"]
         self._usage_at, self._read_usage = by_column["total_usage"]
 
     def event(self, row: Row) -> UsageEvent | Outcome:

@@ -339,6 +339,7 @@ class Sender(Generic[Key]):
             answer.content,
             answer.fault,
             elapsed_seconds,
+            head.date,
         )
 
     def _fail_overdue(self, call: _Call[Key]) -> None:
