@@ -80,7 +80,7 @@ def test_what_forbids_the_whole_is_raised(home: Home, billing_server: BillingSer
     """A wrong option or schema is an exception, before anything is asked of the backend."""
     log = write_csv(home.folder / "usage.csv", usage_rows(2))
     with pytest.raises(SettingsError, match="results-dir"):
-        upload([log, log], base_url=home.base_url, ledger=home.ledger, results="r.csv")
+        upload([log, home.folder / "other.csv"], base_url=home.base_url, ledger=home.ledger, results="r.csv")
     with pytest.raises(SettingsError):
         upload(log, base_url="ftp://x", ledger=home.ledger)
     with pytest.raises(SettingsError):

@@ -98,6 +98,19 @@ def test_a_file_that_was_taken_away_is_another_than_its_copy(home: Home, billing
     assert len(billing_server.posts) == 3
 
 
+def test_a_file_that_is_named_twice_is_taken_once(home: Home, billing_server: BillingServer) -> None:
+    """Globs may overlap, and a link is no second file: neither rows nor sums count twice."""
+    for name in ("a.csv", "b.csv"):
+        write_csv(home.folder / name, usage_rows(3, tenants=[name]))
+    (home.folder / "link.csv").symlink_to("a.csv")
+    for options in (["--dry-run"], []):
+        run = home.run_here("upload", "b.csv", "a.csv", "./b.csv", "link.csv", *options)
+        assert run.exit_code == 0, run.said
+        assert [line[:5] for line in run.stdout.splitlines() if ".csv: " in line] == ["b.csv", "a.csv"]
+    assert "all 2 files: 6 of 6 rows accepted" in run.stdout
+    assert len(billing_server.posts) == 6
+
+
 def test_a_copy_in_another_folder_is_told(home: Home, billing_server: BillingServer) -> None:
     """Two flat days may have one name, one content and one time: refused in one command, warned of in two."""
     for day in ("20", "21"):
@@ -106,10 +119,10 @@ def test_a_copy_in_another_folder_is_told(home: Home, billing_server: BillingSer
     (home.folder / "link").symlink_to("20")
     both = home.run_here("upload", "20/usage.csv", "link/usage.csv", "21/usage.csv")
     assert both.exit_code == 3
-    assert "21/usage.csv: not done: the same content as link/usage.csv" in both.stdout
+    assert "21/usage.csv: not done: the same content as 20/usage.csv" in both.stdout
     second = home.run_here("upload", "21/usage.csv")
     assert second.exit_code == 0
-    words = f"the same content was uploaded as {home.folder / 'link' / 'usage.csv'}, which is there still"
+    words = f"the same content was uploaded as {home.folder / '20' / 'usage.csv'}, which is there still"
     assert f"WARNING {home.folder / '21' / 'usage.csv'}: {words}" in second.stderr
     assert home.run_here("upload", "21/usage.csv", "--period", "21").exit_code == 0
     assert set(billing_server.billed().values()) == {2}

@@ -5,8 +5,10 @@ Each is followed by the same command, which must bring every row to the backend 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -299,7 +301,22 @@ def test_a_signal_before_a_file_is_begun_is_heeded(
     assert billing_server.received == []
 
 
-def test_a_second_signal_ends_the_command_at_once(home: Home, billing_server: BillingServer) -> None:
+def test_signals_that_come_together_are_one(home: Home, billing_server: BillingServer) -> None:
+    """What tells the command and its whole group, as timeout(1) does, is no impatience: answers are waited for."""
+    backend = HeldBack(answered=0)
+    billing_server.respond = backend
+    rows = usage_rows(6)
+    write_csv(home.folder / "usage.csv", rows)
+    with home.started("upload", "usage.csv", "--concurrency", "2") as process:
+        billing_server.wait_for(posts=2)
+        os.kill(process.pid, signal.SIGTERM)
+        os.kill(process.pid, signal.SIGINT)
+        backend.release()
+        assert ended(process).exit_code in (128 + signal.SIGTERM, 128 + signal.SIGINT)
+    assert Counter(reasons(home)) == {"": 2, "not_sent": 4}
+
+
+def test_a_later_signal_ends_the_command_at_once(home: Home, billing_server: BillingServer) -> None:
     """What was in flight is not waited for, and is in doubt for the next run; nothing is billed twice."""
     backend = HeldBack(answered=0)
     billing_server.respond = backend
@@ -308,8 +325,10 @@ def test_a_second_signal_ends_the_command_at_once(home: Home, billing_server: Bi
     command = ("upload", "usage.csv", "--concurrency", "2")
     with home.started(*command) as process:
         billing_server.wait_for(posts=2)
-        os.kill(process.pid, signal.SIGINT)
-        os.kill(process.pid, signal.SIGTERM)
+        while process.poll() is None:
+            os.kill(process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.05)
         assert ended(process).exit_code == 128 + signal.SIGTERM
     billing_server.respond = contract
     assert home.run_here(*command).exit_code == 1

@@ -40,7 +40,7 @@ from uploader.results import NOT_SENT
 from uploader.run_file import RunFacts, remembered
 from uploader.schema import RowCheck
 from uploader.seen import COMPARED_WITH_NONE, SeenRows
-from uploader.upload_run import demand_names_for_all
+from uploader.upload_run import each_once
 
 _WOULD_BE_POSTED = Outcome(None, "would be posted")
 _ACCEPTED = Outcome(None)
@@ -73,12 +73,12 @@ def dry_run(paths: Sequence[Path], *, plan: Plan, watcher: Watcher) -> list[DryR
     Raises:
         RefusedError: the command as a whole could not begin.
     """
-    demand_names_for_all(paths, plan)
+    logs = each_once(paths, plan)
     with open_desk(plan, watcher) as desk:
         dry_desk = replace(desk, customers=_IdsKeptBack())
         with tempfile.TemporaryDirectory(prefix="uploader-dry-run-") as scratch:
             earlier = _EarlierFiles(None if plan.event_id is None else Path(scratch))
-            return [_try_or_say_why_not(path, dry_desk, earlier) for path in paths]
+            return [_try_or_say_why_not(path, dry_desk, earlier) for path in logs]
 
 
 def told(report: DryReport) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, TextIO
@@ -14,6 +16,9 @@ import click
 
 if TYPE_CHECKING:
     from uploader.log_lines import LogLines
+
+_ONE_WORD_SECONDS = 1.0
+"""Signals so close together mean one: timeout(1) tells a command, and at once its whole group."""
 
 
 def last_words(text: str, *, err: bool = False) -> None:
@@ -57,13 +62,17 @@ def _empty(stream: TextIO) -> None:
 
 @contextlib.contextmanager
 def noted_signals() -> Iterator[list[int]]:
-    """Note the first SIGINT, SIGTERM or SIGHUP; a second one ends the process at once, which the ledger survives."""
+    """Note the first SIGINT, SIGTERM or SIGHUP; a later one ends the process at once, which the ledger survives."""
     noted: list[int] = []
+    impatient_seconds = math.inf
 
     def note(number: int, _frame: FrameType | None) -> None:
-        if noted:
+        nonlocal impatient_seconds
+        if not noted:
+            impatient_seconds = time.monotonic() + _ONE_WORD_SECONDS
+            noted.append(number)
+        elif time.monotonic() >= impatient_seconds:
             os._exit(exit_code_of_signal(number))
-        noted.append(number)
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     # One that the caller has set aside stays so: nohup ignores SIGHUP.

@@ -103,19 +103,12 @@ def demand_another(path: Path, run: RunIdentity, *, path_by_run_id: Mapping[str,
         LedgerRefusal: one of them is of the same content, and another file.
     """
     before = path_by_run_id.get(run.run_id)
-    if before is not None and not _is_same_file(before, path):
+    if before is not None:
         raise LedgerRefusal(
             f"{path}: the same content as {before}",
             remedy="if it is a copy, leave it out; if this is another period's usage, upload each by itself, with "
             "--period LABEL",
         )
-
-
-def _is_same_file(before: Path, path: Path) -> bool:
-    try:
-        return before.samefile(path)
-    except OSError:  # it was taken away meanwhile
-        return False
 
 
 def note_of_copy(facts: InputFacts, there: str | None, *, event_id: str | None) -> Note | None:

@@ -34,21 +34,34 @@ def upload(paths: Sequence[Path], *, plan: Plan, watcher: Watcher) -> list[FileR
     Raises:
         RefusedError: the command as a whole cannot begin. Nothing was posted.
     """
-    demand_names_for_all(paths, plan)
+    logs = each_once(paths, plan)
     with open_desk(plan, watcher) as desk:
-        return [_with_its_last_word(_upload_or_say_why_not(path, desk), desk) for path in paths]
+        return [_with_its_last_word(_upload_or_say_why_not(path, desk), desk) for path in logs]
 
 
-def demand_names_for_all(paths: Sequence[Path], plan: Plan) -> None:
-    """Refuse one name for the results of several logs, and no log at all.
+def each_once(paths: Sequence[Path], plan: Plan) -> list[Path]:
+    """Give the usage logs in their order, each once: globs may overlap.
 
     Raises:
-        SettingsError: nothing was posted.
+        SettingsError: there is none, or several and one name for the results. Nothing was posted.
     """
     if not paths:
         raise SettingsError("no usage log is given", remedy="name one or more")
-    if plan.results is not None and len(paths) > 1:
-        raise SettingsError(f"--results names one file, and there are {len(paths)} inputs", remedy="use --results-dir")
+    log_by_file: dict[tuple[int, int] | Path, Path] = {}
+    for path in paths:
+        log_by_file.setdefault(_file_at(path), path)
+    logs = [*log_by_file.values()]
+    if plan.results is not None and len(logs) > 1:
+        raise SettingsError(f"--results names one file, and there are {len(logs)} inputs", remedy="use --results-dir")
+    return logs
+
+
+def _file_at(path: Path) -> tuple[int, int] | Path:
+    try:
+        file = path.stat()
+    except OSError:  # which reading it will tell
+        return path
+    return file.st_dev, file.st_ino
 
 
 def _with_its_last_word(report: FileReport, desk: Desk) -> FileReport:
