@@ -12,12 +12,14 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from tests.billing_answers import Answer, Then, reply
 from tests.billing_contract import BilledRow, Received, contract
 from tests.billing_server import BillingServer
-from tests.command import Home, cells, ended, read_rows, usage_rows, write_csv
+from tests.command import EVENT_COLUMNS, Home, cells, ended, read_rows, usage_rows, write_csv
 from tests.faults.scene import rewrite
 from tests.held_back import HeldBack, kill_an_upload
 from uploader.lock import turn
@@ -270,6 +272,85 @@ def test_columns_in_another_order_are_the_same_rows(home: Home, billing_server: 
     )
     assert home.run_here("upload", turned).exit_code == 2
     assert len(billing_server.posts) == 20
+
+
+COLUMNS_BY_CHANGE = {
+    "one more": (("region", "at"), ["eu", "7Z"]),
+    "one less": ((), []),
+    "another name": (("recorded_at",), ["7Z"]),
+}
+
+
+@pytest.mark.parametrize(("columns", "cells"), COLUMNS_BY_CHANGE.values(), ids=COLUMNS_BY_CHANGE.keys())
+def test_a_log_that_comes_again_under_other_columns_is_refused(
+    home: Home, billing_server: BillingServer, columns: tuple[str, ...], cells: list[str]
+) -> None:
+    """No row of it is like one that was posted, and yet it is the same usage; a dry run says so too."""
+    rows = usage_rows(20)
+    path = write_csv(home.folder / "usage.csv", [(*row, "7Z") for row in rows], columns=(*EVENT_COLUMNS, "at"))
+    assert home.run_here("upload", path).exit_code == 0
+    write_csv(path, [(*row, *cells) for row in usage_rows(50)], columns=(*EVENT_COLUMNS, *columns))
+    for options in (("--dry-run",), ()):
+        refused = home.run_here("upload", path, *options)
+        assert refused.exit_code == 2, refused.said
+        assert "some 20 of its events (tenant, device, meter and usage) are those of another log" in refused.said
+    assert len(billing_server.posts) == 20
+    assert home.run_here("upload", path, "--allow-overlap").exit_code == 0
+
+
+def test_events_of_their_own_ids_may_come_again_under_other_columns(home: Home, billing_server: BillingServer) -> None:
+    """Each is known by its id: those that were posted are not posted again, and the others are."""
+    path = write_csv(home.folder / "usage.csv", usage_rows(20))
+    assert home.run_here("upload", path, "--event-id", "device_id").exit_code == 0
+    write_csv(path, [(*row, "eu") for row in usage_rows(25)], columns=(*EVENT_COLUMNS, "region"))
+    assert home.run_here("upload", path, "--event-id", "device_id").exit_code == 0
+    assert billing_server.billed() == Counter(usage_rows(25))
+
+
+def test_the_next_log_of_the_new_columns_is_taken(home: Home, billing_server: BillingServer) -> None:
+    """Every night may have the same events at another time: rows under the same columns are compared as rows."""
+    for night, columns in enumerate(("at", "time", "time")):
+        rows = [(*row, f"{night}Z") for row in usage_rows(20)]
+        path = write_csv(home.folder / "usage.csv", rows, columns=(*EVENT_COLUMNS, columns))
+        options = ["--allow-overlap"] if night == 1 else []
+        assert home.run_here("upload", path, *options).exit_code == 0
+    assert set(billing_server.billed().values()) == {3}
+
+
+@pytest.mark.parametrize("refusal", [reply(422), reply(429)], ids=["rejected", "stopped"])
+def test_a_log_of_which_nothing_was_posted_may_come_again_under_other_columns(
+    home: Home, billing_server: BillingServer, refusal: Answer
+) -> None:
+    """As one does that was exported anew because all of it was refused."""
+    path = write_csv(home.folder / "usage.csv", usage_rows(8))
+    billing_server.respond = lambda received: refusal if received.method == "POST" else contract(received)
+    assert home.run_here("upload", path, "--retries", "0", "--patience", "0").exit_code in (1, 3)
+    billing_server.respond = contract
+    write_csv(path, [(*row, "eu") for row in usage_rows(8)], columns=(*EVENT_COLUMNS, "region"))
+    assert home.run_here("upload", path).exit_code == 0
+    assert billing_server.billed() == Counter(usage_rows(8))
+
+
+def test_a_killed_upload_of_a_log_counts_under_other_columns_too(home: Home, billing_server: BillingServer) -> None:
+    """Whether any of it was posted is not known, and the way on is to finish it."""
+    kill_an_upload(home, billing_server)
+    write_csv(home.folder / "usage.csv", [(*row, "eu") for row in usage_rows(6)], columns=(*EVENT_COLUMNS, "region"))
+    refused = home.run_here("upload", "usage.csv")
+    assert refused.exit_code == 2
+    assert "put that back as it was and run the same command again" in refused.said
+
+
+def test_a_sorted_copy_of_a_table_of_pandas_is_the_same_log(home: Home, billing_server: BillingServer) -> None:
+    """Sorting or joining frames writes an index along, which numbers rows as they once stood: it is no usage."""
+    days = [pd.DataFrame(usage_rows(40)[half], columns=list(EVENT_COLUMNS)) for half in (slice(20), slice(20, 40))]
+    for number, day in enumerate(days):
+        day.to_parquet(home.folder / f"day-{number}.parquet")
+    assert home.run_here("upload", "day-0.parquet", "day-1.parquet").exit_code == 0
+    month = pd.concat(days).sort_values("total_usage", ascending=False)
+    month.to_parquet(home.folder / "month.parquet")
+    assert "__index_level_0__" in pq.read_schema(home.folder / "month.parquet").names
+    assert home.run_here("upload", "month.parquet").exit_code == 2
+    assert len(billing_server.posts) == 40
 
 
 def upload_and_correct(home: Home, rows: list[BilledRow]) -> None:

@@ -109,17 +109,21 @@ def test_units_of_many_rows_are_those_of_each(type_of_usage: str | list[str], co
     assert together.rows_in == 7 * (len(ODD_CELLS) + 1)
 
 
-@pytest.mark.parametrize("mapping", [AS_IT_STANDS, ColumnMap.parse(["a=b"], ["d=x"])], ids=["as it stands", "mapped"])
+@pytest.mark.parametrize(
+    "mapping", [AS_IT_STANDS, ColumnMap.parse(["device_id=at"], ["shop=x"])], ids=["as it stands", "mapped"]
+)
 def test_a_sketch_of_many_rows_is_that_of_each(mapping: ColumnMap) -> None:
     """Rows taken in a batch at a time make the same bytes, text or not."""
-    rows: list[list[Any]] = [[str(number), "x", "y"] for number in range(20_000)]
-    rows[11_500:11_600] = [[number, None, 1.5] for number in range(100)]
-    one_by_one, together = (RowSketches(["b", "c", "e"], mapping=mapping, path=Path("x")) for _ in range(2))
+    rows: list[list[Any]] = [[str(number), "x", "y", "z", "7"] for number in range(20_000)]
+    rows[11_500:11_600] = [[number, None, 1.5, "z", 7] for number in range(100)]
+    columns = ["at", "tenant_id", "meter_id", "device_id", "total_usage"]
+    one_by_one, together = (RowSketches(columns, mapping=mapping, path=Path("x")) for _ in range(2))
     for row in rows:
         one_by_one.add(row)
     for start in range(0, len(rows), 1000):
         together.add_all(rows[start : start + 1000])
     assert together.each() == one_by_one.each()
+    assert together.events() == one_by_one.events()
     assert together.to_bytes() == one_by_one.to_bytes()
 
 

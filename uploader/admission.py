@@ -30,6 +30,7 @@ from uploader.overlap_guard import (
     demand_little_overlap,
     demand_little_overlap_since,
     demand_not_grown,
+    demand_other_events,
     each_once,
 )
 from uploader.own_events import OwnEvents, OwnIds, demand_known_claims, event_in, own_events_of
@@ -123,6 +124,7 @@ def admitted_run(
     if not knows(identity.run_id) and not plan.again and not plan.allow_overlap:
         for sketch in rows.each():
             demand_not_grown(seen, sketch, path=log.path)
+        demand_other_events(seen, rows, path=log.path, columns=log.columns)
         for note in each_once(demand_little_overlap(seen, sketch, path=log.path) for sketch in rows.each()):
             say(replace(note, run_id=identity.run_id))
     return identity, seen
@@ -241,6 +243,7 @@ def admitted(
                 compared=seen.checksums(),
             )
             seen.keep(rows.to_bytes())
+            seen.keep_events(rows.events(), path=log.path, columns=log.columns)
             history = ledger.history()
             if history.accepted + history.in_doubt < log.row_count:
                 seen.keep_log(rows.each(), path=log.path)

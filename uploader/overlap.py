@@ -21,14 +21,18 @@ from uploader.cell_readers import ABSENT, reader_of
 from uploader.errors import LedgerRefusal
 from uploader.mapping import ColumnMap
 from uploader.model import Cell, cell_text
+from uploader.schema import EVENT_COLUMNS
 
 _LG_SAMPLE = 13
+_LG_SAMPLE_OF_EVENTS = 11
 _LG_COARSE_SAMPLE = 9
 _ENOUGH_LOOKED_FOR = 400
 _STANDARD_DEVIATIONS = 2
 _FEW = 10
 _MOST_SHARE = 0.5
 _BETWEEN_CELLS = "\x1f"
+_PANDAS_INDEX = re.compile("__index_level_[0-9]+__")
+"""A column that pandas adds to a Parquet file, numbering rows as they once stood: in a sorted copy it is another."""
 _USAGE = "total_usage"
 _PLAIN_LINES = re.compile(r"(?:0|[1-9][0-9]*)(?:\n(?:0|[1-9][0-9]*))*")
 _SPELLED_IN_WAYS = re.compile(r"\x1f(?:-?[0-9]+(\.0+)|[Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee])(?=\x1f|\Z)")
@@ -42,13 +46,14 @@ class RowSketch:
     cell: a tool that copies a log may spell them so.
     """
 
-    def __init__(self, columns: Sequence[str]) -> None:
-        places = sorted(range(len(columns)), key=columns.__getitem__)
-        # Of one place itemgetter would give the cell itself; a log may have one column, and constants for the others.
-        self._in_order: Callable[[Sequence[Cell]], Sequence[Cell]] = itemgetter(*places) if len(places) > 1 else tuple
+    def __init__(self, columns: Sequence[str], *, lg_sample: int = _LG_SAMPLE) -> None:
+        places = sorted(
+            (at for at, column in enumerate(columns) if not _PANDAS_INDEX.fullmatch(column)), key=columns.__getitem__
+        )
+        self._in_order = _getter_of(places)
         self._usage_at = columns.index(_USAGE) if _USAGE in columns else None
-        self._start = _BETWEEN_CELLS.join([*sorted(columns), ""])
-        self._sketch = update_theta_sketch(_LG_SAMPLE)
+        self._start = _BETWEEN_CELLS.join([*(columns[at] for at in places), ""])
+        self._sketch = update_theta_sketch(lg_sample)
 
     def add(self, cells: Sequence[Cell]) -> None:
         """Take a row into account."""
@@ -90,36 +95,52 @@ class RowSketch:
         return kept
 
 
+def _getter_of(places: Sequence[int]) -> Callable[[Sequence[Cell]], Sequence[Cell]]:
+    if len(places) == 1:  # itemgetter would give the cell itself
+        return lambda cells: (cells[places[0]],)
+    return itemgetter(*places) if places else lambda _: ()
+
+
 class RowSketches:
     """The rows of one log as they stand and, if that differs, as they are seen: an earlier run may know them by either.
 
-    So a file is known again under another mapping, and its mapped rows in a file that has the usual names.
+    So a file is known again under another mapping, and its mapped rows in a file that has the usual names. Its events
+    alone, whatever further columns it has, are sampled apart and more coarsely.
     """
 
     def __init__(self, columns: Sequence[str], *, mapping: ColumnMap, path: Path) -> None:
         self._as_they_stand = RowSketch(columns)
         self._as_seen: RowSketch | None = None
+        place_by_column = mapping.places(columns, path=path)
+        self._events = RowSketch(EVENT_COLUMNS, lg_sample=_LG_SAMPLE_OF_EVENTS)
+        self._event = itemgetter(*(place_by_column[column] for column in EVENT_COLUMNS))
+        self._constants = mapping.values
         if mapping:
-            place_by_column = mapping.places(columns, path=path)
             self._as_seen = RowSketch([*place_by_column])
             self._seen = itemgetter(*place_by_column.values())
-            self._constants = mapping.values
 
     def add(self, cells: Sequence[Cell]) -> None:
         """Take a row into account."""
         self._as_they_stand.add(cells)
+        self._events.add(self._event([*cells, *self._constants]))
         if self._as_seen is not None:
             self._as_seen.add(self._seen([*cells, *self._constants]))
 
     def add_all(self, rows: Sequence[Sequence[Cell]]) -> None:
         """Take some rows into account."""
         self._as_they_stand.add_all(rows)
+        with_constants = rows if not self._constants else [[*cells, *self._constants] for cells in rows]
+        self._events.add_all([*map(self._event, with_constants)])
         if self._as_seen is not None:
-            self._as_seen.add_all([self._seen([*cells, *self._constants]) for cells in rows])
+            self._as_seen.add_all([*map(self._seen, with_constants)])
 
     def each(self) -> list[bytes]:
         """Give the sketches, each to be compared with those of earlier runs."""
         return [sketch.to_bytes() for sketch in (self._as_they_stand, self._as_seen) if sketch is not None]
+
+    def events(self) -> bytes:
+        """Give the sketch of tenant, device, meter and usage alone."""
+        return self._events.to_bytes()
 
     def to_bytes(self) -> bytes:
         """Give one sketch for keeping."""

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from uploader.errors import LedgerRefusal
 from uploader.notes import Level, Note
 from uploader.seen import COMPARED_WITH_NONE, SeenRows
+
+if TYPE_CHECKING:
+    from uploader.overlap import RowSketches
 
 _PUT_APART = "put the rows that are new into a file of their own; to send failed rows again, replay the failed file"
 _MOST_SHARE = 0.5
@@ -35,6 +39,20 @@ def demand_not_grown(seen: SeenRows, rows: bytes, *, path: Path) -> None:
         again = rows_of_log_again(rows, run_id=run, log=log, posted=posted)
         if again:
             raise _grown(path, run, again, is_unfinished=seen.is_unfinished(run))
+
+
+def demand_other_events(seen: SeenRows, rows: RowSketches, *, path: Path, columns: Sequence[str]) -> None:
+    """Refuse a log with most events of the one that was last in its place, under other columns: it has no row of that.
+
+    Raises:
+        LedgerRefusal: it is one.
+    """
+    for run, earlier in seen.events_in_place_of(path, columns=columns):
+        from uploader.overlap import overlap_with, rows_of_log_again  # noqa: PLC0415 -- see demand_not_grown
+
+        overlap = overlap_with(rows.events(), {run: earlier})
+        if overlap.share > _MOST_SHARE or rows_of_log_again(rows.events(), run_id=run, log=earlier, posted=[earlier]):
+            raise _under_other_columns(path, run, overlap.rows_by_run_id[run], is_unfinished=seen.is_unfinished(run))
 
 
 def demand_little_overlap(
@@ -143,6 +161,17 @@ def _grown(path: Path, run: str, again: float, *, is_unfinished: bool) -> Ledger
         "those, of which some were posted and not all: it was changed since, or other columns are named for it",
         remedy=f"{first}correct failed rows in the failed file and replay that; put the rows that are new into a file "
         "of their own; if these are other events that look the same, use --allow-overlap",
+    )
+
+
+def _under_other_columns(path: Path, run: str, events: float, *, is_unfinished: bool) -> LedgerRefusal:
+    named = _named(run, [run] if is_unfinished else [])
+    first = "put that back as it was and run the same command again; " if is_unfinished else ""
+    return LedgerRefusal(
+        f"{path}: some {events:,.0f} of its events (tenant, device, meter and usage) are those of another log, which "
+        f"was in this place under other columns, and of which {named} posted some or all",
+        remedy=f"{first}correct failed rows in the failed file and replay that; if these are other events that look "
+        "the same, use --allow-overlap",
     )
 
 

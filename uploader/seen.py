@@ -16,6 +16,7 @@ from uploader.database import unusable
 from uploader.durable import disk_faults, write_durably
 from uploader.errors import LedgerRefusal
 from uploader.identity import RunIdentity
+from uploader.model import Reason, Status
 from uploader.run_file import RunFacts, remembered
 
 _REPLAYS = ".replays"
@@ -29,10 +30,9 @@ class SeenRows:
     """
 
     def __init__(self, ledger_folder: Path, identity: RunIdentity, *, event_id: str | None) -> None:
-        kind = json.dumps([identity.base_url, identity.period])
         self._ledger_folder = ledger_folder
         self._checksums: dict[str, int] | None = None
-        self._folder = ledger_folder / "seen" / hashlib.sha256(kind.encode()).hexdigest()[:16]
+        self._folder = ledger_folder / "seen" / _short([identity.base_url, identity.period])
         self._run_id = identity.run_id
         self._claims_by = "" if event_id is None else "-" + hashlib.sha256(event_id.encode()).hexdigest()[:8]
 
@@ -90,6 +90,35 @@ class SeenRows:
                 name = f"{place}-{self._run_id}{self._claims_by}{part}.theta"
                 self._write(self._folder / "logs" / name, sketch)
 
+    def events_in_place_of(self, path: Path, *, columns: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """Give the last run whose log was in a place, if that had other columns and any of it was posted.
+
+        With it, the sketch of that log's events.
+        """
+        with self._as_it_can_be_read():
+            for kept in {kept for place in _places(path) for kept in self._folder.glob(f"events/{place}-*.theta")}:
+                _, columns_then, run, *_ = kept.stem.split("-")
+                is_told_apart_by_ids = self._claims_by and kept.stem.endswith(self._claims_by)
+                if columns_then == _short(sorted(columns)) or run == self._run_id or is_told_apart_by_ids:
+                    continue
+                if self._may_have_posted(run):
+                    yield run, kept.read_bytes()
+
+    def keep_events(self, events: bytes, *, path: Path, columns: Sequence[str]) -> None:
+        """Keep the sketch of this run's events: its log is the last in that place.
+
+        Raises:
+            LedgerFault: it cannot be written.
+        """
+        folder = self._folder / "events"
+        for place in _places(path):
+            kept = folder / f"{place}-{_short(sorted(columns))}-{self._run_id}{self._claims_by}.theta"
+            self._write(kept, events)
+            for before in folder.glob(f"{place}-*.theta"):
+                if before != kept:
+                    with disk_faults(before):
+                        before.unlink(missing_ok=True)
+
     def own_log(self) -> list[bytes]:
         """Give the sketches of this run's whole log, first that of its rows as they stand; none when all was posted."""
         return [kept.read_bytes() for kept in self._own_logs()]
@@ -140,6 +169,15 @@ class SeenRows:
         except OSError as error:
             raise unusable(self._folder, error) from error
 
+    def _may_have_posted(self, run: str) -> bool:
+        try:
+            facts = remembered(self._ledger_folder, run) or RunFacts()
+        except LedgerRefusal:  # it is at work
+            return True
+        if "totals" not in facts or not facts.get("is_summed_up", True):  # its last command was killed
+            return True
+        return any(facts["totals"].get(reason, [0])[0] for reason in (Status.ACCEPTED.value, Reason.IN_DOUBT.value))
+
     def _own_logs(self) -> list[Path]:
         return sorted(self._folder.glob(f"logs/*-{self._run_id}{self._claims_by}*.theta"))
 
@@ -167,6 +205,10 @@ def _run_of(path: Path) -> str:
 
 def _replays(run: str) -> str:
     return f"{run} (replays)"
+
+
+def _short(texts: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
 
 
 def _places(path: Path) -> list[str]:
