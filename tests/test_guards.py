@@ -100,6 +100,24 @@ def test_a_file_that_was_taken_away_is_another_than_its_copy(home: Home, billing
     assert len(billing_server.posts) == 3
 
 
+def test_what_a_schema_refused_is_not_posted_for_want_of_it(home: Home, billing_server: BillingServer) -> None:
+    """A job's variable names a schema that whoever runs the command by hand does not know of; another may be given."""
+    (home.folder / "ours.json").write_text(json.dumps({"properties": {"total_usage": {"maximum": 105}}}))
+    write_csv(home.folder / "usage.csv", usage_rows(8))
+    job = home.run_here("upload", "usage.csv", variables={"UPLOADER_SCHEMA": "ours.json"})
+    assert job.exit_code == 1
+    posts = len(billing_server.posts)
+    assert 0 < posts < 8
+    for command in (["upload", "usage.csv"], ["upload", "usage.csv", "--dry-run"], ["replay", "usage.failed.csv"]):
+        by_hand = home.run_here(*command)
+        assert by_hand.exit_code == 2, by_hand.said
+        assert f"give --schema {home.folder / 'ours.json'}" in by_hand.said
+    assert len(billing_server.posts) == posts
+    (home.folder / "wider.json").write_text(json.dumps({"properties": {"total_usage": {"maximum": 200}}}))
+    assert home.run_here("replay", "usage.failed.csv", "--schema", "wider.json").exit_code == 0
+    assert billing_server.billed() == Counter(usage_rows(8))
+
+
 def test_a_file_that_is_named_twice_is_taken_once(home: Home, billing_server: BillingServer) -> None:
     """Globs may overlap, and a link is no second file: neither rows nor sums count twice."""
     for name in ("a.csv", "b.csv"):

@@ -16,6 +16,7 @@ from uploader.guards import (
     choose_run,
     demand_another,
     demand_known_results,
+    demand_schema,
     note_of_copy,
 )
 from uploader.identity import RunIdentity
@@ -37,7 +38,7 @@ from uploader.own_events import OwnEvents, OwnIds, demand_known_claims, event_in
 from uploader.plan import Plan
 from uploader.readers import UsageLog
 from uploader.reservation import Names, Reservation, choose_names, files_beside, results_folder
-from uploader.run_file import RunFacts, is_known
+from uploader.run_file import RunFacts, is_known, remembered
 from uploader.schema import RowCheck
 from uploader.seen import SeenRows
 from uploader.writing import reserved
@@ -105,6 +106,7 @@ def admitted_run(
         mapping=plan.mapping,
     )
     identity = choose_run(plan.ledger_folder, first, facts, asks_for_all_again=plan.again, event_id=plan.event_id)
+    demand_schema(log.path, remembered(plan.ledger_folder, identity.run_id) or RunFacts(), schema_path=plan.schema_path)
     demand_another(log.path, identity, path_by_run_id=path_by_run_id)
     if plan.event_id is not None:  # before anything is made, though the claims' own door asks too
         demand_known_claims(plan.ledger_folder)
@@ -240,6 +242,7 @@ def admitted(
                 facts=[facts.name, facts.modified_nanoseconds],
                 rows=log.row_count,
                 event_id=plan.event_id,
+                schema_path=plan.schema_path,
                 compared=seen.checksums(),
             )
             seen.keep(rows.to_bytes())

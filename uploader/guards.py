@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os.path
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -92,6 +93,21 @@ def choose_run(
     if event_id is None and knowledge["input"] != [facts.name, facts.modified_nanoseconds]:
         raise _same_content(facts, latest, knowledge)
     return latest
+
+
+def demand_schema(path: Path, run: RunFacts, *, schema_path: Path | None) -> None:
+    """Refuse to check by the schema that ships, for want of another, what was checked by one of the user's own.
+
+    Rows that it refused would be posted, though nobody has corrected them.
+
+    Raises:
+        LedgerRefusal: no schema is given, and the run had one.
+    """
+    if schema_path is None and run.get("schema"):
+        raise LedgerRefusal(
+            f"{path}: its rows were checked by {run['schema']}, and no schema is given now",
+            remedy=f"nothing was posted; give --schema {shlex.quote(run['schema'])}, or the one that holds from now on",
+        )
 
 
 def demand_another(path: Path, run: RunIdentity, *, path_by_run_id: Mapping[str, Path]) -> None:

@@ -120,14 +120,16 @@ class Ledger:
         facts: list[Any],
         rows: int,
         event_id: str | None,
+        schema_path: Path | None,
         compared: dict[str, int],
     ) -> None:
         """Note that an upload begins or continues the run.
 
-        path:     of the usage log, which has ``columns``.
-        facts:    tell the usage log from a copy of it.
-        event_id: the column of the log's own ids; None without.
-        compared: the checksums of the sketches of other runs that it was compared with.
+        path:        of the usage log, which has ``columns``.
+        facts:       tell the usage log from a copy of it.
+        event_id:    the column of the log's own ids; None without.
+        schema_path: None for the schema that ships.
+        compared:    the checksums of the sketches of other runs that it was compared with.
         """
         started = self.facts().get("started_milliseconds") or now_milliseconds()
         self.edits.forget_what_was_not_recorded(event_id=event_id)
@@ -139,6 +141,7 @@ class Ledger:
                 "columns": list(columns),
                 "rows": rows,
                 "event_id": event_id,
+                "schema": "" if schema_path is None else str(schema_path.absolute()),
                 "compared": compared,
                 "compared_first": self.facts().get("compared_first", compared),
                 "started_milliseconds": started,

@@ -11,6 +11,7 @@ from uploader.admission import turn_to_begin
 from uploader.books import Books
 from uploader.desk import Watcher
 from uploader.errors import InputError, LedgerRefusal
+from uploader.guards import demand_schema
 from uploader.identity import RunIdentity
 from uploader.judge import Judge, Permissions
 from uploader.ledger import Ledger
@@ -122,6 +123,7 @@ def admitted_replay(
     with contextlib.ExitStack() as held:
         ledger = held.enter_context(Ledger(plan.ledger_folder, identity))
         reservation = held.enter_context(reserved(names, log, ledger, rows=log.source.row_count))
+        demand_schema(log.path, ledger.facts(), schema_path=plan.schema_path)
         own_ids = _own_ids(log, ledger)
         judge = Judge(check, ledger, permissions, own_ids)
         seen = SeenRows(plan.ledger_folder, identity, event_id=ledger.facts().get("event_id"))

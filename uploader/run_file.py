@@ -48,6 +48,7 @@ class RunFacts(TypedDict, total=False):
     adopted:              the file whose word was taken for the run; only of a run that was adopted.
     rows:                 of the usage log; of an adopted run those of its file, the last of which is ``last_row``.
     event_id:             the column of the log's own event ids; None without.
+    schema:               the file that its rows were checked by last, absolute; empty for the one that ships.
     started_milliseconds: since 1970, as is ``ended_milliseconds``, when results were last durable.
     is_finished:          whether every row had its turn.
     totals:               rows and units by reason, ``accepted`` for the accepted ones.
@@ -68,6 +69,7 @@ class RunFacts(TypedDict, total=False):
     rows: int
     last_row: int
     event_id: str | None
+    schema: str
     started_milliseconds: int
     ended_milliseconds: int
     is_finished: bool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +34,8 @@ from tests.replay.scene import (
 from uploader.judge import Permissions
 from uploader.progress import Progress
 from uploader.upload_run import upload
+
+SHIPPED_SCHEMA = Path(__file__).parents[2] / "schemas" / "usage.schema.json"
 
 
 class CrashError(Exception):
@@ -344,7 +347,8 @@ def test_cells_read_by_another_schema_are_not_sent_again(scene: Scene) -> None:
     (report,) = upload([log], plan=textual, watcher=WATCHER)
     assert cells(failed_file(report), "upload_reason") == ["invalid"]
     scene.answers = {"d1": [NEVER]}
-    file = failed_file(scene.upload(log))
+    (report,) = upload([log], plan=replace(scene.plan, schema_path=SHIPPED_SCHEMA), watcher=WATCHER)
+    file = failed_file(report)
     assert cells(file, "upload_reason") == ["in_doubt"]
     report = scene.replay(edited(file, setting(upload_replay="resend")), plan=textual)
     assert "the ledger does not hold what was posted" in cells(failed_file(report), "upload_detail")[0]
