@@ -20,7 +20,7 @@ ROWS = [
     {"adoption", "answers", "due_rows", "judge", "replay_sketch", "sandbox_backend"},
     {"admission", "naming"},
     {"desk", "glance", "guards", "log_check", "overlap_guard", "own_events", "workbook", "writing"},
-    {"file_report", "pacing_notes", "posting", "replay_log"},
+    {"file_report", "pacing_notes", "posting", "replay_log", "spreadsheets"},
     {
         "books",
         "claims",

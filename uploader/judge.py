@@ -16,9 +16,10 @@ from uploader.errors import LedgerRefusal
 from uploader.ledger import Ledger
 from uploader.model import Outcome, Reason, Row, RowState, UsageEvent, now_milliseconds
 from uploader.own_events import OwnIds, event_in
-from uploader.replay_log import ReplayEntry, damaged_columns, edited_columns
+from uploader.replay_log import ReplayEntry
 from uploader.results import NOT_SENT
 from uploader.schema import EVENT_COLUMNS, RowCheck
+from uploader.spreadsheets import damaged_columns, edited_columns
 
 _NOTHING = RowState(0, NOT_SENT)
 _OTHERS_HAVE_THE_EVENT = frozenset({Reason.DUPLICATE, Reason.CONFLICT})

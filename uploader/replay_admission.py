@@ -21,12 +21,13 @@ from uploader.notes import Note
 from uploader.overlap_guard import demand_cells_in_their_rows, demand_little_overlap_since
 from uploader.own_events import OwnEvents, OwnIds, event_in, own_events_of
 from uploader.plan import Plan
-from uploader.replay_log import ReplayLog, edited_columns
+from uploader.replay_log import ReplayLog
 from uploader.replay_sketch import ReplaySketch
 from uploader.reservation import Reservation, choose_replay_names
 from uploader.run_file import RunFacts, known_run, remembered
 from uploader.schema import RowCheck, RowSchema
 from uploader.seen import SeenRows
+from uploader.spreadsheets import edited_columns
 from uploader.writing import reserved
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,24 +15,12 @@ from uploader.errors import InputError
 from uploader.model import Reason, Row, Status, cell_text
 from uploader.readers import UsageLog, open_usage_log, open_workbook
 from uploader.results import OWN_COLUMNS
-from uploader.schema import EVENT_COLUMNS
 
 _NEEDED_COLUMNS = ("upload_row", "upload_status", "upload_reason", "upload_replay", "upload_event_id", "upload_run")
 _DELIMITERS = (",", ";", "\t", "|")
 _BETWEEN_COLUMNS = re.compile(rb'upload_row"?([\x01-\x7f])"?upload_status')
 _LONGEST_HEADER_BYTES = 1 << 20
 _ROW_NUMBER = re.compile(r"0*([1-9][0-9]{0,14})(?:[.,]0+)?")
-_NUMBER = re.compile(r"[+-]?[0-9]{1,500}(?:[.,][0-9]{1,500})?(?:E[+-]?[0-9]{1,3})?", re.IGNORECASE)
-_MONTH = (
-    "(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?|september|oct(?:ober)?"
-    "|nov(?:ember)?|dec(?:ember)?)"
-)
-_DATE_OR_TIME = re.compile(
-    rf"[0-9]{{1,4}}([-/. ])[0-9]{{1,2}}(?:\1[0-9]{{1,4}})?|[0-9]{{1,2}}:[0-9]{{2}}(?::[0-9]{{2}})?"
-    rf"|{_MONTH}[-/. ]?[0-9]{{1,4}}|[0-9]{{1,4}}[-/. ]?{_MONTH}",
-    re.IGNORECASE,
-)
-_WITHIN_15_DIGITS = Decimal("1e-14")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,12 +69,15 @@ class ReplayLog:
         columns = self.source.columns
         missing = [column for column in _NEEDED_COLUMNS if column not in columns]
         if missing:
-            is_ours = len(missing) < len(_NEEDED_COLUMNS)
+            remedy = "put its upload_... columns back as they were, each under its own name: they say whose row each is"
+            if len(missing) == len(_NEEDED_COLUMNS):
+                remedy = (
+                    f"if it was one, {remedy}, and uploaded as a new log, rows in doubt could be billed twice; "
+                    f"a log of new usage alone: uploader upload {shlex.quote(str(self.source.path))}"
+                )
             raise InputError(
                 f"{self.source.path}: no column named {missing[0]!r}, so it is not a results or failed file",
-                remedy="put the upload_... columns back as they were, each under its own name"
-                if is_ours
-                else f"to upload a usage log: uploader upload {self.source.path}",
+                remedy=remedy,
             )
         self.path = self.source.path
         self.delimiter, self.line_end, self.has_bom = self.source.delimiter, self.source.line_end, self.source.has_bom
@@ -179,50 +170,3 @@ def _delimiters_in(path: Path) -> tuple[str, ...]:
         if found:
             return (found[1].decode("latin-1"), *_DELIMITERS)
     return _DELIMITERS
-
-
-def edited_columns(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Name the event's columns that a person edited: what a spreadsheet did to them by itself does not count."""
-    damaged = damaged_columns(before, now)
-    return [column for column in EVENT_COLUMNS if before.get(column) != now.get(column) and column not in damaged]
-
-
-def damaged_columns(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Name the columns that a spreadsheet seems to have changed: ``00123`` -> ``123``, ``1-2`` -> ``2-Jan``.
-
-    before: the cells that the usage log had, by column; other columns are not looked at.
-    """
-    return [column for column in before if column in now and _is_damaged(before.get(column), now.get(column))]
-
-
-def _is_damaged(before: object, now: object) -> bool:
-    if before == now:
-        return False
-    if isinstance(before, int) and isinstance(now, int):
-        return _is_same_number(Decimal(before), Decimal(now))
-    return isinstance(before, str) and isinstance(now, str) and _is_damaged_text(before, now)
-
-
-def _is_damaged_text(before: str, now: str) -> bool:
-    if now == before.strip():
-        return False
-    if now == before.replace("\r", ""):  # LibreOffice knows one kind of line end within a cell
-        return True
-    was, became = _number(before), _number(now)
-    if was is not None and became is not None:
-        is_cut = "e" in now.lower() and "e" not in before.lower()  # 1.23E+15: its other digits are gone
-        return is_cut or _is_same_number(was, became)
-    if before.lower() in ("true", "false"):
-        return now.isupper()
-    if _DATE_OR_TIME.fullmatch(before) and any(map(str.isdigit, now)):
-        return True
-    return now.startswith("#") and not before.startswith("#")  # "####" in a narrow column, "#NAME?" for "-x"
-
-
-def _number(text: str) -> Decimal | None:
-    return Decimal(text.strip().replace(",", ".")) if _NUMBER.fullmatch(text.strip()) else None
-
-
-def _is_same_number(before: Decimal, now: Decimal) -> bool:
-    """Compare to the fifteen digits that a spreadsheet keeps."""
-    return abs(before - now) <= abs(before) * _WITHIN_15_DIGITS

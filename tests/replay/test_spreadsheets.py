@@ -32,7 +32,7 @@ from tests.replay.scene import (
     setting,
     whichever,
 )
-from uploader.replay_log import damaged_columns, edited_columns
+from uploader.spreadsheets import damaged_columns, edited_columns
 
 DAMAGE = [
     ("00123", "123"),
@@ -65,6 +65,32 @@ def test_what_a_spreadsheet_does_is_told_from_a_persons_edit(before: str, now: s
     """A number, date, time or truth in a spreadsheet's own spelling is damage, and no edit."""
     assert damaged_columns({"device_id": before}, {"device_id": now}) == ["device_id"]
     assert edited_columns({"device_id": before}, {"device_id": now}) == []
+
+
+WRITTEN_OTHERWISE = [
+    ("1,234", "1234"),
+    ("1.234", "1234"),
+    ("12,345,678", "12345678"),
+    ("1 234", "1234"),
+    ("1,234.50", "1234.5"),
+    (".5", "0.5"),
+    ("+.5", "0.5"),
+    ("123.", "123"),
+    ("(5)", "-5"),
+    ("5%", "5.00%"),
+    ("5%", "0.05"),
+    ("$5", "$5.00"),
+    ("=1+1", "2"),
+]
+
+
+@pytest.mark.parametrize(("before", "now"), WRITTEN_OTHERWISE)
+def test_an_id_that_reads_as_an_amount_may_be_written_otherwise(before: str, now: str) -> None:
+    """That is damage in an id; of a usage, which it was none of, it is what a person corrects it to."""
+    assert damaged_columns({"device_id": before}, {"device_id": now}) == ["device_id"]
+    assert edited_columns({"device_id": before}, {"device_id": now}) == []
+    assert edited_columns({"total_usage": "1,234"}, {"total_usage": 1234}) == ["total_usage"]
+    assert edited_columns({"total_usage": "1,234"}, {"total_usage": "1234"}) == ["total_usage"]
 
 
 @pytest.mark.parametrize("column", ["tenant_id", "device_id", "meter_id"])
@@ -118,6 +144,10 @@ def test_a_total_that_a_spreadsheet_changed_is_not_posted(scene: Scene) -> None:
         ("marketing1", "marketing-1"),
         ("true", "acme"),
         ("#1", "#2"),
+        ("1,234", "1235"),
+        ("$5", "$6"),
+        ("=1+1", "acme"),
+        ("1,23", "123"),
     ],
 )
 def test_a_persons_correction_is_not_taken_for_damage(before: str, now: str) -> None:

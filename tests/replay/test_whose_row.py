@@ -185,13 +185,13 @@ def test_a_file_without_one_of_our_columns_is_refused(scene: Scene, column: str)
     file = failed_file(scene.upload(scene.log("acme,d1,api,1")))
     refusal = scene.refusal(edited(file, lambda rows: rows[0].pop(column)))  # type: ignore[arg-type]
     assert f"no column named {column!r}" in str(refusal)
-    assert "put the upload_... columns back as they were" in str(refusal)
+    assert "put its upload_... columns back as they were" in str(refusal)
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (f"{HEADER}\nacme,d1,api,1\n", "to upload a usage log: uploader upload"),
+        (f"{HEADER}\nacme,d1,api,1\n", "if it was one, put its upload_... columns back"),
         ("", "is empty"),
         (None, "cannot be opened"),
     ],
