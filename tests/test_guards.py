@@ -22,6 +22,8 @@ from tests.billing_server import BillingServer
 from tests.command import EVENT_COLUMNS, Home, cells, ended, read_rows, usage_rows, write_csv
 from tests.faults.scene import rewrite
 from tests.held_back import HeldBack, kill_an_upload
+from uploader.errors import LedgerRefusal
+from uploader.guards import demand_room
 from uploader.lock import turn
 from uploader.settings import FailureBudget
 
@@ -116,6 +118,13 @@ def test_what_a_schema_refused_is_not_posted_for_want_of_it(home: Home, billing_
     (home.folder / "wider.json").write_text(json.dumps({"properties": {"total_usage": {"maximum": 200}}}))
     assert home.run_here("replay", "usage.failed.csv", "--schema", "wider.json").exit_code == 0
     assert billing_server.billed() == Counter(usage_rows(8))
+
+
+def test_a_ledger_without_room_for_the_rows_is_refused(home: Home) -> None:
+    """What they take at the least must be free before anything is posted."""
+    demand_room(home.folder, rows=1000)
+    with pytest.raises(LedgerRefusal, match=r"bytes are free, and the ledger needs 75,000,000,000,000,000 for"):
+        demand_room(home.folder, rows=10**15)
 
 
 def test_a_file_that_is_named_twice_is_taken_once(home: Home, billing_server: BillingServer) -> None:

@@ -16,6 +16,7 @@ from uploader.guards import (
     choose_run,
     demand_another,
     demand_known_results,
+    demand_room,
     demand_schema,
     note_of_copy,
 )
@@ -234,6 +235,8 @@ def admitted(
             copy = note_of_copy(facts, ledger.facts().get("input_path"), event_id=plan.event_id)
             if copy is not None:
                 say(replace(copy, run_id=identity.run_id))
+            history = ledger.history()
+            demand_room(plan.ledger_folder, rows=log.row_count - history.accepted - history.in_doubt)
             own_events = held.enter_context(own_events_of(ledger, own_ids))
             reservation = held.enter_context(reserved(names_for(log, plan), log, ledger, rows=log.row_count))
             ledger.begin(
@@ -247,7 +250,6 @@ def admitted(
             )
             seen.keep(rows.to_bytes())
             seen.keep_events(rows.events(), path=log.path, columns=log.columns)
-            history = ledger.history()
             if history.accepted + history.in_doubt < log.row_count:
                 seen.keep_log(rows.each(), path=log.path)
         yield Admitted(ledger=ledger, own_events=own_events, reservation=reservation, seen=seen)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os.path
 import shlex
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -22,6 +23,8 @@ from uploader.replay_log import open_own_file
 from uploader.run_file import RunFacts, has_begun, ledger_path, remembered
 
 _MOST_AGAIN = 100
+_LEAST_BYTES_A_ROW = 75
+"""Of the ledger's disk while a run is under way, when all rows are accepted."""
 _OR_AGAIN = "; to bill all of it again, use --again"
 
 
@@ -107,6 +110,20 @@ def demand_schema(path: Path, run: RunFacts, *, schema_path: Path | None) -> Non
         raise LedgerRefusal(
             f"{path}: its rows were checked by {run['schema']}, and no schema is given now",
             remedy=f"nothing was posted; give --schema {shlex.quote(run['schema'])}, or the one that holds from now on",
+        )
+
+
+def demand_room(folder: Path, *, rows: int) -> None:
+    """Refuse to begin where the ledger cannot hold what becomes of the rows: each try would leave some in doubt.
+
+    Raises:
+        LedgerRefusal: less is free than they take at the least.
+    """
+    room_bytes, needed_bytes = shutil.disk_usage(folder).free, rows * _LEAST_BYTES_A_ROW
+    if room_bytes < needed_bytes:
+        raise LedgerRefusal(
+            f"{folder}: {room_bytes:,} bytes are free, and the ledger needs {needed_bytes:,} for {rows:,} rows",
+            remedy="nothing was posted; make room, or move the ledger to a larger disk and name it with --ledger",
         )
 
 
