@@ -330,6 +330,27 @@ def test_a_pause_is_slept_through(make_scene: MakeScene, billing_server: Billing
     assert rounds < 200
 
 
+def test_a_stop_waits_for_the_last_answers_asleep(make_scene: MakeScene, billing_server: BillingServer) -> None:
+    """A row that would have been tried again is not, and the loop does not go round for it as fast as it can."""
+    both_are_there = threading.Event()
+    refused = Answer(reply(408).data, gate=both_are_there)
+    billing_server.respond = by_device({"dev-0": [refused], "dev-1": [Answer(then=Then.HANG)]})
+    scene = make_scene(concurrency=2, timeout_seconds=0.5)
+    scene.should_stop = both_are_there.is_set
+    rounds = 0
+
+    def watch(_: Posting) -> None:
+        nonlocal rounds
+        rounds += 1
+        if len(billing_server.posts) == 2:
+            both_are_there.set()
+
+    scene.watch = watch
+    scene.post(scene.due(usage_rows(2, tenants=["acme"])))
+    assert rounds < 200
+    assert len(billing_server.posts) == 2
+
+
 @pytest.mark.parametrize(
     "answer",
     [

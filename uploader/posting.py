@@ -210,7 +210,7 @@ class Posting:
     def _wait_for_answers(self) -> None:
         now_seconds = time.monotonic()
         wait_seconds = _LONGEST_WAIT_SECONDS
-        if self._later:
+        if self._later and not self._is_stopping():
             wait_seconds = min(wait_seconds, max(0.0, self._later[0][0] - now_seconds))
         pause_seconds = self.pacing.wait_seconds(now_seconds=now_seconds)
         if not pause_seconds and self._ready:
