@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import resource
 
 from uploader.errors import SettingsError
 
 _WANTED = 2048
+_MOST_SOCKETS = 4
 _FOR_FILES = 40
 """Log, ledger, claims, results, streams, libraries: some 25 at the most."""
 
@@ -37,3 +39,10 @@ def most_connections(wanted: int, *, is_fixed: bool) -> int:
             remedy="raise the limit (ulimit -n), or give a smaller --concurrency",
         )
     return min(wanted, room)
+
+
+def most_sockets(*, calls: int) -> int:
+    """Give how many sockets each of some calls may take while it connects, trying addresses beside each other."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    room = math.inf if soft == resource.RLIM_INFINITY else (soft - _FOR_FILES) // calls
+    return int(min(_MOST_SOCKETS, max(1, room)))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 
 from uploader.connecting import connected
-from uploader.names import Address, Names
+from uploader.names import Names, Question
 from uploader.origin import Origin
 from uploader.proxies import Proxy, socks_way, tunnel
 from uploader.steps import Prospect, Steps, UnconnectedError, Wait, done
@@ -16,13 +15,15 @@ from uploader.tls import CertificateError, Context, Stream, context_for, in_word
 class Dialling:
     """Makes connections, all by the same way.
 
-    names: whose bell tells that what waits for a name may go on.
+    most_sockets: that one of them may take, while it tries several addresses.
+    names:        whose bell tells that what waits for a name may go on.
     """
 
-    def __init__(self, *, proxy: Proxy | None, ca_bundle: str) -> None:
+    def __init__(self, *, proxy: Proxy | None, ca_bundle: str, most_sockets: int) -> None:
         self.names = Names()
         self._proxy = proxy
         self._ca_bundle = ca_bundle
+        self._most_sockets = most_sockets
         self._context: Context | None = None
 
     def dial(self, backend: Origin) -> Steps[Stream]:
@@ -34,10 +35,12 @@ class Dialling:
         proxy = self._proxy
         nearest = backend if proxy is None else proxy.origin
         named = backend.netloc if proxy is None else proxy.named
-        addresses = yield from self._addresses(nearest, named=named)
+        question = yield from self._answered(nearest, named=named)
         with contextlib.ExitStack() as failing:  # or it may be given up
-            stream: Stream = yield from connected(addresses, door=named)
+            stream: Stream
+            stream, address = yield from connected(question.addresses, door=named, most_at_once=self._most_sockets)
             failing.callback(lambda: stream.close())  # noqa: PLW0108 -- whichever it is then
+            question.prefer(address)
             if proxy is not None:
                 if proxy.origin.scheme == "https":
                     stream = yield from self._over_tls(stream, proxy.origin.host, named=named)
@@ -47,19 +50,22 @@ class Dialling:
             failing.pop_all()
         return stream
 
-    def _addresses(self, origin: Origin, *, named: str) -> Steps[Sequence[Address]]:
+    def _answered(self, origin: Origin, *, named: str) -> Steps[Question]:
         what = f"address of {named}"
         question = self.names.ask(origin.host, origin.port)
         while not question.is_answered:
             yield Wait(f"{what} from the name server")
         if question.error:
             raise UnconnectedError(f"no {what}: {question.error}")
-        return question.addresses
+        return question
 
     def _through(self, stream: Stream, proxy: Proxy, backend: Origin) -> Steps[None]:
         if not proxy.speaks_http:
-            addresses = () if proxy.resolves_names else (yield from self._addresses(backend, named=backend.netloc))
-            yield from socks_way(stream, proxy, backend, addresses=[str(address.sockaddr[0]) for address in addresses])
+            hosts: list[str] = []
+            if not proxy.resolves_names:
+                question = yield from self._answered(backend, named=backend.netloc)
+                hosts = [str(address.sockaddr[0]) for address in question.addresses]
+            yield from socks_way(stream, proxy, backend, addresses=hosts)
         elif backend.scheme == "https":
             yield from tunnel(stream, proxy, backend)
 

@@ -32,6 +32,11 @@ class Question:
     error: str = ""
     asked_seconds: float = field(default_factory=time.monotonic)
 
+    def prefer(self, address: Address) -> None:
+        """Have one that took a connection be tried first: of the others, some may never answer."""
+        if self.addresses[0] != address:
+            self.addresses = [address, *(other for other in self.addresses if other != address)]
+
 
 class Names:
     """Asks the system for names, each once at a time.

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from uploader.api import Exchange, Failure, Request
+from uploader.descriptors import most_sockets
 from uploader.dialling import Dialling
 from uploader.link import Link
 from uploader.origin import Origin, origin_of, request_bytes
@@ -87,7 +88,11 @@ class Sender(Generic[Key]):
         self._timeout_seconds = connection.timeout_seconds
         proxy = proxy_of(connection.proxy)
         self._proxy_lines = None if proxy is None or not proxy.speaks_http else proxy.lines
-        self._dialling = Dialling(proxy=proxy, ca_bundle=connection.ca_bundle)
+        self._dialling = Dialling(
+            proxy=proxy,
+            ca_bundle=connection.ca_bundle,
+            most_sockets=most_sockets(calls=connection.most_in_flight),
+        )
         self._selector = selectors.DefaultSelector()
         self._hears_bell = False
         self._links: set[Link[_Call[Key]]] = set()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import selectors
 import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -28,8 +29,13 @@ from tests.sender.calls import (
     sending,
 )
 from uploader.connecting import connected
+from uploader.descriptors import most_sockets
+from uploader.dialling import Dialling
 from uploader.names import Address, Names, in_turn
+from uploader.origin import Origin
 from uploader.steps import Steps, UnconnectedError
+
+Given = TypeVar("Given")
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 
@@ -39,24 +45,29 @@ def address_of(port: int) -> Address:
     return Address(socket.AF_INET, ("127.0.0.1", port))
 
 
-def driven(steps: Steps[socket.socket]) -> socket.socket:
-    """Let it wait for its sockets as it says, and give the one that it connected."""
+def driven(steps: Steps[Given], sockets_by_turn: list[int] | None = None) -> Given:
+    """Let it wait for its sockets as it says, note how many those are, and give what it comes to."""
     while True:
         try:
             wait = next(steps)
         except StopIteration as done:
-            connection: socket.socket = done.value
-            return connection
-        with selectors.DefaultSelector() as selector:
+            given: Given = done.value
+            return given
+        if sockets_by_turn is not None:
+            sockets_by_turn.append(len(wait.sockets))
+        with selectors.PollSelector() as selector:  # which takes no file itself
             for descriptor, events in wait.sockets:
                 selector.register(descriptor, events)
             selector.select(None if wait.until_seconds is None else max(0, wait.until_seconds - time.monotonic()))
 
 
-def port_of(addresses: Iterable[Address]) -> int:
+def port_of(addresses: Iterable[Address], *, most_at_once: int = 4, sockets_by_turn: list[int] | None = None) -> int:
     """Connect to one of some addresses; tell to which port."""
-    with driven(connected([*addresses], door="backend:1")) as connection:
+    steps = connected([*addresses], door="backend:1", most_at_once=most_at_once)
+    connection, address = driven(steps, sockets_by_turn)
+    with connection:
         port: int = connection.getpeername()[1]
+    assert address == address_of(port)
     return port
 
 
@@ -84,6 +95,65 @@ def test_a_sender_tries_the_next_address_in_time(
             names.setattr(socket, "getaddrinfo", lambda *_, **__: doors)
             told = post_one(sender, billing_server, base_url="http://backend.invalid/api/v1")
         assert told.reason is None
+
+
+def test_however_many_addresses_refuse_the_next_is_tried(billing_server: BillingServer) -> None:
+    """As for a name that stands for many machines of which some are gone."""
+    with refusing_port() as dead:
+        assert port_of([*[address_of(dead)] * 20, address_of(billing_server.port)]) == billing_server.port
+
+
+@pytest.mark.skipif(os.uname().sysname != "Linux", reason="other systems refuse a connection beyond the queue")
+def test_no_more_sockets_are_taken_than_may_be(billing_server: BillingServer) -> None:
+    """The address that was tried first makes room for the next; the process may have so many files open."""
+    sockets_by_turn: list[int] = []
+    with full_port() as silent:
+        addresses = [*[address_of(silent)] * 2, address_of(billing_server.port)]
+        assert port_of(addresses, most_at_once=1, sockets_by_turn=sockets_by_turn) == billing_server.port
+    assert max(sockets_by_turn) == 1
+
+
+@pytest.mark.skipif(os.uname().sysname != "Linux", reason="other systems refuse a connection beyond the queue")
+def test_an_address_for_which_there_is_no_socket_is_tried_later() -> None:
+    """The system lets this process open no more files: that says nothing of the address, and one is given up for it."""
+    with full_port() as silent, silent_port() as taking, contextlib.ExitStack() as filled:
+        steps = connected([address_of(silent), address_of(taking)], door="backend:1", most_at_once=4)
+        assert len(next(steps).sockets) == 1
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        filled.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len([*Path("/proc/self/fd").iterdir()]), before[1]))
+        with contextlib.suppress(OSError):
+            while True:
+                filled.callback(os.close, os.dup(0))
+        connection, address = driven(steps)
+        connection.close()
+    assert address == address_of(taking)
+
+
+@pytest.mark.skipif(os.uname().sysname != "Linux", reason="other systems refuse a connection beyond the queue")
+def test_the_address_that_took_a_connection_is_tried_first(
+    billing_server: BillingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each further connection would wait for those that never answer."""
+    dialling = Dialling(proxy=None, ca_bundle="unused", most_sockets=4)
+    with full_port() as silent, contextlib.closing(dialling.names):
+        doors = [(socket.AF_INET, 0, 0, "", ("127.0.0.1", port)) for port in (silent, billing_server.port)]
+        at_most = []
+        with monkeypatch.context() as names:
+            names.setattr(socket, "getaddrinfo", lambda *_, **__: doors)
+            for _ in range(2):
+                sockets_by_turn: list[int] = []
+                driven(dialling.dial(Origin("http", "backend.invalid", 80)), sockets_by_turn).close()
+                at_most.append(max(sockets_by_turn))
+    assert at_most == [2, 1]
+
+
+@pytest.mark.parametrize(("calls", "most"), [(1, 4), (64, 4), (10**6, 1)])
+def test_calls_share_the_files_that_may_be_open(calls: int, most: int) -> None:
+    """Many calls may try one address at a time each, few calls some."""
+    resource_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert resource_limit[0] >= 64 * 4 + 40, "a limit as on most machines"
+    assert most_sockets(calls=calls) == most
 
 
 def test_no_address_takes_connections() -> None:
