@@ -15,6 +15,7 @@ from tests.billing_answers import Answer, Then, reply
 from tests.billing_contract import contract, forwarding
 from tests.billing_server import BillingServer
 from tests.command import Ended, Home, usage_rows, write_csv
+from tests.dead_ports import refusing_port
 
 ACCOUNT = [{"id": "c-1"}]
 
@@ -56,12 +57,13 @@ def test_all_is_well(home: Home, billing_server: BillingServer) -> None:
         (reply(404), "look-up", "warn", "knows no customer for this tenant -- check the tenant"),
         (reply(200, []), "look-up", "warn", "knows no customer"),
         (reply(500), "look-up", "fail", "HTTP 500 -- see whether the backend is up"),
+        (reply(200, b"<html>"), "look-up", "fail", "was not JSON -- something else seems to answer there"),
         (Answer(then=Then.RST), "look-up", "fail", "the customer look-up failed"),
         (reply(200, ACCOUNT, {"Date": "Mon, 01 Jan 2024 00:00:00 GMT"}), "clock", "warn", "ahead of the backend"),
         (reply(200, ACCOUNT), "clock", "ok", "no date"),
         (reply(200, ACCOUNT, {"Date": "soon"}), "clock", "ok", "no date"),
     ],
-    ids=["401", "403", "302", "302 key", "404", "empty", "500", "reset", "clock", "dateless", "misdated"],
+    ids=["401", "403", "302", "302 key", "404", "empty", "500", "a page", "reset", "clock", "dateless", "misdated"],
 )
 def test_what_the_backend_answers_is_judged(
     home: Home, billing_server: BillingServer, *, answer: Answer, check: str, state: str, words: str
@@ -189,6 +191,13 @@ def test_the_certificate_is_looked_at(
     assert words in line(run, "tls")
     assert states(run)["look-up"] == ("fail" if state == "fail" else "ok")
     assert run.exit_code == {"ok": 0, "warn": 1, "fail": 2}[state]
+
+
+def test_a_proxy_that_is_not_there_is_what_to_look_at(home: Home) -> None:
+    """The backend may be well; another way to it is named."""
+    with refusing_port() as port:
+        run = home.run_here("doctor", "--tenant", "acme", variables={"http_proxy": f"http://127.0.0.1:{port}"})
+    assert "see whether proxy and backend are up, or name the backend's host in no_proxy" in line(run, "look-up")
 
 
 def test_the_proxy_is_the_one_that_an_upload_would_take(home: Home, billing_server: BillingServer) -> None:

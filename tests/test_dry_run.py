@@ -118,7 +118,7 @@ def test_a_crashed_runs_row_counts_as_in_doubt_and_stays_as_the_crash_left_it(
         name for name in files if "ledger" not in name and not name.endswith(".part")
     }
     assert len(billing_server.posts) == 3
-    assert "posting 3" in home.run_here("upload", "usage.csv").stderr
+    assert "3 are left" in home.run_here("upload", "usage.csv").stderr
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def test_the_same_content_in_another_guise_is_refused(
     ended = home.run_here("upload", disguise(path))
     assert ended.exit_code == 2
     assert "'usage.csv'" in ended.said
+    assert ("this one was modified since" in ended.said) == (disguise is _modified_since)
     assert "--period" in ended.said
     assert "--again" in ended.said
     assert len(billing_server.posts) == 6

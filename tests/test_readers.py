@@ -69,6 +69,14 @@ def test_a_parquet_is_opened_by_its_extension(tmp_path: Path, name: str) -> None
         assert cells_of(log) == [["1", 2]]
 
 
+def test_a_folder_is_refused_with_what_to_name(tmp_path: Path) -> None:
+    """Whatever its name is: its files are what can be read."""
+    folder = tmp_path / "november.csv"
+    folder.mkdir()
+    with pytest.raises(InputError, match=r"november.csv is a folder -- name the files in it, as in .*/\*\.csv"):
+        open_usage_log(folder, delimiter=None)
+
+
 @pytest.mark.parametrize("name", ["usage", "usage.gz", "usage.csv.xz", "usage.parquet.gz", ".csv"])
 def test_another_extension_is_refused_with_those_that_are_not(tmp_path: Path, name: str) -> None:
     """Nothing is guessed from the content."""

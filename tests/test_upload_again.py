@@ -42,7 +42,7 @@ def test_a_finished_upload_posts_nothing_again(home: Home, billing_server: Billi
     assert run.exit_code == 0, run.said
     assert len(billing_server.received) == calls
     assert f"{count} of {count} rows were accepted" in run.stderr
-    assert "posting 0" in run.stderr
+    assert "0 are left" in run.stderr
     assert f"{count} of {count} rows accepted" in run.stdout
     assert files_in(home.folder) == {"usage.csv", "usage.results.csv"}
     assert (home.folder / "usage.results.csv").read_bytes() == results

@@ -17,7 +17,7 @@ import pytest
 import trustme
 
 from tests.billing_answers import reply
-from tests.billing_contract import contract
+from tests.billing_contract import contract, scripted
 from tests.billing_server import BillingServer
 from tests.command import EVENT_COLUMNS, Home, cells, ended, read_rows, usage_rows, write_csv
 from tests.dead_ports import refusing_port
@@ -26,6 +26,7 @@ from tests.held_back import HeldBack
 
 ONE_AT_A_TIME = ("upload", "usage.csv", "--concurrency", "1")
 FIVE_AT_A_TIME = ("upload", "usage.csv", "--concurrency", "5", "--retries", "0")
+RIGHT = reply(201, {"id": "evt_1"})
 MANY_TENANTS = [f"t{number}" for number in range(40)]
 
 
@@ -150,7 +151,7 @@ def test_five_first_tenants_that_are_all_unknown_stop_the_run(home: Home, billin
     assert run.exit_code == 3, run.said
     assert "check the base URL" in run.stdout
     assert Counter(reasons(home)) == {"customer_not_found": 10, "not_sent": 4}
-    assert len(billing_server.look_ups) == 5
+    assert len(billing_server.look_ups) < 10  # five, and those that were in flight
     assert not billing_server.posts
     billing_server.respond = contract
     assert home.run_here(*ONE_AT_A_TIME).exit_code == 0
@@ -203,7 +204,7 @@ def test_kill_9_costs_a_question_for_each_row_in_flight_and_bills_nothing_twice(
     assert billing_server.billed() == Counter(rows)
     assert read_rows(home.folder / "usage.failed.csv") == in_doubt
     assert f"{answered} of 24 rows were accepted and 4 left in doubt" in run.stderr
-    assert f"posting {20 - answered}" in run.stderr
+    assert f"{20 - answered} are left" in run.stderr
     assert not leftovers(home)
 
 
@@ -268,17 +269,37 @@ def test_a_backend_that_is_not_there_is_named_where_posting_pauses_and_stops(hom
     assert str(port) in why
 
 
-def test_a_tenant_that_may_not_be_looked_up_is_named_where_posting_pauses(
-    home: Home, billing_server: BillingServer
-) -> None:
-    """A key without the right is an answer, and not a backend that is gone: the log says HTTP 403."""
+def test_a_key_that_may_look_nobody_up_stops_the_run(home: Home, billing_server: BillingServer) -> None:
+    """It would look up the next tenants as little, so that nothing is gained by patience."""
     billing_server.respond = lambda _: reply(403)
     write_csv(home.folder / "usage.csv", usage_rows(40, tenants=MANY_TENANTS))
-    run = home.run_here(*FIVE_AT_A_TIME, "--patience", "1.5")
+    run = home.run_here(*FIVE_AT_A_TIME)
     assert run.exit_code == 3, run.said
-    [pause] = [line for line in run.stderr.splitlines() if "posting pauses" in line]
-    assert "HTTP 403" in pause
-    assert "HTTP 403" in run.stdout
+    assert "refuses to look any of the first 5 tenants up (HTTP 403)" in run.stdout
+    assert len(billing_server.look_ups) < 10  # five, and those that were in flight
+
+
+def test_tenants_that_may_not_be_looked_up_are_named_where_posting_pauses(
+    home: Home, billing_server: BillingServer
+) -> None:
+    """Where others may, it is an answer, and not a backend that is gone: the log says HTTP 403."""
+    billing_server.respond = lambda got: contract(got) if got.tenant_id == "t0" else reply(403)
+    write_csv(home.folder / "usage.csv", usage_rows(40, tenants=MANY_TENANTS))
+    run = home.run_here(*ONE_AT_A_TIME, "--retries", "0", "--patience", "1.5")
+    assert run.exit_code == 3, run.said
+    pauses = [line for line in run.stderr.splitlines() if "posting pauses" in line]
+    assert pauses
+    assert all("HTTP 403" in pause for pause in pauses)
+
+
+def test_a_stop_that_leaves_no_row_behind_asks_for_no_further_run(home: Home, billing_server: BillingServer) -> None:
+    """All that is left are questions to a person: the same command would post nothing."""
+    billing_server.respond = scripted(posts=[RIGHT, *[reply(500)] * 5])
+    write_csv(home.folder / "usage.csv", usage_rows(6, tenants=["acme"]))
+    run = home.run_here(*ONE_AT_A_TIME, "--patience", "0.5")
+    assert (run.exit_code, reasons(home)) == (3, ["", *["in_doubt"] * 5])
+    assert "ask the backend's owners" in run.stdout
+    assert "run the same command again" not in run.stdout
 
 
 @pytest.mark.parametrize("options", [(), ("--dry-run",)])

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
+import sys
 import traceback
 from typing import NoReturn
 
@@ -15,7 +17,7 @@ import click
 
 from uploader import cli_look, cli_post
 from uploader.descriptors import raise_limit
-from uploader.ending import end, last_words, log_the_end
+from uploader.ending import end, exit_code_of_signal, last_words, log_the_end
 from uploader.errors import ExitCode, UploaderError
 from uploader.options import Voice
 
@@ -65,6 +67,8 @@ for _command in (
 def main() -> None:
     """Run the command line; the exit code says what became of the rows."""
     gc.set_threshold(_ALLOCATIONS_BETWEEN_COLLECTIONS)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupted)
     raise_limit()
     for name, value in _SETTING_BY_VARIABLE.items():
         os.environ.setdefault(name, value)
@@ -82,6 +86,11 @@ def main() -> None:
     except MemoryError:  # of which words could be made no more, nor an orderly end; the ledger is made for such ends
         os.write(2, _OUT_OF_MEMORY)
         os._exit(ExitCode.STOPPED)
+
+
+def _interrupted(number: int, _frame: object) -> NoReturn:
+    """End as an interrupted command does; click's own exit code for it, 1, means failed rows here."""
+    sys.exit(exit_code_of_signal(number))
 
 
 def _complain(voice: Voice, text: str, *, exit_code: int, trace: str = "") -> NoReturn:

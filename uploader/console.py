@@ -151,7 +151,7 @@ def next_steps(report: FileReport, *, replay_options: str | None) -> list[str]:
     if Replay.FIX in replays:
         export = f"uploader export {shlex.quote(str(report.names.failed))}"
         steps.append(f"correct the rows marked fix (safest: {export}), or set the backend up for them")
-    if report.stop:
+    if report.stop and Replay.YES in replays:
         command = "the same command without --again" if report.was_billed_again else "the same command again"
         first = (
             "correct and replay failed rows, or allow for more with --max-failed; then "

@@ -113,7 +113,7 @@ class Content:
         if self._sha256:
             return InputChangedError(
                 f"{self.path} {what} since this run first read it",
-                remedy="put the file back as it was and run the same command again",
+                remedy="put the file back as it was, with its time of modification, and run the same command again",
             )
         return InputError(
             f"{self.path} {what} while it was first read",

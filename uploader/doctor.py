@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import shlex
 import shutil
 import socket
 import ssl
@@ -120,7 +121,8 @@ def _examine_log(path: Path, schema: RowSchema, plan: Plan) -> tuple[Finding, st
                 return Finding(State.WARN, "log", f"{path}: has no row -- look whether its export is whole"), None
     except UploaderError as error:
         return Finding(State.FAIL, "log", str(error)), None
-    return Finding(State.FAIL, "log", f"{path}: has no good row -- see why: uploader validate {path}"), None
+    remedy = f"see why: uploader validate {shlex.quote(str(path))}"
+    return Finding(State.FAIL, "log", f"{path}: has no good row -- {remedy}"), None
 
 
 def _route_in_words(settings: Settings, route: Route) -> str:
@@ -186,7 +188,7 @@ def _examine_backend(settings: Settings, route: Route, tenant_id: str | None) ->
             yield Finding(State.FAIL, "look-up", f"--tenant {problem} -- give a tenant id as in a usage log")
             return
         exchange = _exchange(sender, api.look_up_request(settings, tenant_id))
-    yield from _judge(settings, tenant_id, exchange)
+    yield from _judge(settings, tenant_id, exchange, has_proxy=bool(route.proxy))
     if exchange.http_status:
         yield _examine_clock(exchange.date)
 
@@ -198,7 +200,7 @@ def _exchange(sender: Sender[str], request: api.Request) -> api.Exchange:
     return ended[0][1]
 
 
-def _judge(settings: Settings, tenant_id: str, exchange: api.Exchange) -> Iterator[Finding]:
+def _judge(settings: Settings, tenant_id: str, exchange: api.Exchange, *, has_proxy: bool) -> Iterator[Finding]:
     verdict = api.judge_look_up(settings, exchange)
     if exchange.http_status == 401:
         yield Finding(State.FAIL, "auth", verdict.stop)
@@ -211,10 +213,10 @@ def _judge(settings: Settings, tenant_id: str, exchange: api.Exchange) -> Iterat
         yield Finding(State.OK, "auth", key)
     elif exchange.http_status:
         yield Finding(State.WARN, "auth", f"not known: HTTP {exchange.http_status} does not tell -- see look-up")
-    yield _judge_customer(tenant_id, exchange, verdict)
+    yield _judge_customer(tenant_id, exchange, verdict, has_proxy=has_proxy)
 
 
-def _judge_customer(tenant_id: str, exchange: api.Exchange, verdict: api.Verdict) -> Finding:
+def _judge_customer(tenant_id: str, exchange: api.Exchange, verdict: api.Verdict, *, has_proxy: bool) -> Finding:
     tenant = api.shown(tenant_id)
     if verdict.customer_id:
         milliseconds = exchange.elapsed_seconds * 1000
@@ -226,8 +228,13 @@ def _judge_customer(tenant_id: str, exchange: api.Exchange, verdict: api.Verdict
     if verdict.outcome.reason is Reason.CUSTOMER_NOT_FOUND:
         remedy = "check the tenant, and whether --base-url has the whole path (/api/v1)"
         return Finding(State.WARN, "look-up", f"tenant {tenant}: {verdict.outcome.detail} -- {remedy}")
-    words = verdict.stop or f"{verdict.outcome.detail} -- see whether the backend is up"
-    return Finding(State.FAIL, "look-up", words)
+    if exchange.failure is api.Failure.NONE and exchange.http_status < 500:
+        remedy = "something else seems to answer there: check --base-url"
+    elif has_proxy and not exchange.http_status:
+        remedy = "see whether proxy and backend are up, or name the backend's host in no_proxy"
+    else:
+        remedy = "see whether the backend is up"
+    return Finding(State.FAIL, "look-up", verdict.stop or f"{verdict.outcome.detail} -- {remedy}")
 
 
 def _examine_clock(date: str | None) -> Finding:

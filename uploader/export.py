@@ -6,6 +6,7 @@ import contextlib
 import csv
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +41,10 @@ def export(path: Path, *, workbook: Path | None, delimiter: str | None) -> tuple
     if target.suffix.lower() != _WORKBOOK:
         raise RefusedError(f"{target} is no name of a workbook", remedy=f"end it in {_WORKBOOK}")
     if path.suffix.lower() == _WORKBOOK:
-        raise InputError(f"{path} is a workbook already", remedy=f"edit it, save it, and run: uploader replay {path}")
+        raise InputError(
+            f"{path} is a workbook already",
+            remedy=f"edit it, save it, and run: uploader replay {shlex.quote(str(path))}",
+        )
     with open_own_file(path, delimiter=delimiter) as log:
         ReplayLog(log)  # which demands our columns
         _demand_that_it_fits(log)

@@ -233,17 +233,23 @@ def _demand_none_adopted(folder: Path, facts: InputFacts, identity: RunIdentity)
 
 def _same_content(facts: InputFacts, latest: RunIdentity, knowledge: RunFacts) -> LedgerRefusal:
     name, modified_nanoseconds = knowledge["input"]
-    then = datetime.fromtimestamp(modified_nanoseconds // 10**9, timezone.utc).isoformat()
+    then, now = (
+        datetime.fromtimestamp(nanoseconds // 10**9, timezone.utc).isoformat()
+        for nanoseconds in (modified_nanoseconds, facts.modified_nanoseconds)
+    )
+    is_it = name == facts.name
     exactly = f"@{modified_nanoseconds // 10**9}.{modified_nanoseconds % 10**9:09}"
     state = "finished" if knowledge.get("is_finished") else "unfinished"
     period = f" for period {latest.period!r}" if latest.period else ""
+    other_label = "another --period LABEL" if latest.period else "--period LABEL"
     finish = (
         ""
         if knowledge.get("is_finished")
-        else f"to continue that run, call the file {name} again and touch -d {exactly} it; "
+        else f"to continue that run, {'' if is_it else f'call the file {name} again and '}touch -d {exactly} it; "
     )
     return LedgerRefusal(
-        f"{facts.name}: the same content was uploaded{period} as {name!r}, modified {then}; {state} {latest.run_id}",
-        remedy=f"nothing was posted; {finish}if this is another period's usage, say which with --period LABEL"
+        f"{facts.name}: the same content was uploaded{period} as {name!r}, modified {then}"
+        f"{f', and this one was modified since, {now}' if is_it else ''}; {state} {latest.run_id}",
+        remedy=f"nothing was posted; {finish}if this is another period's usage, say which with {other_label}"
         f"{_OR_AGAIN if knowledge.get('is_finished') else ''}",
     )

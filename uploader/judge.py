@@ -73,7 +73,7 @@ class Judge:
                 remedy="give --ledger the folder that the upload used",
             )
         self._is_seen = bytearray(rows_of_the_run + 1)
-        self._is_accepted_before = bytearray(rows_of_the_run + 1)
+        self._is_accepted_uncompared = bytearray(rows_of_the_run + 1)
         self._last_judged = 0
         self.late_edits = 0
         self.failed_rows = 0
@@ -130,7 +130,7 @@ class Judge:
         else:
             found = self._identify(entry, known, original)
             state = found.state if isinstance(found, Kept) else found
-        if state.outcome.reason is None and not state.outcome.detail and self._is_accepted_before[state.row]:
+        if state.outcome.reason is None and not state.outcome.detail and self._is_accepted_uncompared[state.row]:
             return _reworded(state, "accepted before this replay, which did not compare its cells")
         return state
 
@@ -159,7 +159,8 @@ class Judge:
         state = _state(entry, known)
         if state.outcome.reason is not None:
             return state
-        self._is_accepted_before[entry.number] = True
+        # Of what the upload posted at once, the ledger has no cells.
+        self._is_accepted_uncompared[entry.number] = not self._last_posted(entry, original)
         return Kept(self._told_of_later_edits(entry, state, original))
 
     def _told_of_later_edits(self, entry: ReplayEntry, state: RowState, original: dict[str, Any]) -> RowState:

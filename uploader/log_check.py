@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from uploader.errors import InputError
 from uploader.mapping import AS_IT_STANDS, ColumnMap
 from uploader.readers import UsageLog
@@ -19,7 +21,7 @@ def fitted_check(log: UsageLog, schema: RowSchema, mapping: ColumnMap = AS_IT_ST
     if own:
         raise InputError(
             f"{log.path}: its column {own[0]!r} is one that results and failed files have",
-            remedy=f"to send its failed rows again: uploader replay {log.path}",
+            remedy=f"to send its failed rows again: uploader replay {shlex.quote(str(log.path))}",
         )
     return schema.for_columns(log.columns, path=log.path, mapping=mapping)
 
@@ -30,8 +32,9 @@ def demand_within_budget(log: UsageLog, bad: int, budget: FailureBudget | None) 
     Raises:
         InputError: they are more than the failure budget allows.
     """
-    if budget is not None and bad > budget.most_failed(rows=log.row_count):
+    if budget is not None and bad > (most := budget.most_failed(rows=log.row_count)):
         raise InputError(
-            f"{log.path}: {bad:,} of {log.row_count:,} rows are invalid or malformed, more than --max-failed allows",
-            remedy=f"nothing was posted; see which: uploader validate {log.path}",
+            f"{log.path}: {bad:,} of {log.row_count:,} rows are invalid or malformed, and --max-failed allows {most:,}",
+            remedy=f"nothing was posted; see which: uploader validate {shlex.quote(str(log.path))}; have the export "
+            "mended, or allow more",
         )

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 from uploader.api import Verdict
 from uploader.bucket import TokenBucket
 from uploader.limit import AdaptiveLimit
-from uploader.model import Reason
+from uploader.model import Outcome, Reason
 from uploader.settings import MOST_IN_FLIGHT
 
 _TROUBLES_IN_A_ROW = 5
@@ -80,7 +80,7 @@ class Pacing:
         self._troubles_in_window = 0
         self._first_answers: set[int | None] | None = set()
         self._answers = 0
-        self._only_unknown_tenants = 0
+        self._unknown_tenants_by_answer: Counter[int] = Counter()
         self._has_known_a_tenant = False
 
     @property
@@ -151,10 +151,20 @@ class Pacing:
         self._note(verdict, kind="look-up", now_seconds=now_seconds)
         if verdict.customer_id:
             self._has_known_a_tenant = True
-        elif verdict.outcome.reason is Reason.CUSTOMER_NOT_FOUND:
-            self._only_unknown_tenants += 1
-            if self._only_unknown_tenants == _UNKNOWN_TENANTS and not self._has_known_a_tenant:
-                self.end(f"the backend knows none of the first {_UNKNOWN_TENANTS} tenants; check the base URL")
+        elif not self._has_known_a_tenant and not verdict.retry:
+            self._note_unknown_tenant(verdict.outcome)
+
+    def _note_unknown_tenant(self, outcome: Outcome) -> None:
+        is_refused = outcome.reason is Reason.LOOKUP_FAILED
+        answer = (outcome.http_status or 0) if is_refused else 0
+        self._unknown_tenants_by_answer[answer] += 1
+        if self._unknown_tenants_by_answer[answer] < _UNKNOWN_TENANTS:
+            return
+        if is_refused:
+            what = f"the backend refuses to look any of the first {_UNKNOWN_TENANTS} tenants up (HTTP {answer})"
+            self.end(f"{what}; check the base URL, and what the key may do")
+        else:
+            self.end(f"the backend knows none of the first {_UNKNOWN_TENANTS} tenants; check the base URL")
 
     def note_probe(self, verdict: Verdict, *, now_seconds: float) -> None:
         """Learn from the look-up that asked whether the backend answers again."""

@@ -136,6 +136,8 @@ def _with_sound_columns(log: UsageLog) -> UsageLog:
 
 def _open_by_extension(path: Path, *, delimiter: str | None) -> UsageLog:
     name = path.name.lower()
+    if path.is_dir():
+        raise InputError(f"{path} is a folder", remedy=f"name the files in it, as in {path}/*.csv")
     if name.endswith(_PARQUET_EXTENSIONS):
         # pyarrow takes 0.4 s to import, and most runs read CSV.
         from uploader.parquet_log import ParquetLog  # noqa: PLC0415 -- see the line above
@@ -167,7 +169,7 @@ def _check_columns(log: UsageLog) -> None:
         if not name:
             raise InputError(
                 f"{log.path}: column {number} has no name",
-                remedy="name it in the header, or leave the column out (pandas: index=False)",
+                remedy="name it in the header, or take it out: spreadsheets leave empty columns (pandas: index=False)",
             )
     for name, count in Counter(log.columns).items():
         if count > 1:

@@ -21,7 +21,7 @@ from uploader.notes import Note
 from uploader.overlap_guard import demand_cells_in_their_rows, demand_little_overlap_since
 from uploader.own_events import OwnEvents, OwnIds, event_in, own_events_of
 from uploader.plan import Plan
-from uploader.replay_log import ReplayLog
+from uploader.replay_log import NOBODYS, ReplayLog
 from uploader.replay_sketch import ReplaySketch
 from uploader.reservation import Reservation, choose_replay_names
 from uploader.run_file import RunFacts, known_run, remembered
@@ -77,13 +77,21 @@ def read_through(log: ReplayLog, check: RowCheck) -> tuple[Books, str]:
     """
     books = Books()
     run_ids: dict[str, None] = {}
+    first_fault = ""
     for entries in log.entries():
         for entry in entries:
             run_ids[entry.run_id] = None
+            if entry.row.fault != NOBODYS:
+                first_fault = first_fault or entry.row.fault
             books.take_in(check.units(entry.row))
     found = [run_id for run_id in run_ids if run_id]
     if not run_ids:
         raise InputError(f"{log.path}: it has no row", remedy="nothing is left of it to send")
+    if not found and first_fault:
+        raise InputError(
+            f"{log.path}: none of its rows can be read; the first: {first_fault}",
+            remedy='if a spreadsheet saved it, have it save as "CSV UTF-8", or as .xlsx',
+        )
     if len(found) != 1:
         raise InputError(
             f"{log.path}: its column upload_run names {len(found)} runs{': ' if found else ''}{', '.join(found[:3])}",

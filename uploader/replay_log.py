@@ -18,8 +18,13 @@ from uploader.results import OWN_COLUMNS
 
 _NEEDED_COLUMNS = ("upload_row", "upload_status", "upload_reason", "upload_replay", "upload_event_id", "upload_run")
 _DELIMITERS = (",", ";", "\t", "|")
+_OTHER_WORKBOOKS = frozenset({".ods", ".xls", ".xlsb", ".xlsm"})
 _BETWEEN_COLUMNS = re.compile(rb'upload_row"?([\x01-\x7f])"?upload_status')
 _LONGEST_HEADER_BYTES = 1 << 20
+NOBODYS = (
+    "upload_row and upload_run do not say whose row this is; put them back as they were, or, if it is new usage, "
+    "upload it in a file of its own"
+)
 _ROW_NUMBER = re.compile(r"0*([1-9][0-9]{0,14})(?:[.,]0+)?")
 
 
@@ -122,11 +127,7 @@ class ReplayLog:
         kept = [row.cells[at] for at in self._kept_at]
         raw = self._own(row, "upload_raw")
         if number is None or not run_id:
-            fault = (
-                "upload_row and upload_run do not say whose row this is; put them back as they were, or, if it is new "
-                "usage, upload it in a file of its own"
-            )
-            return ReplayEntry(row=Row(row.number, (), self._as_text(kept) if any(kept) else raw, fault))
+            return ReplayEntry(row=Row(row.number, (), self._as_text(kept) if any(kept) else raw, NOBODYS))
         seen = Row(row.number, kept, "")
         if raw and not any(kept):
             seen = Row(row.number, (), raw, "its cells are still empty; write them in, from the text in upload_raw")
@@ -154,6 +155,8 @@ def open_own_file(path: Path, *, delimiter: str | None) -> UsageLog:
     """
     if path.suffix.lower() == ".xlsx":
         return open_workbook(path)
+    if path.suffix.lower() in _OTHER_WORKBOOKS:
+        raise InputError(f"{path} is a workbook of another kind", remedy="save it as .xlsx, or as CSV UTF-8")
     for choice in (*filter(None, [delimiter]), None, *_delimiters_in(path)):
         with contextlib.suppress(InputError):
             log = open_usage_log(path, delimiter=choice)

@@ -30,13 +30,21 @@ _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")  # RFC 3986 section 2.3
 _BUDGET = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(%?)")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2, token
 _OWN_HEADERS = {
+    "accept",
     "authorization",
     "connection",
+    "content-encoding",
     "content-length",
     "content-type",
     "expect",
     "host",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
     "transfer-encoding",
+    "upgrade",
+    "user-agent",
     "x-device-id",
     "x-tenant-id",
 }

@@ -172,7 +172,7 @@ def _say_what_is_known(path: Path, ledger: Ledger, progress: Progress, watcher: 
     day = datetime.fromtimestamp(history.at_milliseconds / 1000, timezone.utc).date()
     left = progress.rows - history.accepted - history.in_doubt
     doubtful = f" and {history.in_doubt:,} left in doubt" if history.in_doubt else ""
-    text = f"{history.accepted:,} of {progress.rows:,} rows were accepted{doubtful} by {day}; posting {left:,}"
+    text = f"{history.accepted:,} of {progress.rows:,} rows were accepted{doubtful} by {day}; {left:,} are left"
     counts = {"rows": progress.rows, "accepted": history.accepted, "in_doubt": history.in_doubt, "left": left}
     watcher.say(Note(text, "run_continued", path=path, run_id=ledger.identity.run_id, counts=counts))
 

@@ -338,6 +338,16 @@ def test_what_the_ledger_does_not_hold_is_not_sent_again(scene: Scene) -> None:
     assert len(scene.server.posts) == posts
 
 
+def test_a_row_that_an_earlier_replay_sent_was_compared(scene: Scene) -> None:
+    """An old failed file has the cells that were posted: it is told nothing but that the row is accepted."""
+    scene.answers = {"d1": [NO]}
+    file = failed_file(scene.upload(scene.log("acme,d1,api,1")))
+    for _ in range(2):
+        results = results_file(scene.replay(file))
+        assert [cells(results, column) for column in ("upload_status", "upload_detail")] == [["accepted"], [""]]
+    assert len(scene.posted()) == 2
+
+
 def test_cells_read_by_another_schema_are_not_sent_again(scene: Scene) -> None:
     """What an earlier schema made of a cell is not JSON for the backend; such a row is not resent."""
     as_text = scene.folder / "text.schema.json"

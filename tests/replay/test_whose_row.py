@@ -204,6 +204,23 @@ def test_a_file_that_is_not_ours_is_refused(scene: Scene, text: str | None, word
     assert words in str(scene.refusal(path))
 
 
+def test_a_file_in_another_encoding_is_told_from_one_of_another_run(scene: Scene) -> None:
+    """A spreadsheet that saves "CSV" in the encoding of its country leaves rows that cannot be read."""
+    scene.answers = {"müller": [NO]}
+    file = failed_file(scene.upload(scene.log("acme,müller,api,1")))
+    file.write_bytes(file.read_text("utf-8").encode("cp1252"))
+    refused = scene.refusal(file)
+    assert "none of its rows can be read; the first: " in str(refused)
+    assert 'have it save as "CSV UTF-8"' in str(refused)
+
+
+def test_a_workbook_of_another_kind_is_to_be_saved_as_xlsx(scene: Scene) -> None:
+    """Whoever replays it is not told to make a usage log of it."""
+    workbook = scene.folder / "usage.failed.ods"
+    workbook.write_bytes(b"PK")
+    assert "save it as .xlsx" in str(scene.refusal(workbook))
+
+
 # --- the ledger and the file ------------------------------------------------------------------------------------------
 
 
