@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import shlex
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import trustme
 from tests.billing_answers import Answer, Then, reply
 from tests.billing_contract import BilledRow, contract
 from tests.billing_server import BillingServer
-from tests.command import COMMAND, EVENT_COLUMNS, Home, cells, ended, read_rows, usage_rows, write_csv
+from tests.command import COMMAND, EVENT_COLUMNS, Home, cells, read_rows, usage_rows, write_csv
 from tests.held_back import HeldBack
 from uploader.cli import cli
 
@@ -439,15 +438,3 @@ def test_a_fault_that_no_one_foresaw_is_exit_code_4_with_a_traceback(home: Home,
     assert "Traceback" in run.stderr
     assert "please report it; the ledger is safe" in run.stderr.splitlines()[-1]
     assert len(billing_server.posts) == 2
-
-
-def test_a_check_that_is_interrupted_ends_with_the_signals_code(home: Home) -> None:
-    """Not with 1, by which a job would think that the check found bad rows."""
-    write_csv(home.folder / "usage.csv", [("acme", "d", "m", "none")] * 50_000)
-    with home.started("validate", "usage.csv") as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        run = ended(process)
-    assert run.exit_code == 128 + signal.SIGINT
-    assert not run.stderr

@@ -214,3 +214,20 @@ def test_the_example_shows_failures_by_reason(home: Home) -> None:
     assert "rows accepted, exit code 1" in done.stdout
     assert "malformed     fix" in " ".join(done.stdout.split("\n"))
     assert "invalid" in done.stdout
+
+
+def test_nothing_is_printed_unless_a_program_asks_for_it(home: Home) -> None:
+    """Failed rows are a warning in the log, which without a handler goes nowhere."""
+    log = write_csv(home.folder / "usage.csv", [("acme", "d", "m", "none")])
+    program = f"import uploader; uploader.upload({str(log)!r}, base_url={home.base_url!r}, ledger={str(home.ledger)!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=home.folder,
+        env=home.environment(None),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (home.folder / "usage.failed.csv").exists()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -277,17 +279,21 @@ def test_settings_that_cannot_be_had_leave_no_older_summary(home: Home) -> None:
 
 
 def test_a_run_that_broke_off_tells_its_calls(home: Home, billing_server: BillingServer) -> None:
-    """A log that changed under the run leaves no results, but posts were made, and the summary says so."""
+    """A log that changed under the run leaves no results, but posts were made, and the summary says so, and when."""
     billing_server.respond = held = HeldBack(answered=1)
     log = write_csv(home.folder / "usage.csv", usage_rows(2, tenants=["acme"]))
     with home.started("upload", "usage.csv", "--concurrency", "1", "--summary", "summary.json") as process:
         billing_server.wait_for(posts=2)
+        before, at_posts = hashlib.sha256(log.read_bytes()).hexdigest(), datetime.now(timezone.utc)
         log.write_text(log.read_text(encoding="utf-8").replace("101", "901"), encoding="utf-8")
         held.release()
         assert ended(process).exit_code == 3
     [file] = summary_of(home)["files"]
     assert (file["state"], file["totals"], file["results"]) == ("not_done", None, None)
     assert file["calls"]["posts"] == 2
+    assert file["input"]["sha256"] == before
+    assert datetime.fromisoformat(file["begun_at"].replace("Z", "+00:00")) < at_posts
+    assert file["seconds"] > 0
     assert Path(file["ledger"]) == home.ledger / f"{file['run']}.sqlite"
 
 

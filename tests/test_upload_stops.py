@@ -358,6 +358,18 @@ def test_a_later_signal_ends_the_command_at_once(home: Home, billing_server: Bil
     assert billing_server.billed() == Counter(rows)
 
 
+def test_a_check_that_is_interrupted_ends_with_the_signals_code(home: Home) -> None:
+    """Not with 1, by which a job would think that the check found bad rows."""
+    write_csv(home.folder / "usage.csv", [("acme", "d", "m", "none")] * 50_000)
+    with home.started("validate", "usage.csv") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        run = ended(process)
+    assert run.exit_code == 128 + signal.SIGINT
+    assert not run.stderr
+
+
 def test_a_signal_that_the_caller_has_set_aside_stays_so(home: Home, billing_server: BillingServer) -> None:
     """Under nohup a hang-up does not end the run."""
     backend = HeldBack(answered=0)

@@ -40,6 +40,7 @@ from uploader.summary import Summary, exit_code_of, summarize
 from uploader.upload_run import upload as _upload
 
 log = logging.getLogger(__name__)
+logging.getLogger("uploader").addHandler(logging.NullHandler())  # else warnings were printed where nobody listens
 
 
 def _never() -> bool:

@@ -14,7 +14,7 @@ from uploader.client import settle_route
 from uploader.customers import Customers
 from uploader.descriptors import most_connections
 from uploader.errors import UploaderError
-from uploader.file_report import FileReport
+from uploader.file_report import FileReport, Start
 from uploader.ledger import Ledger
 from uploader.notes import Note
 from uploader.pacing import Pacing
@@ -22,6 +22,7 @@ from uploader.pacing_notes import PacingNotes
 from uploader.plan import Plan
 from uploader.posting import Posting, Recorder
 from uploader.progress import Progress
+from uploader.readers import UsageLog
 from uploader.schema import RowSchema
 from uploader.sender import Connection, Sender
 
@@ -57,7 +58,7 @@ class Desk:
     pacing_notes: PacingNotes = field(init=False)
     sender: Sender[Call]
     path_by_run_id: dict[str, Path] = field(default_factory=dict)
-    _begun: tuple[Path, Ledger, Progress] | None = None
+    _begun: tuple[UsageLog, Ledger, Progress] | None = None
 
     def __post_init__(self) -> None:
         self.pacing_notes = PacingNotes(self.pacing, say=self.watcher.say)
@@ -69,12 +70,12 @@ class Desk:
         stop = self.pacing.stop or ("the command was interrupted" if self.watcher.should_stop() else "")
         return stop or (progress.stop if progress else "")
 
-    def posting(self, path: Path, ledger: Ledger, progress: Progress) -> Posting:
+    def posting(self, log: UsageLog, ledger: Ledger, progress: Progress) -> Posting:
         """Set up the posting of one file."""
-        self._begun = (path, ledger, progress)
-        self.watcher.begin(path, progress)
-        self._say_that_posting_begins(path, ledger, progress)
-        return self.posting_into(ledger, progress, watch=_Watch(self, path, ledger).watch)
+        self._begun = (log, ledger, progress)
+        self.watcher.begin(log.path, progress)
+        self._say_that_posting_begins(log.path, ledger, progress)
+        return self.posting_into(ledger, progress, watch=_Watch(self, log.path, ledger).watch)
 
     def posting_into(self, ledger: Recorder, progress: Progress, *, watch: Callable[[Progress], None]) -> Posting:
         """Set up a posting, of which nothing is said and whose outcomes any recorder may take."""
@@ -97,14 +98,17 @@ class Desk:
             Note("posting begins", "posting_begun", path=path, run_id=ledger.identity.run_id, counts=counts)
         )
 
-    def report_of_error(self, path: Path, error: UploaderError) -> FileReport:
+    def report_of_error(self, path: Path, error: UploaderError, start: Start) -> FileReport:
         """Report a file that could not be finished, with the calls that were made for it all the same."""
-        if self._begun is None or self._begun[0] != path:
-            return FileReport(path=path, error=error)
-        _, ledger, progress = self._begun
+        if self._begun is None or self._begun[0].path != path:
+            return FileReport(path=path, begun_at=start.at, seconds=start.elapsed_seconds, error=error)
+        log, ledger, progress = self._begun
         return FileReport(
             path=path,
             run_id=ledger.identity.run_id,
+            begun_at=start.at,
+            seconds=start.elapsed_seconds,
+            content_sha256=log.content_sha256,
             posts=progress.posts,
             look_ups=progress.look_ups,
             ledger=ledger.path,

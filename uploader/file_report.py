@@ -19,6 +19,19 @@ from uploader.reservation import Names, Reservation
 from uploader.timings import Timings
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """When a command began with a file."""
+
+    at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+    _monotonic_seconds: float = field(default_factory=time.monotonic)
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Since then."""
+        return time.monotonic() - self._monotonic_seconds
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileReport:
     """What became of one file.
@@ -105,16 +118,12 @@ def report_of_run(
     books: Books,
     progress: Progress,
     *,
-    begun_at: datetime,
-    started_seconds: float,
+    start: Start,
     mapping: ColumnMap,
     stop: str,
     imbalance: UploaderError | None,
 ) -> FileReport:
-    """Report a file whose results are durable.
-
-    started_seconds: the reading of ``time.monotonic`` at ``begun_at``.
-    """
+    """Report a file whose results are durable."""
     return FileReport(
         path=log.path,
         run_id=ledger.identity.run_id,
@@ -126,8 +135,8 @@ def report_of_run(
         ledger=ledger.path,
         accounts=books.accounts(),
         timings=progress.timings,
-        begun_at=begun_at,
-        seconds=time.monotonic() - started_seconds,
+        begun_at=start.at,
+        seconds=start.elapsed_seconds,
         mapping=mapping,
         stop=stop,
         is_over_budget=bool(progress.stop),

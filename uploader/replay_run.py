@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from datetime import datetime, timezone
 from pathlib import Path
 
 from uploader.adoption import adopt
@@ -12,7 +10,7 @@ from uploader.books import Books
 from uploader.calls import Due
 from uploader.desk import Desk, Watcher, open_desk
 from uploader.errors import UploaderError
-from uploader.file_report import FileReport, report_of_run
+from uploader.file_report import FileReport, Start, report_of_run
 from uploader.judge import Judge, Kept, Permissions
 from uploader.ledger import Ledger
 from uploader.model import Batch, RowState, Status
@@ -34,16 +32,16 @@ def replay(path: Path, *, plan: Plan, watcher: Watcher, permissions: Permissions
         RefusedError: the command as a whole cannot begin. Nothing was posted.
     """
     with open_desk(plan, watcher) as desk:
+        start = Start()
         try:
-            report = _replay_file(path, desk, permissions)
+            report = _replay_file(path, desk, permissions, start)
         except UploaderError as error:
-            report = desk.report_of_error(path, error)
+            report = desk.report_of_error(path, error, start)
         watcher.say(report.as_note())
         return report
 
 
-def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport:
-    started_seconds, begun_at = time.monotonic(), datetime.now(timezone.utc)
+def _replay_file(path: Path, desk: Desk, permissions: Permissions, start: Start) -> FileReport:
     desk.watcher.say(Note("being read", "file_begun", path=path))
     with open_own_file(path, delimiter=desk.plan.delimiter) as source:
         log = ReplayLog(source)
@@ -57,7 +55,7 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
         with admitted_replay(log, check, desk.plan, permissions, run_id=run_id, watcher=desk.watcher) as run:
             progress = Progress(rows=source.row_count)
             due = _due_rows(log, run.judge, run.own_events, progress)
-            desk.posting(path, run.ledger, progress).post_all(due)
+            desk.posting(source, run.ledger, progress).post_all(due)
             stop = desk.why_stopped(progress)
             _end_run(log, check, run, books, desk)
         imbalance = books.imbalance(accepted=None, may_leave_unsent=True)
@@ -67,8 +65,7 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions) -> FileReport
         run.reservation,
         books,
         progress,
-        begun_at=begun_at,
-        started_seconds=started_seconds,
+        start=start,
         mapping=mapping,
         stop=stop,
         imbalance=imbalance,

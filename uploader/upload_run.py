@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,7 +12,7 @@ from uploader.books import Books
 from uploader.desk import Desk, Watcher, open_desk
 from uploader.due_rows import due_rows
 from uploader.errors import LedgerFault, SettingsError, StoppedError, UploaderError
-from uploader.file_report import FileReport, report_of_run
+from uploader.file_report import FileReport, Start, report_of_run
 from uploader.guards import InputFacts
 from uploader.identity import EventIds
 from uploader.ledger import Ledger
@@ -74,18 +73,18 @@ def _upload_or_say_why_not(path: Path, desk: Desk) -> FileReport:
         return FileReport(
             path=path, error=StoppedError(f"{path}: not begun, because {why}", remedy="run the same command again")
         )
+    start = Start()
     try:
-        return _upload_file(path, desk)
+        return _upload_file(path, desk, start)
     except LedgerFault as error:
         # Calls of this file may be in flight, and their answers must not be taken for those of another file's rows.
         desk.pacing.stop = desk.pacing.stop or f"the upload of {path} could not be recorded"
-        return desk.report_of_error(path, error)
+        return desk.report_of_error(path, error, start)
     except UploaderError as error:
-        return desk.report_of_error(path, error)
+        return desk.report_of_error(path, error, start)
 
 
-def _upload_file(path: Path, desk: Desk) -> FileReport:
-    started_seconds, begun_at = time.monotonic(), datetime.now(timezone.utc)
+def _upload_file(path: Path, desk: Desk, start: Start) -> FileReport:
     desk.watcher.say(Note("being read", "file_begun", path=path))
     with open_usage_log(path, delimiter=desk.plan.delimiter) as log:
         check = fitted_check(log, desk.schema, desk.plan.mapping)
@@ -110,7 +109,7 @@ def _upload_file(path: Path, desk: Desk) -> FileReport:
             _say_what_is_known(path, run.ledger, progress, desk.watcher)
             naming = Naming(check, own_ids, EventIds(run.ledger.identity))
             due = due_rows(log, naming, run.own_events, run.ledger, progress)
-            desk.posting(path, run.ledger, progress).post_all(due)
+            desk.posting(log, run.ledger, progress).post_all(due)
             stop = desk.why_stopped(progress)
             accepted = _end_run(log, run, naming, books, desk, stop=stop)
             marker.remove()
@@ -121,8 +120,7 @@ def _upload_file(path: Path, desk: Desk) -> FileReport:
         run.reservation,
         books,
         progress,
-        begun_at=begun_at,
-        started_seconds=started_seconds,
+        start=start,
         mapping=desk.plan.mapping,
         stop=stop,
         imbalance=imbalance,
