@@ -253,7 +253,7 @@ def test_what_a_replay_posted_is_kept_by_row(folder: Path) -> None:
         ledger.edits.keep_posted({2: {"total_usage": 8}})
     with Ledger(folder, IDENTITY) as ledger:
         assert ledger.edits.posted([1, 2, 5]) == {2: {"total_usage": 8}, 5: {"total_usage": 1}}
-    assert set(remembered(folder, IDENTITY.run_id) or {}) == {"identity"}
+    assert set(remembered(folder, IDENTITY.run_id)) == {"identity"}
 
 
 def test_a_ledger_of_version_1_is_taken_over(folder: Path) -> None:

@@ -107,7 +107,7 @@ def admitted_run(
         mapping=plan.mapping,
     )
     identity = choose_run(plan.ledger_folder, first, facts, asks_for_all_again=plan.again, event_id=plan.event_id)
-    demand_schema(log.path, remembered(plan.ledger_folder, identity.run_id) or RunFacts(), schema_path=plan.schema_path)
+    demand_schema(log.path, remembered(plan.ledger_folder, identity.run_id), schema_path=plan.schema_path)
     demand_another(log.path, identity, path_by_run_id=path_by_run_id)
     if plan.event_id is not None:  # before anything is made, though the claims' own door asks too
         demand_known_claims(plan.ledger_folder)

@@ -37,7 +37,7 @@ from uploader.progress import Progress
 from uploader.readers import UsageLog, open_usage_log
 from uploader.reservation import Reservation, room_needed_bytes
 from uploader.results import NOT_SENT
-from uploader.run_file import RunFacts, remembered
+from uploader.run_file import remembered
 from uploader.schema import RowCheck
 from uploader.seen import COMPARED_WITH_NONE, SeenRows
 from uploader.upload_run import each_once
@@ -209,7 +209,7 @@ def _try_file(path: Path, desk: Desk, earlier: _EarlierFiles) -> DryReport:
         earlier.admit(path, identity, rows, desk.plan)
         try_ledger_folder(desk.plan.ledger_folder)
         known = Glance.at(desk.plan.ledger_folder, identity)
-        facts_known = remembered(desk.plan.ledger_folder, identity.run_id) or RunFacts()
+        facts_known = remembered(desk.plan.ledger_folder, identity.run_id)
         for note in others_since(log, check, own_ids, desk.plan, seen, known=known, facts=facts_known):
             desk.watcher.say(note)
         _try_names(log, identity, desk.plan)
@@ -248,7 +248,7 @@ def _try_names(log: UsageLog, identity: RunIdentity, plan: Plan) -> None:
         Reservation(
             names_for(log, plan),
             run_id=identity.run_id,
-            own_files=(remembered(plan.ledger_folder, identity.run_id) or RunFacts()).get("files", {}),
+            own_files=remembered(plan.ledger_folder, identity.run_id).get("files", {}),
             room_bytes=room_needed_bytes(log, rows=log.row_count),
         ).release()
     finally:

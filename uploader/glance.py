@@ -1,4 +1,4 @@
-"""What a run's ledger holds, looked at without taking part in the run: nothing is written, no file is made."""
+"""What a run's ledger holds, looked at without taking part in the run: nothing is noted, and no run is begun."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def choose_run(
             events were named otherwise, or ``--again`` cannot be had, as a second time.
     """
     latest, knowledge = None, None
-    while (found := remembered(folder, identity.run_id)) is not None and has_begun(found):
+    while has_begun(found := remembered(folder, identity.run_id)):
         _demand_not_adopted(facts, identity, found)
         latest, knowledge = identity, found
         identity = replace(identity, again=identity.again + 1)
@@ -228,7 +228,7 @@ def _demand_none_adopted(folder: Path, facts: InputFacts, identity: RunIdentity)
     for again in range(identity.again, _MOST_AGAIN):
         later = replace(identity, again=again)
         if ledger_path(folder, later.run_id).exists():
-            _demand_not_adopted(facts, later, remembered(folder, later.run_id) or RunFacts())
+            _demand_not_adopted(facts, later, remembered(folder, later.run_id))
 
 
 def _same_content(facts: InputFacts, latest: RunIdentity, knowledge: RunFacts) -> LedgerRefusal:

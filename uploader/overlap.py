@@ -29,7 +29,6 @@ _LG_COARSE_SAMPLE = 9
 _ENOUGH_LOOKED_FOR = 400
 _STANDARD_DEVIATIONS = 2
 _FEW = 10
-_MOST_SHARE = 0.5
 _BETWEEN_CELLS = "\x1f"
 _PANDAS_INDEX = re.compile("__index_level_[0-9]+__")
 """A column that pandas adds to a Parquet file, numbering rows as they once stood: in a sorted copy it is another."""
@@ -197,18 +196,19 @@ def overlap_with(rows: bytes, earlier_by_run_id: Mapping[str, bytes]) -> Overlap
     return Overlap(share, {run_id: part * all_rows for run_id, part in share_by_run_id.items()}, too_large)
 
 
-def rows_of_log_again(rows: bytes, *, run_id: str, log: bytes, posted: Iterable[bytes]) -> float:
-    """Estimate how many rows of an earlier log are among some, if those have most of it, and of those that were posted.
+def rows_of_log_again(rows: bytes, *, run_id: str, log: bytes, posted: Iterable[bytes], most_share: float) -> float:
+    """Estimate how many rows of an earlier log are among some, if those have most of it, and of what of it was posted.
 
-    Of a log so much shorter that too few of its rows could be in both samples, nothing is told: 0.
-    Else 0. That some were posted of which too few are in the samples to tell whether they are among the rows counts
-    as if they were.
+    Else 0; so it is of a log so much shorter that too few of its rows could be in both samples. That some were posted
+    of which too few are in the samples to tell whether they are among the rows counts as if they were.
+
+    most_share: of the log, that may be among the rows.
     """
     candidate = _Candidate(compact_theta_sketch.deserialize(rows))
     earlier = _read(log, of=f"run {run_id}")
     found, _ = candidate.found_in(earlier)
     looked_for = candidate.would_keep(earlier)
-    if found <= _MOST_SHARE * looked_for or (candidate.share_kept < 1 and looked_for < _FEW):
+    if found <= most_share * looked_for or (candidate.share_kept < 1 and looked_for < _FEW):
         return 0.0
     sketches = [_read(kept, of=f"run {run_id}") for kept in posted]
     return found / candidate.share_kept if any(map(candidate.may_hold_some_of, sketches)) else 0.0

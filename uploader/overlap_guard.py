@@ -36,7 +36,7 @@ def demand_not_grown(seen: SeenRows, rows: bytes, *, path: Path) -> None:
         # datasketches takes 0.15 s to import, and a fresh ledger has nothing to compare with.
         from uploader.overlap import rows_of_log_again  # noqa: PLC0415 -- see above
 
-        again = rows_of_log_again(rows, run_id=run, log=log, posted=posted)
+        again = rows_of_log_again(rows, run_id=run, log=log, posted=posted, most_share=_MOST_SHARE)
         if again:
             raise _grown(path, run, again, is_unfinished=seen.is_unfinished(run))
 
@@ -50,8 +50,10 @@ def demand_other_events(seen: SeenRows, rows: RowSketches, *, path: Path, column
     for run, earlier in seen.events_in_place_of(path, columns=columns):
         from uploader.overlap import overlap_with, rows_of_log_again  # noqa: PLC0415 -- see demand_not_grown
 
-        overlap = overlap_with(rows.events(), {run: earlier})
-        if overlap.share > _MOST_SHARE or rows_of_log_again(rows.events(), run_id=run, log=earlier, posted=[earlier]):
+        events = rows.events()
+        overlap = overlap_with(events, {run: earlier})
+        again = rows_of_log_again(events, run_id=run, log=earlier, posted=[earlier], most_share=_MOST_SHARE)
+        if again or overlap.share > _MOST_SHARE:
             raise _under_other_columns(path, run, overlap.rows_by_run_id[run], is_unfinished=seen.is_unfinished(run))
 
 

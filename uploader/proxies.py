@@ -1,4 +1,4 @@
-"""A proxy on the way: how it is asked for a connection to the backend. It is told no header of a call."""
+"""A proxy on the way: how it is asked for a connection to the backend. In a tunnel it is told no header of a call."""
 
 from __future__ import annotations
 

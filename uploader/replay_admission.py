@@ -24,7 +24,7 @@ from uploader.plan import Plan
 from uploader.replay_log import NOBODYS, ReplayLog
 from uploader.replay_sketch import ReplaySketch
 from uploader.reservation import Reservation, choose_replay_names
-from uploader.run_file import RunFacts, known_run, remembered
+from uploader.run_file import known_run, remembered
 from uploader.schema import RowCheck, RowSchema
 from uploader.seen import SeenRows
 from uploader.spreadsheets import edited_columns
@@ -38,7 +38,7 @@ def mapping_of(log: ReplayLog, plan: Plan) -> ColumnMap:
         LedgerRefusal: this command says otherwise than the upload.
     """
     run_id = next((entry.run_id for entries in log.entries() for entry in entries if entry.run_id), "")
-    facts = remembered(plan.ledger_folder, run_id) or RunFacts()
+    facts = remembered(plan.ledger_folder, run_id)
     if "identity" not in facts:
         return plan.mapping
     mapping = RunIdentity.from_canonical(facts["identity"]).mapping

@@ -128,15 +128,14 @@ def run_ids(folder: Path) -> list[str]:
     return sorted(name.removesuffix(".sqlite") for name in names if name.endswith(".sqlite") and name.startswith("r"))
 
 
-def remembered(folder: Path, run_id: str) -> RunFacts | None:
-    """Read what a run remembers of itself, without holding it; None when this folder does not know the run.
+def remembered(folder: Path, run_id: str) -> RunFacts:
+    """Read what a run remembers of itself, and let go of it; nothing when this folder does not know the run.
 
     Raises:
         LedgerRefusal: a process is at work on it just now, or its file cannot be read.
     """
     with looked_at(folder, run_id) as database:
-        facts = facts_in(database) if database else None
-    return facts or None
+        return facts_in(database) if database else RunFacts()
 
 
 @contextlib.contextmanager
@@ -176,7 +175,7 @@ def is_known(folder: Path, run_id: str) -> bool:
         return False
     if holder(ledger_path(folder, run_id).with_suffix(".lock")):
         return True
-    return has_begun(remembered(folder, run_id) or RunFacts())
+    return has_begun(remembered(folder, run_id))
 
 
 def has_begun(facts: RunFacts) -> bool:
@@ -191,7 +190,7 @@ def known_run(folder: Path, run_id: str) -> RunIdentity:
         LedgerRefusal: this ledger does not know it, or a process is at work on it.
     """
     known = remembered(folder, run_id)
-    if known is None:
+    if not known:
         raise LedgerRefusal(
             f"run {run_id} is not known to the ledger in {folder}",
             remedy="give --ledger the folder that the upload used; for one that is lost there is --without-ledger",

@@ -47,7 +47,7 @@ def show_run(folder: Path, run_id: str) -> str:
     if at_work := holder(path.with_suffix(".lock")):
         return f"{run_id}: {at_work}"
     facts = remembered(folder, run_id)
-    if facts is None:
+    if not facts:
         raise LedgerRefusal(f"run {run_id} is not known to the ledger in {folder}", remedy="see: uploader runs")
     identity = RunIdentity.from_canonical(facts["identity"])
     lines = [
@@ -80,7 +80,7 @@ def _line(folder: Path, run_id: str) -> tuple[str, ...]:
         facts = remembered(folder, run_id)
     except LedgerRefusal as error:
         return (run_id, "", str(error), *[""] * (len(_COLUMNS) - 3))
-    if facts is None:
+    if not facts:
         return ()
     identity = RunIdentity.from_canonical(facts["identity"]) if "identity" in facts else None
     totals = _totals(facts)

@@ -17,7 +17,7 @@ from uploader.durable import disk_faults, write_durably
 from uploader.errors import LedgerRefusal
 from uploader.identity import RunIdentity
 from uploader.model import Reason, Status
-from uploader.run_file import RunFacts, remembered
+from uploader.run_file import remembered
 
 _REPLAYS = ".replays"
 COMPARED_WITH_NONE: Mapping[str, int] = MappingProxyType({})
@@ -57,7 +57,7 @@ class SeenRows:
         if " " in run:
             return False
         try:
-            facts = remembered(self._ledger_folder, run) or RunFacts()
+            facts = remembered(self._ledger_folder, run)
         except LedgerRefusal:  # it is at work
             return True
         accepted, _ = facts.get("totals", {}).get("accepted", [0, 0])
@@ -171,7 +171,7 @@ class SeenRows:
 
     def _may_have_posted(self, run: str) -> bool:
         try:
-            facts = remembered(self._ledger_folder, run) or RunFacts()
+            facts = remembered(self._ledger_folder, run)
         except LedgerRefusal:  # it is at work
             return True
         if "totals" not in facts or not facts.get("is_summed_up", True):  # its last command was killed
