@@ -1,4 +1,4 @@
-"""What a results file or a check of a log says, in bounded memory: totals, first rows of each kind, what is at stake."""
+"""What a results file or a check of a log says, in bounded memory: totals, first rows of each kind, what is lost."""
 
 from __future__ import annotations
 
