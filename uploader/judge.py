@@ -227,7 +227,9 @@ class Judge:
             return Kept(_reworded(state, f"{doubt}; not sent again: {words}"))
         event = UsageEvent(**{column: posted[column] for column in EVENT_COLUMNS})
         event_id = self.event_id_of(entry.row, state)
-        return Due(entry.number, event, event_id, attempts=state.attempts, doubt=doubt)
+        respelled = damaged_columns(asdict(event), self._check.stated(entry.row))
+        note = f"posted again as it was: {values_in_words(posted, respelled)}" if respelled else ""
+        return Due(entry.number, event, event_id, attempts=state.attempts, note=note, doubt=doubt)
 
     def _why_not_again(self, entry: ReplayEntry, state: RowState, posted: dict[str, Any]) -> str:
         """Say what forbids another attempt at a row in doubt that a person allowed; empty for nothing."""

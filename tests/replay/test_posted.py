@@ -223,7 +223,7 @@ def test_an_edited_row_in_doubt_is_not_sent_again(scene: Scene, edit: dict[str, 
     ],
 )
 def test_a_resend_posts_what_was_posted_before(scene: Scene, record: str, damage: dict[str, str]) -> None:
-    """What a spreadsheet did to the cells in the meantime does not matter: the row is posted exactly as it was."""
+    """What a spreadsheet did to the cells in the meantime does not matter: it is posted as it was, and says so."""
     device_id = record.split(",")[1]
     scene.answers = {device_id: [NEVER]}
     file = failed_file(scene.upload(scene.log(record)))
@@ -232,6 +232,8 @@ def test_a_resend_posts_what_was_posted_before(scene: Scene, record: str, damage
     first, second = scene.server.posts
     assert (first.billed_row, first.body) == (second.billed_row, second.body)
     assert first.headers["x-request-id"] == second.headers["x-request-id"]
+    [detail] = cells(results_file(report), "upload_detail")
+    assert detail.startswith("posted again as it was: ") == ("01" not in damage.values()), detail
 
 
 def test_a_corrected_row_in_doubt_is_sent_again_as_corrected(scene: Scene) -> None:
