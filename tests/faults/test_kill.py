@@ -55,7 +55,7 @@ def test_an_upload_killed_at_any_system_call_is_continued(
 
 @pytest.mark.parametrize(
     ("call", "when", "note"),
-    [("link", 5, ""), ("fsync", 10, ""), ("fsync", 10, "a note\n")],
+    [("link", 5, ""), ("fsync", 12, ""), ("fsync", 12, "a note\n")],
     ids=["between the two", "after both", "edited"],
 )
 def test_results_that_were_placed_before_a_kill_are_this_runs_own(
