@@ -231,7 +231,7 @@ class CheckFindings(Findings):
     ) -> None:
         """Enter a row of the log, with its verdict."""
         if isinstance(verdict, UsageEvent):
-            self.take_accepted(units, at="")
+            self.accepted.add(0 if units is None else units.total_usage)
             return
         cells = dict(_NOTHING)
         cells.update(

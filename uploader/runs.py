@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from pathlib import Path
 
-from uploader.errors import LedgerRefusal
+from uploader.errors import LedgerRefusal, UploaderError
 from uploader.identity import RunIdentity
 from uploader.lock import holder
 from uploader.run_file import RunFacts, ledger_path, remembered, run_ids
@@ -78,7 +78,7 @@ def _line(folder: Path, run_id: str) -> tuple[str, ...]:
         return (run_id, "now", at_work, *[""] * (len(_COLUMNS) - 3))
     try:
         facts = remembered(folder, run_id)
-    except LedgerRefusal as error:
+    except UploaderError as error:  # one damaged file does not keep the others from being listed
         return (run_id, "", str(error), *[""] * (len(_COLUMNS) - 3))
     if not facts:
         return ()
