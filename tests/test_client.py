@@ -18,6 +18,7 @@ from tests.billing_answers import Answer, Then, cut, endless, reply
 from tests.billing_contract import BilledRow, contract, dying_when_reused, forwarding, scripted
 from tests.billing_server import BillingServer
 from tests.dead_ports import refusing_port, silent_port
+from tests.socks_proxy import SocksProxy
 from uploader.client import MeterClient, Route, post_meter_usage, settle_route
 from uploader.errors import SettingsError
 
@@ -271,6 +272,19 @@ def test_the_proxy_is_settled_from_the_environment(
     assert settle_route(base_url, carries_key=False) == Route(
         proxy=proxy_url, ca_bundle=requests.utils.DEFAULT_CA_BUNDLE_PATH
     )
+
+
+@pytest.mark.parametrize("scheme", ["socks4", "socks4a", "socks5", "socks5h"])
+def test_a_call_goes_through_a_socks_proxy_as_those_of_a_run_do(
+    monkeypatch: pytest.MonkeyPatch, billing_server: BillingServer, scheme: str
+) -> None:
+    """One setting of the environment holds for both."""
+    with SocksProxy() as socks:
+        monkeypatch.setenv("all_proxy", f"{scheme}://{socks.door}")
+        with MeterClient(base_url=billing_server.base_url) as client:
+            client.post_meter_usage(*EVENT)
+        assert [host for host, _ in socks.asked] == ["127.0.0.1"]
+    assert billing_server.billed() == {ROW: 1}
 
 
 def test_a_key_does_not_cross_the_network_in_plain_text_to_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
