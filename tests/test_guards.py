@@ -116,15 +116,35 @@ def test_what_a_schema_refused_is_not_posted_for_want_of_it(home: Home, billing_
         assert by_hand.exit_code == 2, by_hand.said
         assert f"give --schema {home.folder / 'ours.json'}" in by_hand.said
     assert len(billing_server.posts) == posts
+    again = home.run_here("upload", "usage.csv", "--again")
+    assert again.exit_code == 2
+    assert "give --schema" in again.said
     (home.folder / "wider.json").write_text(json.dumps({"properties": {"total_usage": {"maximum": 200}}}))
     assert home.run_here("replay", "usage.failed.csv", "--schema", "wider.json").exit_code == 0
     assert billing_server.billed() == Counter(usage_rows(8))
 
 
+def test_what_the_schema_of_a_replay_refused_is_not_posted_for_want_of_it(
+    home: Home, billing_server: BillingServer
+) -> None:
+    """The upload had none; the next replay is to have the one that judged its rows last."""
+    billing_server.respond = lambda _: reply(401)
+    write_csv(home.folder / "usage.csv", usage_rows(8))
+    assert home.run_here("upload", "usage.csv").exit_code == 3
+    billing_server.respond = contract
+    (home.folder / "ours.json").write_text(json.dumps({"properties": {"total_usage": {"maximum": 105}}}))
+    assert home.run_here("replay", "usage.failed.csv", "--schema", "ours.json").exit_code == 1
+    posts = len(billing_server.posts)
+    refused = home.run_here("replay", "usage.replay1.failed.csv")
+    assert refused.exit_code == 2
+    assert "give --schema" in refused.said
+    assert len(billing_server.posts) == posts
+
+
 def test_a_ledger_without_room_for_the_rows_is_refused(home: Home) -> None:
     """What they take at the least must be free before anything is posted."""
     demand_room(home.folder, rows=1000)
-    with pytest.raises(LedgerRefusal, match=r"bytes are free, and the ledger needs 75,000,000,000,000,000 for"):
+    with pytest.raises(LedgerRefusal, match=r"bytes are free, and the ledger needs 75,000,000,004,200,000 for"):
         demand_room(home.folder, rows=10**15)
 
 
@@ -133,12 +153,16 @@ def test_a_file_that_is_named_twice_is_taken_once(home: Home, billing_server: Bi
     for name in ("a.csv", "b.csv"):
         write_csv(home.folder / name, usage_rows(3, tenants=[name]))
     (home.folder / "link.csv").symlink_to("a.csv")
+    os.link(home.folder / "a.csv", home.folder / "hard.csv")
     for options in (["--dry-run"], []):
         run = home.run_here("upload", "b.csv", "a.csv", "./b.csv", "link.csv", *options)
         assert run.exit_code == 0, run.said
         assert [line[:5] for line in run.stdout.splitlines() if ".csv: " in line] == ["b.csv", "a.csv"]
     assert "all 2 files: 6 of 6 rows accepted" in run.stdout
     assert len(billing_server.posts) == 6
+    assert "link.csv: is a.csv, which is named before, and is taken once" in run.stderr
+    both = home.run_here("upload", "a.csv", "hard.csv")
+    assert "hard.csv: not done: the same content" in both.stdout
 
 
 def test_a_copy_in_another_folder_is_told(home: Home, billing_server: BillingServer) -> None:
@@ -324,6 +348,110 @@ def test_a_log_that_comes_again_under_other_columns_is_refused(
         assert "some 20 of its events (tenant, device, meter and usage) are those of another log" in refused.said
     assert len(billing_server.posts) == 20
     assert home.run_here("upload", path, "--allow-overlap").exit_code == 0
+
+
+@pytest.mark.parametrize("between", ["nothing in it", "nothing good in it", "nothing posted"])
+def test_a_log_that_posted_nothing_does_not_hide_the_one_before(
+    home: Home, billing_server: BillingServer, between: str
+) -> None:
+    """As when an export is broken for once: what counts is the last log in the place of which something was posted."""
+    path = write_csv(home.folder / "usage.csv", usage_rows(20))
+    assert home.run_here("upload", path).exit_code == 0
+    if between == "nothing in it":
+        write_csv(path, [])
+    elif between == "nothing good in it":
+        write_csv(path, [(*row[:3], "none", "eu") for row in usage_rows(20)], columns=(*EVENT_COLUMNS, "region"))
+    else:
+        billing_server.respond = lambda _: reply(401)
+        write_csv(path, usage_rows(60)[40:])
+    home.run_here("upload", path)
+    billing_server.respond = contract
+    write_csv(path, [(*row, "eu") for row in usage_rows(20)], columns=(*EVENT_COLUMNS, "region"))
+    assert home.run_here("upload", path).exit_code == 2
+    assert billing_server.billed() == Counter(usage_rows(20))
+
+
+def test_an_older_log_that_is_put_back_hides_no_newer_one(home: Home, billing_server: BillingServer) -> None:
+    """Running its upload again posts nothing, so that the newer one is still the last that did."""
+    first = write_csv(home.folder / "first.csv", usage_rows(20))
+    second = write_csv(home.folder / "second.csv", usage_rows(40)[20:])
+    for log in (first, second, first):
+        assert home.run_here("upload", shutil.copy2(log, home.folder / "usage.csv")).exit_code == 0
+    columns = (*EVENT_COLUMNS, "region")
+    path = write_csv(home.folder / "usage.csv", [(*row, "eu") for row in usage_rows(40)[20:]], columns=columns)
+    assert home.run_here("upload", path).exit_code == 2
+    assert billing_server.billed() == Counter(usage_rows(40))
+
+
+@pytest.mark.parametrize("command", ["upload", "replay"])
+def test_a_log_that_went_up_under_other_columns_meanwhile_is_not_sent_after_all(
+    home: Home, billing_server: BillingServer, command: str
+) -> None:
+    """Neither by the same command, with the log put back as it was, nor by a replay of what it left."""
+    path = write_csv(home.folder / "usage.csv", usage_rows(20))
+    stands = home.folder / "as it was"
+    shutil.copy2(path, stands)
+    billing_server.respond = lambda _: reply(401)
+    assert home.run_here("upload", path).exit_code == 3
+    failed = home.folder / "usage.failed.csv"
+    shutil.copy2(failed, home.folder / "kept.failed.csv")
+    billing_server.respond = contract
+    write_csv(path, [(*row, "eu") for row in usage_rows(20)], columns=(*EVENT_COLUMNS, "region"))
+    assert home.run_here("upload", path).exit_code == 0
+    shutil.copy2(stands, path)
+    refused = home.run_here(command, "kept.failed.csv" if command == "replay" else path)
+    assert refused.exit_code == 2, refused.said
+    assert "some 20 of its events" in refused.said
+    assert billing_server.billed() == Counter(usage_rows(20))
+
+
+def test_a_run_that_was_allowed_goes_on_beside_the_log_it_was_compared_with(
+    home: Home, billing_server: BillingServer
+) -> None:
+    """--allow-overlap once is enough, whatever is left of the run then."""
+    path = write_csv(home.folder / "usage.csv", usage_rows(20))
+    assert home.run_here("upload", path).exit_code == 0
+    write_csv(path, [(*row, "eu") for row in usage_rows(20)], columns=(*EVENT_COLUMNS, "region"))
+    billing_server.respond = lambda _: reply(401)
+    assert home.run_here("upload", path, "--allow-overlap").exit_code == 3
+    billing_server.respond = contract
+    assert home.run_here("upload", path).exit_code == 0
+    assert set(billing_server.billed().values()) == {2}
+
+
+def test_rows_that_a_replay_corrected_count_under_other_columns_too(home: Home, billing_server: BillingServer) -> None:
+    """The log itself never had the events that were posted."""
+    rows = usage_rows(12)
+    upload_and_correct(home, rows)
+    assert home.run_here("replay", "usage.failed.csv").exit_code == 0
+    columns = (*EVENT_COLUMNS, "region")
+    path = write_csv(home.folder / "usage.csv", [(*row, "eu") for row in rows], columns=columns)
+    assert home.run_here("upload", path).exit_code == 2
+    assert billing_server.billed() == Counter(rows)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_short_log_in_a_much_longer_one_of_other_columns_is_counted(
+    home: Home, billing_server: BillingServer, seed: int
+) -> None:
+    """However few of the longer one's rows it is: its events would be billed twice."""
+    first = [BilledRow(f"t{seed}", f"d{seed}", "m", 7)]
+    path = write_csv(home.folder / "usage.csv", first)
+    assert home.run_here("upload", path).exit_code == 0
+    write_csv(path, [(*row, "eu") for row in [*first, *usage_rows(1500)]], columns=(*EVENT_COLUMNS, "region"))
+    refused = home.run_here("upload", path, "--dry-run")
+    assert refused.exit_code == 2, refused.said
+    assert "some 1 of its events" in refused.said
+    assert len(billing_server.posts) == 1
+
+
+def test_the_index_of_pandas_is_no_other_column(home: Home, billing_server: BillingServer) -> None:
+    """A frame that was filtered brings it along for a night: the rows are compared as those of any night."""
+    for night in range(3):
+        frame = pd.DataFrame([(*row, night) for row in usage_rows(20)], columns=[*EVENT_COLUMNS, "day"])
+        (frame if night != 1 else frame.sort_values("device_id")).to_parquet(home.folder / "usage.parquet")
+        assert home.run_here("upload", "usage.parquet").exit_code == 0
+    assert set(billing_server.billed().values()) == {3}
 
 
 def test_events_of_their_own_ids_may_come_again_under_other_columns(home: Home, billing_server: BillingServer) -> None:

@@ -279,6 +279,22 @@ def test_a_key_that_may_look_nobody_up_stops_the_run(home: Home, billing_server:
     assert len(billing_server.look_ups) < 10  # five, and those that were in flight
 
 
+@pytest.mark.parametrize("command", ["upload", "replay"])
+def test_tenants_that_are_still_unknown_do_not_hide_those_that_are_known_now(
+    home: Home, billing_server: BillingServer, command: str
+) -> None:
+    """Where rows of the run were accepted, base URL and key are right: the next tenants are asked for."""
+    unknown = {f"t{number}" for number in range(5, 20)}
+    billing_server.respond = lambda got: reply(404) if got.tenant_id in unknown else contract(got)
+    rows = usage_rows(20, tenants=MANY_TENANTS)
+    write_csv(home.folder / "usage.csv", rows)
+    assert home.run_here(*ONE_AT_A_TIME).exit_code == 1
+    unknown -= {f"t{number}" for number in range(15, 20)}
+    run = home.run_here(command, "usage.failed.csv" if command == "replay" else "usage.csv", "--concurrency", "1")
+    assert run.exit_code == 1, run.said
+    assert billing_server.billed() == Counter([*rows[:5], *rows[15:]])
+
+
 def test_tenants_that_may_not_be_looked_up_are_named_where_posting_pauses(
     home: Home, billing_server: BillingServer
 ) -> None:

@@ -107,7 +107,7 @@ def admitted_run(
         mapping=plan.mapping,
     )
     identity = choose_run(plan.ledger_folder, first, facts, asks_for_all_again=plan.again, event_id=plan.event_id)
-    demand_schema(log.path, remembered(plan.ledger_folder, identity.run_id), schema_path=plan.schema_path)
+    demand_schema(log.path, _latest_known(plan.ledger_folder, identity), schema_path=plan.schema_path)
     demand_another(log.path, identity, path_by_run_id=path_by_run_id)
     if plan.event_id is not None:  # before anything is made, though the claims' own door asks too
         demand_known_claims(plan.ledger_folder)
@@ -127,10 +127,17 @@ def admitted_run(
     if not knows(identity.run_id) and not plan.again and not plan.allow_overlap:
         for sketch in rows.each():
             demand_not_grown(seen, sketch, path=log.path)
-        demand_other_events(seen, rows, path=log.path, columns=log.columns)
+        demand_other_events(seen, rows.events, path=log.path, place=log.path, columns=log.columns)
         for note in each_once(demand_little_overlap(seen, sketch, path=log.path) for sketch in rows.each()):
             say(replace(note, run_id=identity.run_id))
     return identity, seen
+
+
+def _latest_known(folder: Path, identity: RunIdentity) -> RunFacts:
+    """Give what is remembered of a run or, of one that ``--again`` is to begin, of the one before it."""
+    if (facts := remembered(folder, identity.run_id)) or not identity.again:
+        return facts
+    return remembered(folder, replace(identity, again=identity.again - 1).run_id)
 
 
 class Knowledge(Protocol):
@@ -181,13 +188,24 @@ def others_since(
     history = known.history()
     if history.accepted + history.in_doubt == log.row_count:
         return []
+    to_go = functools.cache(lambda: rows_to_go(log, check, own_ids, known, plan))
+    way_on = "put those that no run has posted into a file of their own and upload that with --allow-overlap"
+    demand_other_events(
+        seen,
+        lambda: to_go().events(),
+        path=log.path,
+        place=log.path,
+        columns=log.columns,
+        way_on=way_on,
+        but_for=facts["compared"],
+    )
     return demand_little_overlap_since(
         seen,
         facts["compared"],
-        lambda: rows_to_go(log, check, own_ids, known, plan).each(),
+        lambda: to_go().each(),
         path=log.path,
         which="the rows that it has still to post",
-        way_on="put those that no run has posted into a file of their own and upload that with --allow-overlap",
+        way_on=way_on,
     )
 
 

@@ -73,6 +73,8 @@ class Desk:
     def posting(self, log: UsageLog, ledger: Ledger, progress: Progress) -> Posting:
         """Set up the posting of one file."""
         self._begun = (log, ledger, progress)
+        if ledger.history().accepted:
+            self.pacing.know_backend()
         self.watcher.begin(log.path, progress)
         self._say_that_posting_begins(log.path, ledger, progress)
         return self.posting_into(ledger, progress, watch=_Watch(self, log.path, ledger).watch)

@@ -73,7 +73,7 @@ def dry_run(paths: Sequence[Path], *, plan: Plan, watcher: Watcher) -> list[DryR
     Raises:
         RefusedError: the command as a whole could not begin.
     """
-    logs = each_once(paths, plan)
+    logs = each_once(paths, plan, say=watcher.say)
     with open_desk(plan, watcher) as desk:
         dry_desk = replace(desk, customers=_IdsKeptBack())
         with tempfile.TemporaryDirectory(prefix="uploader-dry-run-") as scratch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,8 +28,8 @@ def write_durably(path: Path, content: bytes, *, is_private: bool = True) -> Non
     Raises:
         LedgerFault: it cannot be written.
     """
-    # Of this process alone: in a folder of the user's own that name may be taken, or be a link to somewhere else.
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    # Of this thread alone: in a folder of the user's own a plainer name may be taken, or be a link to somewhere else.
+    draft = path.with_name(f".uploader.{os.getpid()}.{threading.get_ident()}.draft")
     with disk_faults(path):
         draft.unlink(missing_ok=True)  # left by a process of this number that was killed
         try:

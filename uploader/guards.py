@@ -25,6 +25,9 @@ from uploader.run_file import RunFacts, has_begun, ledger_path, remembered
 _MOST_AGAIN = 100
 _LEAST_BYTES_A_ROW = 75
 """Of the ledger's disk while a run is under way, when all rows are accepted."""
+_LOG_BYTES_A_ROW = 2_100
+"""Of SQLite's write-ahead log, which comes to no more than ``_MOST_LOG_BYTES``."""
+_MOST_LOG_BYTES = 4_200_000
 _OR_AGAIN = "; to bill all of it again, use --again"
 
 
@@ -119,7 +122,8 @@ def demand_room(folder: Path, *, rows: int) -> None:
     Raises:
         LedgerRefusal: less is free than they take at the least.
     """
-    room_bytes, needed_bytes = shutil.disk_usage(folder).free, rows * _LEAST_BYTES_A_ROW
+    room_bytes = shutil.disk_usage(folder).free
+    needed_bytes = rows * _LEAST_BYTES_A_ROW + min(rows * _LOG_BYTES_A_ROW, _MOST_LOG_BYTES)
     if room_bytes < needed_bytes:
         raise LedgerRefusal(
             f"{folder}: {room_bytes:,} bytes are free, and the ledger needs {needed_bytes:,} for {rows:,} rows",

@@ -19,7 +19,7 @@ from datasketches import compact_theta_sketch, theta_a_not_b, theta_union, updat
 
 from uploader.cell_readers import ABSENT, reader_of
 from uploader.errors import LedgerRefusal
-from uploader.mapping import ColumnMap
+from uploader.mapping import ColumnMap, lasting_columns
 from uploader.model import Cell, cell_text
 from uploader.schema import EVENT_COLUMNS
 
@@ -30,8 +30,6 @@ _ENOUGH_LOOKED_FOR = 400
 _STANDARD_DEVIATIONS = 2
 _FEW = 10
 _BETWEEN_CELLS = "\x1f"
-_PANDAS_INDEX = re.compile("__index_level_[0-9]+__")
-"""A column that pandas adds to a Parquet file, numbering rows as they once stood: in a sorted copy it is another."""
 _USAGE = "total_usage"
 _PLAIN_LINES = re.compile(r"(?:0|[1-9][0-9]*)(?:\n(?:0|[1-9][0-9]*))*")
 _SPELLED_IN_WAYS = re.compile(r"\x1f(?:-?[0-9]+(\.0+)|[Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee])(?=\x1f|\Z)")
@@ -46,12 +44,11 @@ class RowSketch:
     """
 
     def __init__(self, columns: Sequence[str], *, lg_sample: int = _LG_SAMPLE) -> None:
-        places = sorted(
-            (at for at, column in enumerate(columns) if not _PANDAS_INDEX.fullmatch(column)), key=columns.__getitem__
-        )
+        named = lasting_columns(columns)
+        places = [columns.index(column) for column in named]
         self._in_order = _getter_of(places)
         self._usage_at = columns.index(_USAGE) if _USAGE in columns else None
-        self._start = _BETWEEN_CELLS.join([*(columns[at] for at in places), ""])
+        self._start = _BETWEEN_CELLS.join([*named, ""])
         self._sketch = update_theta_sketch(lg_sample)
 
     def add(self, cells: Sequence[Cell]) -> None:

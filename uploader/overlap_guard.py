@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from uploader.errors import LedgerRefusal
 from uploader.notes import Level, Note
 from uploader.seen import COMPARED_WITH_NONE, SeenRows
 
-if TYPE_CHECKING:
-    from uploader.overlap import RowSketches
-
 _PUT_APART = "put the rows that are new into a file of their own; to send failed rows again, replay the failed file"
+_REPLAY_OR_APART = (
+    "correct failed rows in the failed file and replay that; put the rows that are new into a file of their own"
+)
 _MOST_SHARE = 0.5
 _SHARE_WORTH_A_WORD = 0.05
 _ALL = 0.99
@@ -41,20 +40,34 @@ def demand_not_grown(seen: SeenRows, rows: bytes, *, path: Path) -> None:
             raise _grown(path, run, again, is_unfinished=seen.is_unfinished(run))
 
 
-def demand_other_events(seen: SeenRows, rows: RowSketches, *, path: Path, columns: Sequence[str]) -> None:
-    """Refuse a log with most events of the one that was last in its place, under other columns: it has no row of that.
+def demand_other_events(
+    seen: SeenRows,
+    events: Callable[[], bytes],
+    *,
+    path: Path,
+    place: Path,
+    columns: Sequence[str],
+    way_on: str = _REPLAY_OR_APART,
+    but_for: Mapping[str, int] = COMPARED_WITH_NONE,
+) -> None:
+    """Refuse rows with most events of a log that was in their log's place, under other columns: none is a row of that.
+
+    events:  sketches them; not called when there was no such log.
+    place:   where the log of the rows is, which has ``columns``.
+    way_on:  what to do with them.
+    but_for: runs that they were compared with before, see ``SeenRows.kept_by_run``.
 
     Raises:
-        LedgerRefusal: it is one.
+        LedgerRefusal: nothing was posted.
     """
-    for run, earlier in seen.events_in_place_of(path, columns=columns):
+    for run, earlier in seen.events_in_place_of(place, columns=columns, but_for=but_for):
         from uploader.overlap import overlap_with, rows_of_log_again  # noqa: PLC0415 -- see demand_not_grown
 
-        events = rows.events()
-        overlap = overlap_with(events, {run: earlier})
-        again = rows_of_log_again(events, run_id=run, log=earlier, posted=[earlier], most_share=_MOST_SHARE)
+        overlap = overlap_with(events(), {run: earlier})
+        again = rows_of_log_again(events(), run_id=run, log=earlier, posted=[earlier], most_share=_MOST_SHARE)
         if again or overlap.share > _MOST_SHARE:
-            raise _under_other_columns(path, run, overlap.rows_by_run_id[run], is_unfinished=seen.is_unfinished(run))
+            count = overlap.rows_by_run_id.get(run, again)
+            raise _under_other_columns(path, run, count, way_on=way_on, is_unfinished=seen.is_unfinished(run))
 
 
 def demand_little_overlap(
@@ -166,14 +179,13 @@ def _grown(path: Path, run: str, again: float, *, is_unfinished: bool) -> Ledger
     )
 
 
-def _under_other_columns(path: Path, run: str, events: float, *, is_unfinished: bool) -> LedgerRefusal:
+def _under_other_columns(path: Path, run: str, events: float, *, way_on: str, is_unfinished: bool) -> LedgerRefusal:
     named = _named(run, [run] if is_unfinished else [])
     first = "put that back as it was and run the same command again; " if is_unfinished else ""
     return LedgerRefusal(
         f"{path}: some {events:,.0f} of its events (tenant, device, meter and usage) are those of another log, which "
-        f"was in this place under other columns, and of which {named} posted some or all",
-        remedy=f"{first}correct failed rows in the failed file and replay that; if these are other events that look "
-        "the same, use --allow-overlap",
+        f"was in the same place under other columns, and of which {named} posted some or all",
+        remedy=f"{first}{way_on}; if these are other events that look the same, use --allow-overlap",
     )
 
 

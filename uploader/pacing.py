@@ -94,6 +94,10 @@ class Pacing:
             self._adaptive_limit.measure_anew(now_seconds=now_seconds)
         self._adaptive_limit.note_turn(now_seconds=now_seconds, in_flight=in_flight, waited_seconds=waited_seconds)
 
+    def know_backend(self) -> None:
+        """Learn that posts were accepted there before: unknown tenants say nothing of the base URL and the key."""
+        self._has_known_a_tenant = True
+
     def wait_seconds(self, *, now_seconds: float) -> float:
         """Tell how long no call may start; 0 when one may."""
         return max(0.0, self._paused_until_seconds - now_seconds)

@@ -18,7 +18,7 @@ from uploader.ledger import Ledger
 from uploader.mapping import ColumnMap
 from uploader.model import UsageEvent
 from uploader.notes import Note
-from uploader.overlap_guard import demand_cells_in_their_rows, demand_little_overlap_since
+from uploader.overlap_guard import demand_cells_in_their_rows, demand_little_overlap_since, demand_other_events
 from uploader.own_events import OwnEvents, OwnIds, event_in, own_events_of
 from uploader.plan import Plan
 from uploader.replay_log import NOBODYS, ReplayLog
@@ -131,8 +131,8 @@ def admitted_replay(
     names = choose_replay_names(log, results_dir=plan.results_dir)
     with contextlib.ExitStack() as held:
         ledger = held.enter_context(Ledger(plan.ledger_folder, identity))
-        reservation = held.enter_context(reserved(names, log, ledger, rows=log.source.row_count))
         demand_schema(log.path, ledger.facts(), schema_path=plan.schema_path)
+        reservation = held.enter_context(reserved(names, log, ledger, rows=log.source.row_count))
         own_ids = _own_ids(log, ledger)
         judge = Judge(check, ledger, permissions, own_ids)
         seen = SeenRows(plan.ledger_folder, identity, event_id=ledger.facts().get("event_id"))
@@ -145,6 +145,8 @@ def admitted_replay(
                 for note in _what_others_sent(log, to_send, seen, ledger):
                     watcher.say(note)
             to_send.keep(seen, before=replayed_before)
+        if plan.schema_path is not None:
+            ledger.remember({"schema": str(plan.schema_path.absolute())})
         yield AdmittedReplay(
             ledger=ledger,
             reservation=reservation,
@@ -172,13 +174,24 @@ def _what_others_sent(log: ReplayLog, to_send: ReplaySketch, seen: SeenRows, led
     facts = ledger.facts()
     if "compared_first" not in facts:
         return []
+    way_on = "take those rows out of the file"
+    if "input_path" in facts:  # which an adopted run does not know
+        demand_other_events(
+            seen,
+            to_send.events,
+            path=log.path,
+            place=Path(facts["input_path"]),
+            columns=facts["columns"],
+            way_on=way_on,
+            but_for=facts["compared_first"],
+        )
     notes = demand_little_overlap_since(
         seen,
         facts["compared_first"],
         to_send.each,
         path=log.path,
         which="the rows that it has to send",
-        way_on="take those rows out of the file",
+        way_on=way_on,
     )
     return [replace(note, run_id=ledger.identity.run_id) for note in notes]
 

@@ -31,6 +31,10 @@ class ReplaySketch:
         """Give the sketches, each to be compared with those of other runs."""
         return self._sketches.each()
 
+    def events(self) -> bytes:
+        """Give the sketch of their events alone."""
+        return self._sketches.events()
+
     def keep(self, seen: SeenRows, *, before: bytes | None) -> None:
         """Have the rows count as posted by a replay of the run, with those ``before`` it.
 
@@ -38,6 +42,8 @@ class ReplaySketch:
             LedgerFault: the sketch cannot be written.
         """
         seen.keep_replays(merged(filter(None, [before, self._sketches.to_bytes()])))
+        for kept, events in seen.own_events():
+            seen.keep_own_events(kept, merged([events, self._sketches.events()]))
 
 
 def keep_log_if_posted(seen: SeenRows, ledger: Ledger) -> None:

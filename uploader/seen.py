@@ -16,6 +16,7 @@ from uploader.database import unusable
 from uploader.durable import disk_faults, write_durably
 from uploader.errors import LedgerRefusal
 from uploader.identity import RunIdentity
+from uploader.mapping import lasting_columns
 from uploader.model import Reason, Status
 from uploader.run_file import remembered
 
@@ -90,32 +91,57 @@ class SeenRows:
                 name = f"{place}-{self._run_id}{self._claims_by}{part}.theta"
                 self._write(self._folder / "logs" / name, sketch)
 
-    def events_in_place_of(self, path: Path, *, columns: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-        """Give the last run whose log was in a place, if that had other columns and any of it was posted.
+    def events_in_place_of(
+        self, path: Path, *, columns: Sequence[str], but_for: Mapping[str, int] = COMPARED_WITH_NONE
+    ) -> Iterator[tuple[str, bytes]]:
+        """Give the last runs whose log was in a place, if that had other columns and any of it was posted.
 
-        With it, the sketch of that log's events.
+        With each, the sketch of that log's events.
+
+        but_for: what ``checksums`` gave; runs that are as they were then are left out.
         """
         with self._as_it_can_be_read():
             for kept in {kept for place in _places(path) for kept in self._folder.glob(f"events/{place}-*.theta")}:
                 _, columns_then, run, *_ = kept.stem.split("-")
                 is_told_apart_by_ids = self._claims_by and kept.stem.endswith(self._claims_by)
-                if columns_then == _short(sorted(columns)) or run == self._run_id or is_told_apart_by_ids:
+                if columns_then == _short(lasting_columns(columns)) or run == self._run_id or is_told_apart_by_ids:
                     continue
-                if self._may_have_posted(run):
+                is_known = run in but_for and but_for[run] == self.checksums().get(run)
+                if not is_known and self._may_have_posted(run):
                     yield run, kept.read_bytes()
 
     def keep_events(self, events: bytes, *, path: Path, columns: Sequence[str]) -> None:
-        """Keep the sketch of this run's events: its log is the last in that place.
+        """Keep the sketch of this run's events, and where its log is.
 
         Raises:
             LedgerFault: it cannot be written.
         """
-        folder = self._folder / "events"
         for place in _places(path):
-            kept = folder / f"{place}-{_short(sorted(columns))}-{self._run_id}{self._claims_by}.theta"
-            self._write(kept, events)
-            for before in folder.glob(f"{place}-*.theta"):
-                if before != kept:
+            name = f"{place}-{_short(lasting_columns(columns))}-{self._run_id}{self._claims_by}.theta"
+            self._write(self._folder / "events" / name, events)
+
+    def own_events(self) -> list[tuple[Path, bytes]]:
+        """Give the sketches of this run's events, with the file that each is kept in."""
+        return [(kept, kept.read_bytes()) for kept in self._own_events()]
+
+    def keep_own_events(self, kept: Path, events: bytes) -> None:
+        """Keep another sketch in the place of one that ``own_events`` gave.
+
+        Raises:
+            LedgerFault: it cannot be written.
+        """
+        self._write(kept, events)
+
+    def forget_other_events(self, path: Path) -> None:
+        """Give up the sketches of logs that were in a place before: this run has posted the last one.
+
+        Raises:
+            LedgerFault: one cannot be removed.
+        """
+        own = self._own_events()
+        for place in _places(path):
+            for before in self._folder.glob(f"events/{place}-*.theta"):
+                if before not in own:
                     with disk_faults(before):
                         before.unlink(missing_ok=True)
 
@@ -177,6 +203,9 @@ class SeenRows:
         if "totals" not in facts or not facts.get("is_summed_up", True):  # its last command was killed
             return True
         return any(facts["totals"].get(reason, [0])[0] for reason in (Status.ACCEPTED.value, Reason.IN_DOUBT.value))
+
+    def _own_events(self) -> list[Path]:
+        return sorted(self._folder.glob(f"events/*-{self._run_id}{self._claims_by}.theta"))
 
     def _own_logs(self) -> list[Path]:
         return sorted(self._folder.glob(f"logs/*-{self._run_id}{self._claims_by}*.theta"))

@@ -79,9 +79,10 @@ def _is_written_otherwise(before: object, now: object) -> bool:
     if not isinstance(before, str) or not isinstance(now, str) or now in (before, before.strip()):
         return False
     amounts = _amounts(now)
-    if before.startswith("="):
+    had = _amounts(before)
+    if before.startswith(("=", "+", "-")) and not had:
         return bool(amounts)
-    return any(_is_same_number(was, became) for was in _amounts(before) for became in amounts)
+    return any(_is_same_number(was, became) for was in had for became in amounts)
 
 
 def _amounts(text: str) -> set[Decimal]:

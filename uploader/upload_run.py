@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -33,12 +34,12 @@ def upload(paths: Sequence[Path], *, plan: Plan, watcher: Watcher) -> list[FileR
     Raises:
         RefusedError: the command as a whole cannot begin. Nothing was posted.
     """
-    logs = each_once(paths, plan)
+    logs = each_once(paths, plan, say=watcher.say)
     with open_desk(plan, watcher) as desk:
         return [_with_its_last_word(_upload_or_say_why_not(path, desk), desk) for path in logs]
 
 
-def each_once(paths: Sequence[Path], plan: Plan) -> list[Path]:
+def each_once(paths: Sequence[Path], plan: Plan, *, say: Callable[[Note], None]) -> list[Path]:
     """Give the usage logs in their order, each once: globs may overlap.
 
     Raises:
@@ -46,21 +47,22 @@ def each_once(paths: Sequence[Path], plan: Plan) -> list[Path]:
     """
     if not paths:
         raise SettingsError("no usage log is given", remedy="name one or more")
-    log_by_file: dict[tuple[int, int] | Path, Path] = {}
+    log_by_place: dict[str, Path] = {}
     for path in paths:
-        log_by_file.setdefault(_file_at(path), path)
-    logs = [*log_by_file.values()]
+        first = log_by_place.setdefault(_place_of(path), path)
+        if first is not path:
+            say(Note(f"is {first}, which is named before, and is taken once", "named_twice", path=path))
+    logs = [*log_by_place.values()]
     if plan.results is not None and len(logs) > 1:
         raise SettingsError(f"--results names one file, and there are {len(logs)} inputs", remedy="use --results-dir")
     return logs
 
 
-def _file_at(path: Path) -> tuple[int, int] | Path:
+def _place_of(path: Path) -> str:
     try:
-        file = path.stat()
-    except OSError:  # which reading it will tell
-        return path
-    return file.st_dev, file.st_ino
+        return os.path.realpath(path)
+    except (OSError, ValueError):  # which opening it will tell
+        return str(path)
 
 
 def _with_its_last_word(report: FileReport, desk: Desk) -> FileReport:
@@ -112,6 +114,8 @@ def _upload_file(path: Path, desk: Desk, start: Start) -> FileReport:
             desk.posting(log, run.ledger, progress).post_all(due)
             stop = desk.why_stopped(progress)
             accepted = _end_run(log, run, naming, books, desk, stop=stop)
+            if progress.posts:
+                run.seen.forget_other_events(path)
             marker.remove()
         imbalance = books.imbalance(accepted=accepted, may_leave_unsent=bool(stop))
     return report_of_run(

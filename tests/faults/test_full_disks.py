@@ -54,7 +54,7 @@ def test_a_ledger_disk_that_is_too_small_refuses_the_run(new_scene: NewScene, tm
         scene.options = ("--ledger", disk)
         done = scene.upload()
         assert done.exit_code == 2
-        assert "bytes are free, and the ledger needs 750,000 for 10,000 rows" in the_error(done)
+        assert "bytes are free, and the ledger needs 4,950,000 for 10,000 rows" in the_error(done)
         assert not scene.server.posts
 
 
