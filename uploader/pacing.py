@@ -174,7 +174,7 @@ class Pacing:
         """Learn from the look-up that asked whether the backend answers again."""
         if self._heeds(verdict, now_seconds=now_seconds):
             return
-        if verdict.outcome.reason is Reason.LOOKUP_FAILED:
+        if _is_trouble(verdict):
             self.trouble = verdict.outcome.detail
             self._pause_longer(now_seconds=now_seconds)  # no trip: a look-up leaves no row in doubt
         elif self.mode is Mode.PROBING:
@@ -202,7 +202,7 @@ class Pacing:
     def _note(self, verdict: Verdict, *, kind: _Kind, now_seconds: float) -> None:
         if self._heeds(verdict, now_seconds=now_seconds):
             return
-        if verdict.outcome.reason in _TROUBLE:
+        if _is_trouble(verdict):
             self.trouble = verdict.outcome.detail
             self._note_trouble(kind, now_seconds=now_seconds)
             return
@@ -289,3 +289,9 @@ class Pacing:
     def end(self, why: str) -> None:
         """Let no further call start; the first reason stands."""
         self.stop = self.stop or why
+
+
+def _is_trouble(verdict: Verdict) -> bool:
+    """Tell whether a call got no good answer; that a tenant may not be looked up (403, say) is an answer, and stays it."""
+    reason = verdict.outcome.reason
+    return reason in _TROUBLE and (reason is not Reason.LOOKUP_FAILED or verdict.retry)
