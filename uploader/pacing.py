@@ -292,6 +292,6 @@ class Pacing:
 
 
 def _is_trouble(verdict: Verdict) -> bool:
-    """Tell whether a call got no good answer. That a tenant may not be looked up is one: asked again, it would be it."""
+    """Tell whether a call got no good answer. That a tenant may not be looked up is one, and stays it."""
     reason = verdict.outcome.reason
     return reason in _TROUBLE and (reason is not Reason.LOOKUP_FAILED or verdict.retry)
