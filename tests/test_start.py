@@ -119,7 +119,7 @@ def test_a_sketch_of_many_rows_is_that_of_each(mapping: ColumnMap) -> None:
     columns = ["at", "tenant_id", "meter_id", "device_id", "total_usage"]
     one_by_one, together = (RowSketches(columns, mapping=mapping, path=Path("x")) for _ in range(2))
     for row in rows:
-        one_by_one.add(row)
+        one_by_one.add_all([row])
     for start in range(0, len(rows), 1000):
         together.add_all(rows[start : start + 1000])
     assert together.each() == one_by_one.each()

@@ -121,7 +121,7 @@ def _rows(log: ReplayLog, check: RowCheck, taken: _Taken) -> Iterator[list[Adopt
             taken.books.give_out(check.units(entry.row), state)
             taken.last_row = max(taken.last_row, entry.number)
             if state.outcome.may_be_recorded and not entry.row.fault:
-                taken.posted.add(entry.row.cells)
+                taken.posted.add_all([entry.row.cells])
         yield rows
 
 

@@ -97,46 +97,55 @@ def _getter_of(places: Sequence[int]) -> Callable[[Sequence[Cell]], Sequence[Cel
     return itemgetter(*places) if places else lambda _: ()
 
 
+class _View:
+    """Some cells of each row of a log, and their sketch.
+
+    of_row:           gives them, of a row with the constants behind it; None for a row as it stands.
+    has_events_alone: they are those of the event.
+    """
+
+    def __init__(
+        self, columns: Sequence[str], *, places: Iterable[int] | None = None, lg_sample: int = _LG_SAMPLE
+    ) -> None:
+        self.of_row = None if places is None else _getter_of([*places])
+        self.has_events_alone = lasting_columns(columns) == sorted(EVENT_COLUMNS)
+        self.sketch = RowSketch(columns, lg_sample=lg_sample)
+
+
 class RowSketches:
     """The rows of one log as they stand and, if that differs, as they are seen: an earlier run may know them by either.
 
     So a file is known again under another mapping, and its mapped rows in a file that has the usual names. Its events
-    alone, whatever further columns it has, are sampled apart and more coarsely.
+    alone, whatever further columns it has, are sampled apart.
     """
 
     def __init__(self, columns: Sequence[str], *, mapping: ColumnMap, path: Path) -> None:
-        self._as_they_stand = RowSketch(columns)
-        self._as_seen: RowSketch | None = None
         place_by_column = mapping.places(columns, path=path)
-        self._events = RowSketch(EVENT_COLUMNS, lg_sample=_LG_SAMPLE_OF_EVENTS)
-        self._event = itemgetter(*(place_by_column[column] for column in EVENT_COLUMNS))
         self._constants = mapping.values
+        self._views = [_View(columns)]
         if mapping:
-            self._as_seen = RowSketch([*place_by_column])
-            self._seen = itemgetter(*place_by_column.values())
-
-    def add(self, cells: Sequence[Cell]) -> None:
-        """Take a row into account."""
-        self._as_they_stand.add(cells)
-        self._events.add(self._event([*cells, *self._constants]))
-        if self._as_seen is not None:
-            self._as_seen.add(self._seen([*cells, *self._constants]))
+            self._views.append(_View([*place_by_column], places=place_by_column.values()))
+        self._row_views = [*self._views]
+        of_events = [view for view in self._views if view.has_events_alone]
+        if not of_events:  # a log of no further columns is not sampled twice
+            places = [place_by_column[column] for column in EVENT_COLUMNS]
+            of_events = [_View(EVENT_COLUMNS, places=places, lg_sample=_LG_SAMPLE_OF_EVENTS)]
+            self._views += of_events
+        self._event_view = of_events[0]
 
     def add_all(self, rows: Sequence[Sequence[Cell]]) -> None:
         """Take some rows into account."""
-        self._as_they_stand.add_all(rows)
         with_constants = rows if not self._constants else [[*cells, *self._constants] for cells in rows]
-        self._events.add_all([*map(self._event, with_constants)])
-        if self._as_seen is not None:
-            self._as_seen.add_all([*map(self._seen, with_constants)])
+        for view in self._views:
+            view.sketch.add_all(rows if view.of_row is None else [*map(view.of_row, with_constants)])
 
     def each(self) -> list[bytes]:
         """Give the sketches, each to be compared with those of earlier runs."""
-        return [sketch.to_bytes() for sketch in (self._as_they_stand, self._as_seen) if sketch is not None]
+        return [view.sketch.to_bytes() for view in self._row_views]
 
     def events(self) -> bytes:
         """Give the sketch of tenant, device, meter and usage alone."""
-        return self._events.to_bytes()
+        return self._event_view.sketch.to_bytes()
 
     def to_bytes(self) -> bytes:
         """Give one sketch for keeping."""

@@ -172,7 +172,9 @@ def _fill(folder: Path, template: Path, base_url: str, *, runs: int) -> None:
         sketch = RowSketch(COLUMNS)
         for row in usage_rows(_SKETCH_ROWS, tenants=200, night=1_000 + night):
             sketch.add([str(cell) for cell in row])
-        SeenRows(folder, identity, event_id=None).keep(sketch.to_bytes())
+        seen = SeenRows(folder, identity, event_id=None)
+        seen.keep(sketch.to_bytes())
+        seen.keep_events(sketch.to_bytes(), path=folder / f"night-{night}.csv", columns=COLUMNS)
 
 
 def _seconds_to_go_on(bench: Bench, home: Home, server: Backend, command: list[str | Path]) -> float:
