@@ -228,7 +228,7 @@ def _judge_customer(tenant_id: str, exchange: api.Exchange, verdict: api.Verdict
     if verdict.outcome.reason is Reason.CUSTOMER_NOT_FOUND:
         remedy = "check the tenant, and whether --base-url has the whole path (/api/v1)"
         return Finding(State.WARN, "look-up", f"tenant {tenant}: {verdict.outcome.detail} -- {remedy}")
-    if exchange.failure is api.Failure.NONE and exchange.http_status < 500:
+    if exchange.failure is api.Failure.NONE and (not verdict.retry or 200 <= exchange.http_status <= 299):
         remedy = "something else seems to answer there: check --base-url"
     elif has_proxy and not exchange.http_status:
         remedy = "see whether proxy and backend are up, or name the backend's host in no_proxy"

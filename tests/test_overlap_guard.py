@@ -1,0 +1,440 @@
+"""Whether rows may be posted that look like those of other runs: copies, exports that grew or changed their columns."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from tests.billing_answers import Answer, reply
+from tests.billing_contract import BilledRow, contract
+from tests.billing_server import BillingServer
+from tests.command import EVENT_COLUMNS, Home, ended, read_rows, usage_rows, write_csv
+from tests.faults.scene import rewrite
+from tests.held_back import HeldBack, kill_an_upload
+
+
+@pytest.mark.parametrize(("known", "new", "exit_code"), [(60, 40, 2), (40, 60, 0), (3, 97, 0)])
+def test_a_log_of_mostly_posted_rows_is_refused(
+    home: Home, billing_server: BillingServer, known: int, new: int, exit_code: int
+) -> None:
+    """More than half accepted before: nothing is posted. Fewer: it is taken, with a warning where they are not few."""
+    rows = usage_rows(200)
+    home.run_here("upload", write_csv(home.folder / "night.csv", rows[:known]))
+    path = write_csv(home.folder / "export.csv", [*rows[:known], *rows[100 : 100 + new]])
+    ended = home.run_here("upload", path)
+    assert ended.exit_code == exit_code
+    assert ("% of its rows were posted before" in ended.said) == (known > 5)
+    assert ("--allow-overlap" in ended.said) == (exit_code == 2)
+    assert len(billing_server.posts) == (known if exit_code == 2 else known + known + new)
+
+
+def test_columns_in_another_order_are_the_same_rows(home: Home, billing_server: BillingServer) -> None:
+    """The overlap is found although the export has its columns in another order."""
+    rows = usage_rows(20)
+    home.run_here("upload", write_csv(home.folder / "night.csv", rows))
+    turned = write_csv(
+        home.folder / "export.csv",
+        [(row[3], row[2], row[1], row[0]) for row in rows],
+        columns=("total_usage", "meter_id", "device_id", "tenant_id"),
+    )
+    assert home.run_here("upload", turned).exit_code == 2
+    assert len(billing_server.posts) == 20
+
+
+COLUMNS_BY_CHANGE = {
+    "one more": (("region", "at"), ["eu", "7Z"]),
+    "one less": ((), []),
+    "another name": (("recorded_at",), ["7Z"]),
+}
+
+
+@pytest.mark.parametrize(("columns", "cells"), COLUMNS_BY_CHANGE.values(), ids=COLUMNS_BY_CHANGE.keys())
+def test_a_log_that_comes_again_under_other_columns_is_refused(
+    home: Home, billing_server: BillingServer, columns: tuple[str, ...], cells: list[str]
+) -> None:
+    """No row of it is like one that was posted, and yet it is the same usage; a dry run says so too."""
+    rows = usage_rows(20)
+    path = write_csv(home.folder / "usage.csv", [(*row, "7Z") for row in rows], columns=(*EVENT_COLUMNS, "at"))
+    assert home.run_here("upload", path).exit_code == 0
+    write_csv(path, [(*row, *cells) for row in usage_rows(50)], columns=(*EVENT_COLUMNS, *columns))
+    for options in (("--dry-run",), ()):
+        refused = home.run_here("upload", path, *options)
+        assert refused.exit_code == 2, refused.said
+        assert "some 20 of its events (tenant, device, meter and usage) are those of another log" in refused.said
+    assert len(billing_server.posts) == 20
+    assert home.run_here("upload", path, "--allow-overlap").exit_code == 0
+
+
+@pytest.mark.parametrize("between", ["nothing in it", "nothing good in it", "nothing posted"])
+def test_a_log_that_posted_nothing_does_not_hide_the_one_before(
+    home: Home, billing_server: BillingServer, between: str
+) -> None:
+    """As when an export is broken for once: what counts is the last log in the place of which something was posted."""
+    path = write_csv(home.folder / "usage.csv", usage_rows(20))
+    assert home.run_here("upload", path).exit_code == 0
+    if between == "nothing in it":
+        write_csv(path, [])
+    elif between == "nothing good in it":
+        write_csv(path, [(*row[:3], "none", "eu") for row in usage_rows(20)], columns=(*EVENT_COLUMNS, "region"))
+    else:
+        billing_server.respond = lambda _: reply(401)
+        write_csv(path, usage_rows(60)[40:])
+    home.run_here("upload", path)
+    billing_server.respond = contract
+    write_csv(path, [(*row, "eu") for row in usage_rows(20)], columns=(*EVENT_COLUMNS, "region"))
+    assert home.run_here("upload", path).exit_code == 2
+    assert billing_server.billed() == Counter(usage_rows(20))
+
+
+def test_an_older_log_that_is_put_back_hides_no_newer_one(home: Home, billing_server: BillingServer) -> None:
+    """Running its upload again posts nothing, so that the newer one is still the last that did."""
+    first = write_csv(home.folder / "first.csv", usage_rows(20))
+    second = write_csv(home.folder / "second.csv", usage_rows(40)[20:])
+    for log in (first, second, first):
+        assert home.run_here("upload", shutil.copy2(log, home.folder / "usage.csv")).exit_code == 0
+    columns = (*EVENT_COLUMNS, "region")
+    path = write_csv(home.folder / "usage.csv", [(*row, "eu") for row in usage_rows(40)[20:]], columns=columns)
+    assert home.run_here("upload", path).exit_code == 2
+    assert billing_server.billed() == Counter(usage_rows(40))
+
+
+@pytest.mark.parametrize("command", ["upload", "replay"])
+def test_a_log_that_went_up_under_other_columns_meanwhile_is_not_sent_after_all(
+    home: Home, billing_server: BillingServer, command: str
+) -> None:
+    """Neither by the same command, with the log put back as it was, nor by a replay of what it left."""
+    path = write_csv(home.folder / "usage.csv", usage_rows(20))
+    stands = home.folder / "as it was"
+    shutil.copy2(path, stands)
+    billing_server.respond = lambda _: reply(401)
+    assert home.run_here("upload", path).exit_code == 3
+    failed = home.folder / "usage.failed.csv"
+    shutil.copy2(failed, home.folder / "kept.failed.csv")
+    billing_server.respond = contract
+    write_csv(path, [(*row, "eu") for row in usage_rows(20)], columns=(*EVENT_COLUMNS, "region"))
+    assert home.run_here("upload", path).exit_code == 0
+    shutil.copy2(stands, path)
+    refused = home.run_here(command, "kept.failed.csv" if command == "replay" else path)
+    assert refused.exit_code == 2, refused.said
+    assert "some 20 of its events" in refused.said
+    assert billing_server.billed() == Counter(usage_rows(20))
+
+
+def test_a_run_that_was_allowed_goes_on_beside_the_log_it_was_compared_with(
+    home: Home, billing_server: BillingServer
+) -> None:
+    """--allow-overlap once is enough, whatever is left of the run then."""
+    path = write_csv(home.folder / "usage.csv", usage_rows(20))
+    assert home.run_here("upload", path).exit_code == 0
+    write_csv(path, [(*row, "eu") for row in usage_rows(20)], columns=(*EVENT_COLUMNS, "region"))
+    billing_server.respond = lambda _: reply(401)
+    assert home.run_here("upload", path, "--allow-overlap").exit_code == 3
+    billing_server.respond = contract
+    assert home.run_here("upload", path).exit_code == 0
+    assert set(billing_server.billed().values()) == {2}
+
+
+def test_rows_that_a_replay_corrected_count_under_other_columns_too(home: Home, billing_server: BillingServer) -> None:
+    """The log itself never had the events that were posted."""
+    rows = usage_rows(12)
+    upload_and_correct(home, rows)
+    assert home.run_here("replay", "usage.failed.csv").exit_code == 0
+    columns = (*EVENT_COLUMNS, "region")
+    path = write_csv(home.folder / "usage.csv", [(*row, "eu") for row in rows], columns=columns)
+    assert home.run_here("upload", path).exit_code == 2
+    assert billing_server.billed() == Counter(rows)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_short_log_in_a_much_longer_one_of_other_columns_is_counted(
+    home: Home, billing_server: BillingServer, seed: int
+) -> None:
+    """However few of the longer one's rows it is: its events would be billed twice."""
+    first = [BilledRow(f"t{seed}", f"d{seed}", "m", 7)]
+    path = write_csv(home.folder / "usage.csv", first)
+    assert home.run_here("upload", path).exit_code == 0
+    write_csv(path, [(*row, "eu") for row in [*first, *usage_rows(1500)]], columns=(*EVENT_COLUMNS, "region"))
+    refused = home.run_here("upload", path, "--dry-run")
+    assert refused.exit_code == 2, refused.said
+    assert "some 1 of its events" in refused.said
+    assert len(billing_server.posts) == 1
+
+
+def test_the_index_of_pandas_is_no_other_column(home: Home, billing_server: BillingServer) -> None:
+    """A frame that was filtered brings it along for a night: the rows are compared as those of any night."""
+    for night in range(3):
+        frame = pd.DataFrame([(*row, night) for row in usage_rows(20)], columns=[*EVENT_COLUMNS, "day"])
+        (frame if night != 1 else frame.sort_values("device_id")).to_parquet(home.folder / "usage.parquet")
+        assert home.run_here("upload", "usage.parquet").exit_code == 0
+    assert set(billing_server.billed().values()) == {3}
+
+
+def test_events_of_their_own_ids_may_come_again_under_other_columns(home: Home, billing_server: BillingServer) -> None:
+    """Each is known by its id: those that were posted are not posted again, and the others are."""
+    path = write_csv(home.folder / "usage.csv", usage_rows(20))
+    assert home.run_here("upload", path, "--event-id", "device_id").exit_code == 0
+    write_csv(path, [(*row, "eu") for row in usage_rows(25)], columns=(*EVENT_COLUMNS, "region"))
+    assert home.run_here("upload", path, "--event-id", "device_id").exit_code == 0
+    assert billing_server.billed() == Counter(usage_rows(25))
+
+
+def test_the_next_log_of_the_new_columns_is_taken(home: Home, billing_server: BillingServer) -> None:
+    """Every night may have the same events at another time: rows under the same columns are compared as rows."""
+    for night, columns in enumerate(("at", "time", "time")):
+        rows = [(*row, f"{night}Z") for row in usage_rows(20)]
+        path = write_csv(home.folder / "usage.csv", rows, columns=(*EVENT_COLUMNS, columns))
+        options = ["--allow-overlap"] if night == 1 else []
+        assert home.run_here("upload", path, *options).exit_code == 0
+    assert set(billing_server.billed().values()) == {3}
+
+
+@pytest.mark.parametrize("refusal", [reply(422), reply(429)], ids=["rejected", "stopped"])
+def test_a_log_of_which_nothing_was_posted_may_come_again_under_other_columns(
+    home: Home, billing_server: BillingServer, refusal: Answer
+) -> None:
+    """As one does that was exported anew because all of it was refused."""
+    path = write_csv(home.folder / "usage.csv", usage_rows(8))
+    billing_server.respond = lambda received: refusal if received.method == "POST" else contract(received)
+    assert home.run_here("upload", path, "--retries", "0", "--patience", "0").exit_code in (1, 3)
+    billing_server.respond = contract
+    write_csv(path, [(*row, "eu") for row in usage_rows(8)], columns=(*EVENT_COLUMNS, "region"))
+    assert home.run_here("upload", path).exit_code == 0
+    assert billing_server.billed() == Counter(usage_rows(8))
+
+
+def test_a_killed_upload_of_a_log_counts_under_other_columns_too(home: Home, billing_server: BillingServer) -> None:
+    """Whether any of it was posted is not known, and the way on is to finish it."""
+    kill_an_upload(home, billing_server)
+    write_csv(home.folder / "usage.csv", [(*row, "eu") for row in usage_rows(6)], columns=(*EVENT_COLUMNS, "region"))
+    refused = home.run_here("upload", "usage.csv")
+    assert refused.exit_code == 2
+    assert "put that back as it was and run the same command again" in refused.said
+
+
+def test_a_sorted_copy_of_a_table_of_pandas_is_the_same_log(home: Home, billing_server: BillingServer) -> None:
+    """Sorting or joining frames writes an index along, which numbers rows as they once stood: it is no usage."""
+    days = [pd.DataFrame(usage_rows(40)[half], columns=list(EVENT_COLUMNS)) for half in (slice(20), slice(20, 40))]
+    for number, day in enumerate(days):
+        day.to_parquet(home.folder / f"day-{number}.parquet")
+    assert home.run_here("upload", "day-0.parquet", "day-1.parquet").exit_code == 0
+    month = pd.concat(days).sort_values("total_usage", ascending=False)
+    month.to_parquet(home.folder / "month.parquet")
+    assert "__index_level_0__" in pq.read_schema(home.folder / "month.parquet").names
+    assert home.run_here("upload", "month.parquet").exit_code == 2
+    assert len(billing_server.posts) == 40
+
+
+def upload_and_correct(home: Home, rows: list[BilledRow]) -> None:
+    """Upload rows none of which can be read as they stand, and correct all of them in the failed file."""
+    write_csv(home.folder / "usage.csv", [(*row[:3], f"{row[3]} units") for row in rows])
+    assert home.run_here("upload", "usage.csv").exit_code == 1
+    failed = home.folder / "usage.failed.csv"
+    failed.write_text(failed.read_text().replace(" units,", ","))
+
+
+def test_a_run_goes_on_only_with_rows_that_no_other_posted_meanwhile(home: Home, billing_server: BillingServer) -> None:
+    """What stopped before it posted, and then went up in another file, is not posted by the same command again."""
+    rows = usage_rows(20)
+    write_csv(home.folder / "night.csv", rows)
+    billing_server.respond = lambda _: reply(401)
+    assert home.run_here("upload", "night.csv").exit_code == 3
+    billing_server.respond = contract
+    assert home.run_here("upload", write_csv(home.folder / "whole.csv", usage_rows(24))).exit_code == 0
+    for options in ((), ("--dry-run",)):
+        again = home.run_here("upload", "night.csv", *options)
+        assert again.exit_code == 2, again.said
+        assert "about 100% of the rows that it has still to post were posted before" in again.said
+    assert set(billing_server.billed().values()) == {1}
+    assert home.run_here("upload", "night.csv", "--allow-overlap").exit_code == 0
+    assert len(billing_server.billed()) == 24
+    assert sum(billing_server.billed().values()) == 44
+
+
+def test_a_replay_does_not_send_what_went_up_in_another_file(home: Home, billing_server: BillingServer) -> None:
+    """The failed file of a stopped upload, replayed after the whole export was uploaded instead."""
+    write_csv(home.folder / "night.csv", usage_rows(20))
+    billing_server.respond = lambda _: reply(401)
+    assert home.run_here("upload", "night.csv").exit_code == 3
+    billing_server.respond = contract
+    assert home.run_here("upload", write_csv(home.folder / "whole.csv", usage_rows(24))).exit_code == 0
+    refused = home.run_here("replay", "night.failed.csv")
+    assert refused.exit_code == 2
+    assert "about 100% of the rows that it has to send were posted before" in refused.said
+    assert "take those rows out of the file" in refused.said
+    assert len(billing_server.billed()) == 24
+    assert home.run_here("replay", "night.failed.csv", "--allow-overlap").exit_code == 0
+    assert sum(billing_server.billed().values()) == 44
+
+
+def test_another_night_under_the_name_of_a_stopped_one_is_taken(home: Home, billing_server: BillingServer) -> None:
+    """Though all that the stopped run posted, some idle meters, stands in it too."""
+    idle = [("acme", f"idle-{number}", "api", 0) for number in range(5)]
+    write_csv(home.folder / "usage.csv", [*idle, *usage_rows(95)])
+    billing_server.respond = lambda received: (
+        reply(401) if received.method == "POST" and len(billing_server.posts) > 5 else contract(received)
+    )
+    assert home.run_here("upload", "usage.csv", "--concurrency", "1").exit_code == 3
+    billing_server.respond = contract
+    write_csv(home.folder / "usage.csv", [*idle, *usage_rows(295)[200:]])
+    assert home.run_here("upload", "usage.csv").exit_code == 0
+
+
+def test_a_replay_and_an_upload_are_compared_each_by_itself(home: Home, billing_server: BillingServer) -> None:
+    """That some rows of a run were compared with another's says nothing of its other rows."""
+    rows = usage_rows(40)
+    write_csv(home.folder / "a.csv", [*rows[:20], *[(*row[:3], "x") for row in rows[20:]]])
+    billing_server.respond = lambda received: (
+        reply(401) if received.method == "POST" and len(billing_server.posts) > 5 else contract(received)
+    )
+    assert home.run_here("upload", "a.csv", "--concurrency", "1").exit_code == 3
+    billing_server.respond = contract
+    failed = read_rows(home.folder / "a.failed.csv")
+    later = [*rows[6:20], *usage_rows(44)[40:]]
+    assert home.run_here("upload", write_csv(home.folder / "b.csv", later)).exit_code == 0
+    (one,) = (row for row in failed if row["device_id"] == "dev-39")
+    rewrite(home.folder / "one.csv", [{**one, "total_usage": "7"}])
+    assert home.run_here("replay", "one.csv").exit_code == 0
+    assert home.run_here("upload", "a.csv").exit_code == 2
+    corrected = write_csv(home.folder / "c.csv", [*rows[20:30], *usage_rows(46)[44:]])
+    assert home.run_here("upload", corrected).exit_code == 0
+    two = [{**row, "total_usage": rows[int(row["device_id"][4:])].total_usage} for row in failed]
+    rewrite(home.folder / "two.csv", [row for row in two if row["upload_reason"] == "invalid"][:10])
+    assert home.run_here("replay", "two.csv").exit_code == 2
+    assert set(billing_server.billed().values()) == {1}
+
+
+def test_an_upload_run_again_says_nothing_of_rows_that_a_person_corrects(
+    home: Home, billing_server: BillingServer
+) -> None:
+    """It never compared them as they are corrected; what went up in that form since is not replayed."""
+    rows = usage_rows(25)
+    write_csv(home.folder / "a.csv", [*rows[:20], *[(*row[:3], f"{row[3]} units") for row in rows[20:]]])
+    assert home.run_here("upload", "a.csv").exit_code == 1
+    assert home.run_here("upload", write_csv(home.folder / "b.csv", rows[20:])).exit_code == 0
+    assert home.run_here("upload", "a.csv").exit_code == 1
+    failed = home.folder / "a.failed.csv"
+    failed.write_text(failed.read_text().replace(" units,", ","))
+    assert home.run_here("replay", "a.failed.csv").exit_code == 2
+    assert billing_server.billed() == Counter(rows)
+
+
+def test_a_file_that_is_uploaded_again_without_a_post_holds_up_no_other(
+    home: Home, billing_server: BillingServer
+) -> None:
+    """What others posted is told by its content: neither a second run nor a copy of the ledger makes it new."""
+    rows = usage_rows(40)
+    write_csv(home.folder / "d1.csv", rows[20:])
+    write_csv(home.folder / "d2.csv", [*usage_rows(70)[40:], *rows[28:]])
+    assert home.run_here("upload", "d1.csv").exit_code == 0
+    billing_server.respond = lambda received: (
+        reply(401) if received.method == "POST" and len(billing_server.posts) > 50 else contract(received)
+    )
+    assert home.run_here("upload", "d2.csv", "--concurrency", "1").exit_code == 3
+    billing_server.respond = contract
+    assert home.run_here("upload", "d1.csv").exit_code == 0
+    for path in home.ledger.rglob("*.theta"):
+        os.utime(path, ns=(2 * 10**18,) * 2)
+    assert home.run_here("upload", "d2.csv").exit_code == 0
+
+
+def test_a_replay_under_way_is_known_to_uploads(home: Home, billing_server: BillingServer) -> None:
+    """Its rows count as posted before the first of them is, and after it was killed."""
+    rows = usage_rows(12)
+    upload_and_correct(home, rows)
+    write_csv(home.folder / "fixed.csv", rows)
+    backend = HeldBack(answered=2)
+    billing_server.respond = backend
+    with home.started("replay", "usage.failed.csv", "--concurrency", "1") as process:
+        billing_server.wait_for(posts=3)
+        assert home.run_here("upload", "fixed.csv").exit_code == 2
+        process.kill()
+        ended(process)
+    backend.release()
+    assert home.run_here("upload", "fixed.csv").exit_code == 2
+    assert len(billing_server.posts) == 3
+
+
+def test_a_run_goes_on_with_rows_that_it_was_allowed_to_post(home: Home, billing_server: BillingServer) -> None:
+    """What it was compared with when it began does not hold it up, whatever share of its last rows that has."""
+    rows = usage_rows(40)
+    assert home.run_here("upload", write_csv(home.folder / "before.csv", rows[24:])).exit_code == 0
+    write_csv(home.folder / "usage.csv", rows)
+    billing_server.respond = lambda received: (
+        contract(received) if received.method == "GET" or received.billed_row in rows[:24] else reply(408)
+    )
+    assert home.run_here("upload", "usage.csv", "--retries", "0").exit_code in (1, 3)
+    billing_server.respond = contract
+    assert home.run_here("upload", "usage.csv").exit_code == 0
+
+
+def test_a_file_that_grew_while_its_run_was_unfinished_is_refused(home: Home, billing_server: BillingServer) -> None:
+    """However much it grew: its first part was posted, or may still be."""
+    kill_an_upload(home, billing_server)
+    write_csv(home.folder / "usage.csv", usage_rows(60))
+    posts = len(billing_server.posts)
+    grown = home.run_here("upload", "usage.csv")
+    assert grown.exit_code == 2
+    assert "it has some 6 rows of the log of the unfinished run r" in grown.said
+    assert "put it back as it was" in grown.said
+    assert len(billing_server.posts) == posts
+    assert home.run_here("upload", "usage.csv", "--allow-overlap").exit_code == 0
+
+
+def test_an_unfinished_run_that_has_the_rows_is_to_go_on_first(home: Home, billing_server: BillingServer) -> None:
+    """All its rows count as posted, and the way on is not to take the guard away."""
+    kill_an_upload(home, billing_server)
+    longer = write_csv(home.folder / "longer.csv", usage_rows(8))
+    refused = home.run_here("upload", longer)
+    assert refused.exit_code == 2
+    assert "in the unfinished run r" in refused.said
+    assert "-- first continue r" in refused.said
+
+
+def test_rows_that_a_replay_corrected_count_as_posted_ever(home: Home, billing_server: BillingServer) -> None:
+    """Also once the upload was run again, whose log has them as they were."""
+    rows = usage_rows(12)
+    upload_and_correct(home, rows)
+    assert home.run_here("replay", "usage.failed.csv").exit_code == 0
+    assert home.run_here("upload", "usage.csv").exit_code == 0
+    assert home.run_here("upload", write_csv(home.folder / "fixed.csv", rows)).exit_code == 2
+    assert billing_server.billed() == Counter(rows)
+
+
+@pytest.mark.parametrize("options", [("--allow-overlap",), ("--period", "2026-12")])
+def test_overlap_that_is_meant_is_taken(home: Home, billing_server: BillingServer, options: tuple[str, ...]) -> None:
+    """--allow-overlap, and another period, take rows that look as if they were posted before."""
+    rows = usage_rows(20)
+    home.run_here("upload", write_csv(home.folder / "night.csv", rows))
+    path = write_csv(home.folder / "export.csv", rows[:15])
+    assert home.run_here("upload", path, *options).exit_code == 0
+    assert len(billing_server.posts) == 35
+
+
+def test_rows_that_were_not_recorded_do_not_count_as_posted(home: Home, billing_server: BillingServer) -> None:
+    """A corrected copy of a file whose rows were all rejected is taken."""
+    rows = usage_rows(8)
+    contract = billing_server.respond
+    billing_server.respond = lambda request: reply(422) if request.method == "POST" else contract(request)
+    assert home.run_here("upload", write_csv(home.folder / "night.csv", rows)).exit_code == 1
+    billing_server.respond = contract
+    corrected = [*rows[:7], BilledRow("acme", "dev-x", "api.calls", 1)]
+    assert home.run_here("upload", write_csv(home.folder / "corrected.csv", corrected)).exit_code == 0
+
+
+def test_rows_that_a_replay_had_accepted_count_as_posted(home: Home, billing_server: BillingServer) -> None:
+    """A re-export of rows that failed at first and were accepted in a replay posts nothing."""
+    rows = usage_rows(8)
+    contract = billing_server.respond
+    billing_server.respond = lambda request: reply(422) if request.method == "POST" else contract(request)
+    assert home.run_here("upload", write_csv(home.folder / "night.csv", rows)).exit_code == 1
+    billing_server.respond = contract
+    assert home.run_here("replay", "night.failed.csv").exit_code == 0
+    posts = len(billing_server.posts)
+    export = write_csv(home.folder / "export.csv", [*rows, BilledRow("acme", "dev-x", "api.calls", 1)])
+    assert home.run_here("upload", export).exit_code == 2
+    assert len(billing_server.posts) == posts
