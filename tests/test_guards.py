@@ -147,20 +147,29 @@ def test_a_ledger_without_room_for_the_rows_is_refused(home: Home) -> None:
 
 
 def test_a_file_that_is_named_twice_is_taken_once(home: Home, billing_server: BillingServer) -> None:
-    """Globs may overlap, and a link is no second file: neither rows nor sums count twice."""
+    """Globs may overlap, and folders have links: neither rows nor sums count twice."""
     for name in ("a.csv", "b.csv"):
         write_csv(home.folder / name, usage_rows(3, tenants=[name]))
-    (home.folder / "link.csv").symlink_to("a.csv")
-    os.link(home.folder / "a.csv", home.folder / "hard.csv")
+    (home.folder / "folder").symlink_to(".")
     for options in (["--dry-run"], []):
-        run = home.run_here("upload", "b.csv", "a.csv", "./b.csv", "link.csv", *options)
+        run = home.run_here("upload", "b.csv", "a.csv", "./b.csv", "folder/a.csv", *options)
         assert run.exit_code == 0, run.said
         assert [line[:5] for line in run.stdout.splitlines() if ".csv: " in line] == ["b.csv", "a.csv"]
     assert "all 2 files: 6 of 6 rows accepted" in run.stdout
     assert len(billing_server.posts) == 6
-    assert "link.csv: is a.csv, which is named before, and is taken once" in run.stderr
-    both = home.run_here("upload", "a.csv", "hard.csv")
-    assert "hard.csv: not done: the same content" in both.stdout
+    assert "folder/a.csv: is a.csv, which is named before, and is taken once" in run.stderr
+
+
+def test_a_second_name_of_a_file_is_refused(home: Home, billing_server: BillingServer) -> None:
+    """It may be a link that is still yesterday's: nothing is said to be done of what it was to name."""
+    write_csv(home.folder / "yesterday.csv", usage_rows(3))
+    (home.folder / "today.csv").symlink_to("yesterday.csv")
+    os.link(home.folder / "yesterday.csv", home.folder / "hard.csv")
+    for name in ("today.csv", "hard.csv"):
+        both = home.run_here("upload", "yesterday.csv", name)
+        assert both.exit_code == 3
+        assert f"{name}: not done: the same content was uploaded as 'yesterday.csv'" in both.stdout
+    assert len(billing_server.posts) == 3
 
 
 def test_a_copy_in_another_folder_is_told(home: Home, billing_server: BillingServer) -> None:

@@ -103,9 +103,10 @@ def test_an_older_log_that_is_put_back_hides_no_newer_one(home: Home, billing_se
     assert billing_server.billed() == Counter(usage_rows(40))
 
 
+@pytest.mark.parametrize("nights_later", [0, 1])
 @pytest.mark.parametrize("command", ["upload", "replay"])
 def test_a_log_that_went_up_under_other_columns_meanwhile_is_not_sent_after_all(
-    home: Home, billing_server: BillingServer, command: str
+    home: Home, billing_server: BillingServer, command: str, nights_later: int
 ) -> None:
     """Neither by the same command, with the log put back as it was, nor by a replay of what it left."""
     path = write_csv(home.folder / "usage.csv", usage_rows(20))
@@ -118,11 +119,13 @@ def test_a_log_that_went_up_under_other_columns_meanwhile_is_not_sent_after_all(
     billing_server.respond = contract
     write_csv(path, [(*row, "eu") for row in usage_rows(20)], columns=(*EVENT_COLUMNS, "region"))
     assert home.run_here("upload", path).exit_code == 0
+    if nights_later:
+        assert home.run_here("upload", write_csv(path, usage_rows(60)[40:])).exit_code == 0
     shutil.copy2(stands, path)
     refused = home.run_here(command, "kept.failed.csv" if command == "replay" else path)
     assert refused.exit_code == 2, refused.said
     assert "some 20 of its events" in refused.said
-    assert billing_server.billed() == Counter(usage_rows(20))
+    assert set(billing_server.billed().values()) == {1}
 
 
 def test_a_run_that_was_allowed_goes_on_beside_the_log_it_was_compared_with(
@@ -139,11 +142,67 @@ def test_a_run_that_was_allowed_goes_on_beside_the_log_it_was_compared_with(
     assert set(billing_server.billed().values()) == {2}
 
 
-def test_rows_that_a_replay_corrected_count_under_other_columns_too(home: Home, billing_server: BillingServer) -> None:
+def test_a_wrong_log_hides_none_that_was_posted(home: Home, billing_server: BillingServer) -> None:
+    """Few of its rows were posted, and all of the one before it."""
+    rows = usage_rows(20)
+    path = write_csv(home.folder / "usage.csv", rows)
+    assert home.run_here("upload", path).exit_code == 0
+    billing_server.respond = lambda received: (
+        reply(422) if received.method == "POST" and received.billed_row.device_id != "dev-40" else contract(received)
+    )
+    assert home.run_here("upload", write_csv(path, usage_rows(60)[40:])).exit_code == 1
+    billing_server.respond = contract
+    write_csv(path, [(*row, "eu") for row in rows], columns=(*EVENT_COLUMNS, "region"))
+    assert home.run_here("upload", path).exit_code == 2
+    assert set(billing_server.billed().values()) == {1}
+
+
+def test_a_run_that_ends_after_a_newer_one_does_not_hide_that(home: Home, billing_server: BillingServer) -> None:
+    """A slow upload of a log that another was put in the place of meanwhile."""
+    path = write_csv(home.folder / "usage.csv", usage_rows(20))
+    backend = HeldBack(answered=2)
+    billing_server.respond = backend
+    with home.started("upload", "usage.csv", "--concurrency", "1") as process:
+        billing_server.wait_for(posts=3)
+        billing_server.respond = contract
+        write_csv(home.folder / "newer", usage_rows(60)[40:]).replace(path)
+        assert home.run_here("upload", path).exit_code == 0
+        backend.release()
+        ended(process)
+    write_csv(path, [(*row, "eu") for row in usage_rows(60)[40:]], columns=(*EVENT_COLUMNS, "region"))
+    assert home.run_here("upload", path).exit_code == 2
+    assert set(billing_server.billed().values()) == {1}
+
+
+def test_what_a_replay_posted_since_is_not_posted_under_other_columns(
+    home: Home, billing_server: BillingServer
+) -> None:
+    """Of a run that had posted nothing when the log's own began."""
+    path = write_csv(home.folder / "usage.csv", usage_rows(20))
+    billing_server.respond = lambda _: reply(401)
+    assert home.run_here("upload", path).exit_code == 3
+    shutil.copy2(home.folder / "usage.failed.csv", home.folder / "kept.failed.csv")
+    write_csv(path, [(*row, "eu") for row in usage_rows(20)], columns=(*EVENT_COLUMNS, "region"))
+    assert home.run_here("upload", path).exit_code == 3
+    billing_server.respond = lambda received: (
+        reply(422) if received.method == "POST" and received.billed_row.device_id == "dev-3" else contract(received)
+    )
+    assert home.run_here("replay", "kept.failed.csv").exit_code == 1
+    billing_server.respond = contract
+    assert home.run_here("upload", path).exit_code == 2
+    assert set(billing_server.billed().values()) == {1}
+
+
+@pytest.mark.parametrize("between", [[], ["upload", "usage.csv"]], ids=["at once", "after its upload ran again"])
+def test_rows_that_a_replay_corrected_count_under_other_columns_too(
+    home: Home, billing_server: BillingServer, between: list[str]
+) -> None:
     """The log itself never had the events that were posted."""
     rows = usage_rows(12)
     upload_and_correct(home, rows)
     assert home.run_here("replay", "usage.failed.csv").exit_code == 0
+    if between:
+        assert home.run_here(*between).exit_code == 0
     columns = (*EVENT_COLUMNS, "region")
     path = write_csv(home.folder / "usage.csv", [(*row, "eu") for row in rows], columns=columns)
     assert home.run_here("upload", path).exit_code == 2

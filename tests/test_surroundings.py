@@ -149,6 +149,19 @@ def test_a_folder_that_may_not_be_entered_is_refused(
     assert not billing_server.posts
 
 
+@pytest.mark.parametrize("name", ["shut/usage.csv", "x" * 300 + ".csv"], ids=["shut away", "too long a name"])
+def test_a_log_that_cannot_be_looked_at_holds_up_no_other(
+    home: Home, billing_server: BillingServer, log: Path, name: str
+) -> None:
+    """It is said to be not done, and why."""
+    forbidden(home.folder / "shut")
+    run = run_as_anybody(home, "upload", name, log)
+    assert run.exit_code == 3
+    assert f"{name}: not done: " in run.said
+    assert "Traceback" not in run.said
+    assert len(billing_server.posts) == 6
+
+
 @pytest.mark.parametrize("command", [("runs",), ("upload", "usage.csv", "--dry-run"), ("doctor",)])
 def test_looking_at_a_ledger_that_may_not_be_entered_says_so(
     home: Home, billing_server: BillingServer, log: Path, command: tuple[str, ...]

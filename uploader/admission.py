@@ -27,7 +27,7 @@ from uploader.log_check import demand_within_budget
 from uploader.marker import demand_known_marks
 from uploader.model import Outcome, RowState, UsageEvent
 from uploader.notes import Note
-from uploader.overlap import RowSketches
+from uploader.overlap import RowSketches, merged
 from uploader.overlap_guard import (
     demand_little_overlap,
     demand_little_overlap_since,
@@ -197,7 +197,7 @@ def others_since(
         place=log.path,
         columns=log.columns,
         way_on=way_on,
-        but_for=facts["compared"],
+        since=facts["compared"],
     )
     return demand_little_overlap_since(
         seen,
@@ -267,7 +267,8 @@ def admitted(
                 compared=seen.checksums(),
             )
             seen.keep(rows.to_bytes())
-            seen.keep_events(rows.events(), path=log.path, columns=log.columns)
+            events_before = [events for _, events in seen.own_events()]  # with those that replays corrected
+            seen.keep_events(merged([*events_before, rows.events()]), path=log.path, columns=log.columns)
             if history.accepted + history.in_doubt < log.row_count:
                 seen.keep_log(rows.each(), path=log.path)
         yield Admitted(ledger=ledger, own_events=own_events, reservation=reservation, seen=seen)

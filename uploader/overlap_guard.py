@@ -48,19 +48,19 @@ def demand_other_events(
     place: Path,
     columns: Sequence[str],
     way_on: str = _REPLAY_OR_APART,
-    but_for: Mapping[str, int] = COMPARED_WITH_NONE,
+    since: Mapping[str, int] | None = None,
 ) -> None:
     """Refuse rows with most events of a log that was in their log's place, under other columns: none is a row of that.
 
-    events:  sketches them; not called when there was no such log.
-    place:   where the log of the rows is, which has ``columns``.
-    way_on:  what to do with them.
-    but_for: runs that they were compared with before, see ``SeenRows.kept_by_run``.
+    events: sketches them; not called when there was no such log.
+    place:  where the log of the rows is, which has ``columns``.
+    way_on: what to do with them.
+    since:  what ``SeenRows.checksums`` gave when they were compared; None for rows of a log that is new.
 
     Raises:
         LedgerRefusal: nothing was posted.
     """
-    for run, earlier in seen.events_in_place_of(place, columns=columns, but_for=but_for):
+    for run, earlier in seen.events_in_place_of(place, columns=columns, since=since):
         from uploader.overlap import overlap_with, rows_of_log_again  # noqa: PLC0415 -- see demand_not_grown
 
         overlap = overlap_with(events(), {run: earlier})

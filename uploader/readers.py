@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -136,7 +137,7 @@ def _with_sound_columns(log: UsageLog) -> UsageLog:
 
 def _open_by_extension(path: Path, *, delimiter: str | None) -> UsageLog:
     name = path.name.lower()
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 -- Path.is_dir raises where its folder may not be looked into (till 3.14)
         raise InputError(f"{path} is a folder", remedy=f"name the files in it, as in {path}/*.csv")
     if name.endswith(_PARQUET_EXTENSIONS):
         # pyarrow takes 0.4 s to import, and most runs read CSV.

@@ -183,7 +183,7 @@ def _what_others_sent(log: ReplayLog, to_send: ReplaySketch, seen: SeenRows, led
             place=Path(facts["input_path"]),
             columns=facts["columns"],
             way_on=way_on,
-            but_for=facts["compared_first"],
+            since=facts["compared_first"],
         )
     notes = demand_little_overlap_since(
         seen,

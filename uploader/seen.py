@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -21,6 +21,8 @@ from uploader.model import Reason, Status
 from uploader.run_file import remembered
 
 _REPLAYS = ".replays"
+_EARLIER = "earlier"
+"""Below the folder of events, those of logs that others have replaced: of what a run has still to send they may be."""
 COMPARED_WITH_NONE: Mapping[str, int] = MappingProxyType({})
 
 
@@ -92,22 +94,22 @@ class SeenRows:
                 self._write(self._folder / "logs" / name, sketch)
 
     def events_in_place_of(
-        self, path: Path, *, columns: Sequence[str], but_for: Mapping[str, int] = COMPARED_WITH_NONE
+        self, path: Path, *, columns: Sequence[str], since: Mapping[str, int] | None = None
     ) -> Iterator[tuple[str, bytes]]:
-        """Give the last runs whose log was in a place, if that had other columns and any of it was posted.
+        """Give the runs whose log was in a place, if that had other columns and any of it was posted.
 
         With each, the sketch of that log's events.
 
-        but_for: what ``checksums`` gave; runs that are as they were then are left out.
+        since: what ``checksums`` gave; runs that are as they were then are left out. None for the last runs only.
         """
         with self._as_it_can_be_read():
-            for kept in {kept for place in _places(path) for kept in self._folder.glob(f"events/{place}-*.theta")}:
+            for kept in {kept for place in _places(path) for kept in self._events(f"{place}-*")}:
                 _, columns_then, run, *_ = kept.stem.split("-")
+                is_last = kept.parent.name != _EARLIER
                 is_told_apart_by_ids = self._claims_by and kept.stem.endswith(self._claims_by)
                 if columns_then == _short(lasting_columns(columns)) or run == self._run_id or is_told_apart_by_ids:
                     continue
-                is_known = run in but_for and but_for[run] == self.checksums().get(run)
-                if not is_known and self._may_have_posted(run):
+                if (is_last if since is None else not self._is_as_it_was(run, since)) and self._may_have_posted(run):
                     yield run, kept.read_bytes()
 
     def keep_events(self, events: bytes, *, path: Path, columns: Sequence[str]) -> None:
@@ -122,7 +124,7 @@ class SeenRows:
 
     def own_events(self) -> list[tuple[Path, bytes]]:
         """Give the sketches of this run's events, with the file that each is kept in."""
-        return [(kept, kept.read_bytes()) for kept in self._own_events()]
+        return [(kept, kept.read_bytes()) for kept in self._events(f"*-{self._run_id}{self._claims_by}")]
 
     def keep_own_events(self, kept: Path, events: bytes) -> None:
         """Keep another sketch in the place of one that ``own_events`` gave.
@@ -132,18 +134,20 @@ class SeenRows:
         """
         self._write(kept, events)
 
-    def forget_other_events(self, path: Path) -> None:
-        """Give up the sketches of logs that were in a place before: this run has posted the last one.
+    def replace_events(self, path: Path, *, of: Iterable[str]) -> None:
+        """Have logs that were in a place before be the last ones there no more: this run has posted that.
+
+        of: their runs, as in ``checksums``; one that began later stays.
 
         Raises:
-            LedgerFault: one cannot be removed.
+            LedgerFault: a sketch cannot be moved.
         """
-        own = self._own_events()
-        for place in _places(path):
-            for before in self._folder.glob(f"events/{place}-*.theta"):
-                if before not in own:
-                    with disk_faults(before):
-                        before.unlink(missing_ok=True)
+        runs = set(of)
+        for before in {kept for place in _places(path) for kept in self._folder.glob(f"events/{place}-*.theta")}:
+            if before.stem.split("-")[2] in runs:
+                with disk_faults(before):
+                    (before.parent / _EARLIER).mkdir(exist_ok=True, mode=0o700)
+                    before.replace(before.parent / _EARLIER / before.name)
 
     def own_log(self) -> list[bytes]:
         """Give the sketches of this run's whole log, first that of its rows as they stand; none when all was posted."""
@@ -204,8 +208,14 @@ class SeenRows:
             return True
         return any(facts["totals"].get(reason, [0])[0] for reason in (Status.ACCEPTED.value, Reason.IN_DOUBT.value))
 
-    def _own_events(self) -> list[Path]:
-        return sorted(self._folder.glob(f"events/*-{self._run_id}{self._claims_by}.theta"))
+    def _is_as_it_was(self, run: str, then: Mapping[str, int]) -> bool:
+        now = self.checksums()
+        return run in then and all(now.get(part) == then.get(part) for part in (run, _replays(run)))
+
+    def _events(self, named: str) -> list[Path]:
+        return [
+            kept for part in ("", f"{_EARLIER}/") for kept in sorted(self._folder.glob(f"events/{part}{named}.theta"))
+        ]
 
     def _own_logs(self) -> list[Path]:
         return sorted(self._folder.glob(f"logs/*-{self._run_id}{self._claims_by}*.theta"))

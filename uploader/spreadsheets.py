@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -16,11 +17,12 @@ _MONTH = (
 )
 _DATE_OR_TIME = re.compile(
     rf"[0-9]{{1,4}}([-/. ])[0-9]{{1,2}}(?:\1[0-9]{{1,4}})?|[0-9]{{1,2}}:[0-9]{{2}}(?::[0-9]{{2}})?"
-    rf"|{_MONTH}[-/. ]?[0-9]{{1,4}}|[0-9]{{1,4}}[-/. ]?{_MONTH}",
+    rf"|{_MONTH}[-/. ]?[0-9]{{1,4}}(?:[-/., ]{{0,2}}[0-9]{{4}})?"
+    rf"|[0-9]{{1,4}}[-/. ]?{_MONTH}(?:[-/., ]{{0,2}}[0-9]{{1,4}})?",
     re.IGNORECASE,
 )
 _WITHIN_15_DIGITS = Decimal("1e-14")
-_CURRENCIES = "$\u20ac\u00a3\u00a5"
+_CURRENCY_WORDS = re.compile("(?:CHF|kr|z\u0142|[A-Z]{1,2}(?=\\$))", re.IGNORECASE)
 _LOOSE = re.compile(r"[0-9]{1,500}[.,]?[0-9]{0,500}|[.,][0-9]{1,500}")
 _IN_GROUPS = re.compile(r"[0-9]{1,3}([.,'\s])[0-9]{3}(?:\1[0-9]{3}){0,100}(?:[.,][0-9]{1,100})?")
 
@@ -87,14 +89,19 @@ def _is_written_otherwise(before: object, now: object) -> bool:
 
 def _amounts(text: str) -> set[Decimal]:
     """Read text in the ways in which a spreadsheet may: 1,234 $5 5% (5) .5 +5."""
-    inner = text.strip()
-    is_negative = inner.startswith("-") or (inner.startswith("(") and inner.endswith(")"))
+    inner = _without_currency(text).strip()
+    signs = inner[: len(inner) - len(inner.lstrip("+-"))]
+    is_negative = signs.count("-") % 2 == 1 or (inner.startswith("(") and inner.endswith(")"))
     unit = Decimal("0.01" if inner.endswith("%") else 1) * (-1 if is_negative else 1)
-    inner = inner.strip(f"+-()% \u00a0{_CURRENCIES}")
+    inner = inner.strip("+-()% \u00a0")
     found = {inner} if _LOOSE.fullmatch(inner) else set()
     if in_groups := _IN_GROUPS.fullmatch(inner):
         found.add(inner.replace(in_groups[1], ""))
     return {unit * Decimal(amount.replace(",", ".")) for amount in found}
+
+
+def _without_currency(text: str) -> str:
+    return "".join(char for char in _CURRENCY_WORDS.sub("", text) if unicodedata.category(char) != "Sc")
 
 
 def _number(text: str) -> Decimal | None:

@@ -27,6 +27,9 @@ from uploader.readers import UsageLog, open_usage_log
 from uploader.reservation import Reservation
 from uploader.writing import results_note, write_out
 
+_MOST_SHARE = 0.5
+"""Of its rows, that a log must have had posted to take the place of the one before it: it may have been a wrong one."""
+
 
 def upload(paths: Sequence[Path], *, plan: Plan, watcher: Watcher) -> list[FileReport]:
     """Upload usage logs in the order given; a file that cannot be taken does not stop the others.
@@ -60,7 +63,8 @@ def each_once(paths: Sequence[Path], plan: Plan, *, say: Callable[[Note], None])
 
 def _place_of(path: Path) -> str:
     try:
-        return os.path.realpath(path)
+        # A link by another name may be a stale one, to a file that is not meant: it is refused as a copy is.
+        return os.path.join(os.path.realpath(path.parent), path.name)  # noqa: PTH118 -- for ".." as for any other name
     except (OSError, ValueError):  # which opening it will tell
         return str(path)
 
@@ -114,8 +118,6 @@ def _upload_file(path: Path, desk: Desk, start: Start) -> FileReport:
             desk.posting(log, run.ledger, progress).post_all(due)
             stop = desk.why_stopped(progress)
             accepted = _end_run(log, run, naming, books, desk, stop=stop)
-            if progress.posts:
-                run.seen.forget_other_events(path)
             marker.remove()
         imbalance = books.imbalance(accepted=accepted, may_leave_unsent=bool(stop))
     return report_of_run(
@@ -144,6 +146,8 @@ def _end_run(log: UsageLog, run: Admitted, naming: Naming, books: Books, desk: D
         run.seen.forget_log()
     else:
         run.seen.keep(posted.to_bytes())
+    if history.accepted + history.in_doubt > _MOST_SHARE * log.row_count:
+        run.seen.replace_events(log.path, of=run.ledger.facts()["compared_first"])
     edited = run.ledger.end(is_finished=not stop, totals=books.totals())
     if edited:
         desk.watcher.say(_note_of_edits(log.path, edited, run_id=run_id))
