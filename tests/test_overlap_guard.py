@@ -233,6 +233,36 @@ def test_the_index_of_pandas_is_no_other_column(home: Home, billing_server: Bill
     assert set(billing_server.billed().values()) == {3}
 
 
+def test_an_index_of_pandas_that_says_something_counts(home: Home, billing_server: BillingServer) -> None:
+    """The hours of a day, say, of usage that is the same each day; and a copy that has them is no other usage."""
+    day = pd.DataFrame(usage_rows(20), columns=list(EVENT_COLUMNS))
+    for night in (20, 21):
+        day.set_index(pd.date_range(f"2026-11-{night}", periods=20, freq="h")).to_parquet(
+            home.folder / f"{night}.parquet"
+        )
+        assert home.run_here("upload", f"{night}.parquet").exit_code == 0
+    day.assign(total_usage=day["total_usage"] + 7).to_parquet(home.folder / "usage.parquet")
+    assert home.run_here("upload", "usage.parquet").exit_code == 0
+    later = day.assign(total_usage=day["total_usage"] + 7).set_index(pd.date_range("2026-11-22", periods=20, freq="h"))
+    later.to_parquet(home.folder / "usage.parquet")
+    assert home.run_here("upload", "usage.parquet").exit_code == 2
+    assert len(billing_server.posts) == 60
+
+
+@pytest.mark.parametrize("before_number", ["", "dev-"], ids=["numbers", "names"])
+def test_an_index_of_pandas_that_a_column_is_counts(
+    home: Home, billing_server: BillingServer, before_number: str
+) -> None:
+    """Where --column names it, the rows of two nights differ by it alone."""
+    for night in (1000, 2000):
+        devices = [f"{before_number}{night + number}" for number in range(200)]
+        usage = {"tenant_id": "acme", "meter_id": "api", "total_usage": [number % 10 for number in range(200)]}
+        pd.DataFrame(usage, index=pd.Index(devices)).to_parquet(home.folder / f"{night}.parquet")
+        run = home.run_here("upload", f"{night}.parquet", "--column", "device_id=__index_level_0__")
+        assert run.exit_code == 0, run.said
+    assert len(billing_server.billed()) == 400
+
+
 def test_events_of_their_own_ids_may_come_again_under_other_columns(home: Home, billing_server: BillingServer) -> None:
     """Each is known by its id: those that were posted are not posted again, and the others are."""
     path = write_csv(home.folder / "usage.csv", usage_rows(20))

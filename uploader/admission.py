@@ -127,7 +127,7 @@ def admitted_run(
     if not knows(identity.run_id) and not plan.again and not plan.allow_overlap:
         for sketch in rows.each():
             demand_not_grown(seen, sketch, path=log.path)
-        demand_other_events(seen, rows.events, path=log.path, place=log.path, columns=log.columns)
+        demand_other_events(seen, rows.events, path=log.path, place=log.path, columns=rows.columns)
         for note in each_once(demand_little_overlap(seen, sketch, path=log.path) for sketch in rows.each()):
             say(replace(note, run_id=identity.run_id))
     return identity, seen
@@ -195,7 +195,6 @@ def others_since(
         lambda: to_go().events(),
         path=log.path,
         place=log.path,
-        columns=log.columns,
         way_on=way_on,
         since=facts["compared"],
     )
@@ -268,7 +267,7 @@ def admitted(
             )
             seen.keep(rows.to_bytes())
             events_before = [events for _, events in seen.own_events()]  # with those that replays corrected
-            seen.keep_events(merged([*events_before, rows.events()]), path=log.path, columns=log.columns)
+            seen.keep_events(merged([*events_before, rows.events()]), path=log.path, columns=rows.columns)
             if history.accepted + history.in_doubt < log.row_count:
                 seen.keep_log(rows.each(), path=log.path)
         yield Admitted(ledger=ledger, own_events=own_events, reservation=reservation, seen=seen)

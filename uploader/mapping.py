@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from uploader.errors import InputError, SettingsError
-
-_PANDAS_INDEX = re.compile("__index_level_[0-9]+__")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,11 +93,6 @@ class ColumnMap:
 
 
 AS_IT_STANDS = ColumnMap()
-
-
-def lasting_columns(columns: Iterable[str]) -> list[str]:
-    """Sort a log's columns, but for an index of pandas, which numbers rows as they once stood: a copy has another."""
-    return sorted(column for column in columns if not _PANDAS_INDEX.fullmatch(column))
 
 
 def _pairs(option: str, form: str, texts: Iterable[str]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from datasketches import compact_theta_sketch, theta_a_not_b, theta_union, updat
 
 from uploader.cell_readers import ABSENT, reader_of
 from uploader.errors import LedgerRefusal
-from uploader.mapping import ColumnMap, lasting_columns
+from uploader.mapping import ColumnMap
 from uploader.model import Cell, cell_text
 from uploader.schema import EVENT_COLUMNS
 
@@ -31,6 +31,8 @@ _STANDARD_DEVIATIONS = 2
 _FEW = 10
 _BETWEEN_CELLS = "\x1f"
 _USAGE = "total_usage"
+_PANDAS_INDEX = re.compile("__index_level_[0-9]+__")
+_WHOLE_NUMBER = re.compile(r"-?[0-9]+(?:\.0+)?")
 _PLAIN_LINES = re.compile(r"(?:0|[1-9][0-9]*)(?:\n(?:0|[1-9][0-9]*))*")
 _SPELLED_IN_WAYS = re.compile(r"\x1f(?:-?[0-9]+(\.0+)|[Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee])(?=\x1f|\Z)")
 _read_usage = reader_of(_USAGE, {})
@@ -43,12 +45,16 @@ class RowSketch:
     cell: a tool that copies a log may spell them so.
     """
 
-    def __init__(self, columns: Sequence[str], *, lg_sample: int = _LG_SAMPLE) -> None:
-        named = lasting_columns(columns)
-        places = [columns.index(column) for column in named]
-        self._in_order = _getter_of(places)
+    def __init__(self, columns: Sequence[str], *, numbering: Sequence[str] = (), lg_sample: int = _LG_SAMPLE) -> None:
+        """Begin.
+
+        numbering: columns that do not count in rows in which they have whole numbers.
+        """
+        self.has_counted_numbering = False
+        self._numbering_at = [columns.index(column) for column in numbering]
         self._usage_at = columns.index(_USAGE) if _USAGE in columns else None
-        self._start = _BETWEEN_CELLS.join([*named, ""])
+        self._start, self._in_order = _form(columns, sorted(columns))
+        self._form_of_numbered = _form(columns, sorted(set(columns) - set(numbering)))
         self._sketch = update_theta_sketch(lg_sample)
 
     def add(self, cells: Sequence[Cell]) -> None:
@@ -56,12 +62,18 @@ class RowSketch:
         at = self._usage_at
         if at is not None and (usage := _read_usage(cells[at])) is not ABSENT:
             cells = [*cells[:at], usage, *cells[at + 1 :]]
-        text = _BETWEEN_CELLS.join(map(cell_text, self._in_order(cells)))
-        self._sketch.update(self._start + _normalised(text))
+        start, in_order = self._start, self._in_order
+        if self._numbering_at:
+            if all(_WHOLE_NUMBER.fullmatch(cell_text(cells[at])) for at in self._numbering_at):
+                start, in_order = self._form_of_numbered
+            else:
+                self.has_counted_numbering = True
+        text = _BETWEEN_CELLS.join(map(cell_text, in_order(cells)))
+        self._sketch.update(start + _normalised(text))
 
     def add_all(self, rows: Sequence[Sequence[Cell]]) -> None:
         """Take some rows into account."""
-        if not self._are_as_read(rows):
+        if self._numbering_at or not self._are_as_read(rows):
             for cells in rows:
                 self.add(cells)
             return
@@ -91,6 +103,11 @@ class RowSketch:
         return kept
 
 
+def _form(columns: Sequence[str], named: Sequence[str]) -> tuple[str, Callable[[Sequence[Cell]], Sequence[Cell]]]:
+    """Give what begins a row's text, and what picks the cells that follow."""
+    return _BETWEEN_CELLS.join([*named, ""]), _getter_of([columns.index(column) for column in named])
+
+
 def _getter_of(places: Sequence[int]) -> Callable[[Sequence[Cell]], Sequence[Cell]]:
     if len(places) == 1:  # itemgetter would give the cell itself
         return lambda cells: (cells[places[0]],)
@@ -105,33 +122,50 @@ class _View:
     """
 
     def __init__(
-        self, columns: Sequence[str], *, places: Iterable[int] | None = None, lg_sample: int = _LG_SAMPLE
+        self,
+        columns: Sequence[str],
+        *,
+        places: Iterable[int] | None = None,
+        numbering: Sequence[str] = (),
+        lg_sample: int = _LG_SAMPLE,
     ) -> None:
         self.of_row = None if places is None else _getter_of([*places])
-        self.has_events_alone = lasting_columns(columns) == sorted(EVENT_COLUMNS)
-        self.sketch = RowSketch(columns, lg_sample=lg_sample)
+        self.has_events_alone = sorted(columns) == sorted(EVENT_COLUMNS)
+        self.sketch = RowSketch(columns, numbering=numbering, lg_sample=lg_sample)
 
 
 class RowSketches:
     """The rows of one log as they stand and, if that differs, as they are seen: an earlier run may know them by either.
 
     So a file is known again under another mapping, and its mapped rows in a file that has the usual names. Its events
-    alone, whatever further columns it has, are sampled apart.
+    alone, whatever further columns it has, are sampled apart. An index that pandas writes along numbers rows as they
+    once stood, and a copy has another: it counts only where it is something else.
     """
 
     def __init__(self, columns: Sequence[str], *, mapping: ColumnMap, path: Path) -> None:
         place_by_column = mapping.places(columns, path=path)
         self._constants = mapping.values
-        self._views = [_View(columns)]
+        self._all_columns = columns
+        self._numbering = [
+            column for column in columns if _PANDAS_INDEX.fullmatch(column) and column in place_by_column
+        ]
+        self._views = [_View(columns, numbering=self._numbering)]
         if mapping:
-            self._views.append(_View([*place_by_column], places=place_by_column.values()))
+            places = place_by_column.values()
+            self._views.append(_View([*place_by_column], places=places, numbering=self._numbering))
         self._row_views = [*self._views]
         of_events = [view for view in self._views if view.has_events_alone]
         if not of_events:  # a log of no further columns is not sampled twice
-            places = [place_by_column[column] for column in EVENT_COLUMNS]
-            of_events = [_View(EVENT_COLUMNS, places=places, lg_sample=_LG_SAMPLE_OF_EVENTS)]
+            of_event = [place_by_column[column] for column in EVENT_COLUMNS]
+            of_events = [_View(EVENT_COLUMNS, places=of_event, lg_sample=_LG_SAMPLE_OF_EVENTS)]
             self._views += of_events
         self._event_view = of_events[0]
+
+    @property
+    def columns(self) -> list[str]:
+        """Give the log's columns, but for those that only numbered the rows so far."""
+        has_more = self._views[0].sketch.has_counted_numbering
+        return [column for column in self._all_columns if has_more or column not in self._numbering]
 
     def add_all(self, rows: Sequence[Sequence[Cell]]) -> None:
         """Take some rows into account."""

@@ -46,16 +46,16 @@ def demand_other_events(
     *,
     path: Path,
     place: Path,
-    columns: Sequence[str],
+    columns: Sequence[str] | None = None,
     way_on: str = _REPLAY_OR_APART,
     since: Mapping[str, int] | None = None,
 ) -> None:
     """Refuse rows with most events of a log that was in their log's place, under other columns: none is a row of that.
 
-    events: sketches them; not called when there was no such log.
-    place:  where the log of the rows is, which has ``columns``.
-    way_on: what to do with them.
-    since:  what ``SeenRows.checksums`` gave when they were compared; None for rows of a log that is new.
+    events:  sketches them; not called when there was no such log.
+    place:   where the log of the rows is.
+    columns: that a new log has; ``since``, what ``SeenRows.checksums`` gave when the rows of another were compared.
+    way_on:  what to do with them.
 
     Raises:
         LedgerRefusal: nothing was posted.

@@ -181,7 +181,6 @@ def _what_others_sent(log: ReplayLog, to_send: ReplaySketch, seen: SeenRows, led
             to_send.events,
             path=log.path,
             place=Path(facts["input_path"]),
-            columns=facts["columns"],
             way_on=way_on,
             since=facts["compared_first"],
         )

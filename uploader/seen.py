@@ -16,7 +16,6 @@ from uploader.database import unusable
 from uploader.durable import disk_faults, write_durably
 from uploader.errors import LedgerRefusal
 from uploader.identity import RunIdentity
-from uploader.mapping import lasting_columns
 from uploader.model import Reason, Status
 from uploader.run_file import remembered
 
@@ -94,20 +93,23 @@ class SeenRows:
                 self._write(self._folder / "logs" / name, sketch)
 
     def events_in_place_of(
-        self, path: Path, *, columns: Sequence[str], since: Mapping[str, int] | None = None
+        self, path: Path, *, columns: Sequence[str] | None = None, since: Mapping[str, int] | None = None
     ) -> Iterator[tuple[str, bytes]]:
         """Give the runs whose log was in a place, if that had other columns and any of it was posted.
 
         With each, the sketch of that log's events.
 
-        since: what ``checksums`` gave; runs that are as they were then are left out. None for the last runs only.
+        columns: of the log that is there now; None when this run has begun, with those that it began with.
+        since:   what ``checksums`` gave; runs that are as they were then are left out. None for the last runs only.
         """
+        own = f"*-{self._run_id}{self._claims_by}"
         with self._as_it_can_be_read():
+            alike = {_columns_of(kept) for kept in self._events(own)} if columns is None else {_short(sorted(columns))}
             for kept in {kept for place in _places(path) for kept in self._events(f"{place}-*")}:
-                _, columns_then, run, *_ = kept.stem.split("-")
+                run = kept.stem.split("-")[2]
                 is_last = kept.parent.name != _EARLIER
                 is_told_apart_by_ids = self._claims_by and kept.stem.endswith(self._claims_by)
-                if columns_then == _short(lasting_columns(columns)) or run == self._run_id or is_told_apart_by_ids:
+                if _columns_of(kept) in alike or run == self._run_id or is_told_apart_by_ids:
                     continue
                 if (is_last if since is None else not self._is_as_it_was(run, since)) and self._may_have_posted(run):
                     yield run, kept.read_bytes()
@@ -119,7 +121,7 @@ class SeenRows:
             LedgerFault: it cannot be written.
         """
         for place in _places(path):
-            name = f"{place}-{_short(lasting_columns(columns))}-{self._run_id}{self._claims_by}.theta"
+            name = f"{place}-{_short(sorted(columns))}-{self._run_id}{self._claims_by}.theta"
             self._write(self._folder / "events" / name, events)
 
     def own_events(self) -> list[tuple[Path, bytes]]:
@@ -240,6 +242,10 @@ class SeenRows:
 def _run_of(path: Path) -> str:
     name = path.stem.partition("-")[0]
     return _replays(name.removesuffix(_REPLAYS)) if name.endswith(_REPLAYS) else name
+
+
+def _columns_of(kept: Path) -> str:
+    return kept.stem.split("-")[1]
 
 
 def _replays(run: str) -> str:
