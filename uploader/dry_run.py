@@ -23,8 +23,8 @@ from uploader.dry_events import dry_events
 from uploader.due_rows import due_rows
 from uploader.errors import StoppedError, UploaderError
 from uploader.file_report import FileReport, complaint_about
-from uploader.glance import Glance, try_ledger_folder
-from uploader.guards import InputFacts
+from uploader.glance import Glance, nearest_folder, try_ledger_folder
+from uploader.guards import InputFacts, demand_room
 from uploader.identity import EventIds, RunIdentity
 from uploader.ledger import Sending
 from uploader.log_check import fitted_check
@@ -212,6 +212,9 @@ def _try_file(path: Path, desk: Desk, earlier: _EarlierFiles) -> DryReport:
         facts_known = remembered(desk.plan.ledger_folder, identity.run_id)
         for note in others_since(log, check, own_ids, desk.plan, seen, known=known, facts=facts_known):
             desk.watcher.say(note)
+        history = known.history()
+        left = log.row_count - history.accepted - history.in_doubt
+        demand_room(nearest_folder(desk.plan.ledger_folder), rows=left)
         _try_names(log, identity, desk.plan)
         progress = Progress(rows=log.row_count)
         ledger = _DryLedger(rows=log.row_count)

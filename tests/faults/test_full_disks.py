@@ -51,10 +51,11 @@ def test_a_disk_that_is_full_at_the_start_refuses_the_run(new_scene: NewScene, t
 def test_a_ledger_disk_that_is_too_small_refuses_the_run(new_scene: NewScene, tmp_path: Path) -> None:
     """Nothing is posted where the disk would be full midway, each time anew; nor is any row in doubt for it."""
     with tmpfs(tmp_path / "disk", size_bytes=600 << 10) as disk, new_scene(rows=10_000) as scene:
-        scene.options = ("--ledger", disk)
-        done = scene.upload()
-        assert done.exit_code == 2
-        assert "bytes are free, and the ledger needs 4,950,000 for 10,000 rows" in the_error(done)
+        for options in (("--dry-run",), ()):
+            scene.options = ("--ledger", disk, *options)
+            done = scene.upload()
+            assert done.exit_code == 2
+            assert "bytes are free, and the ledger needs 4,950,000 for 10,000 rows" in the_error(done)
         assert not scene.server.posts
 
 
