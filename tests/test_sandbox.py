@@ -22,10 +22,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from uploader.errors import BackendError, SettingsError
+from uploader.errors import SettingsError, StoppedError
 from uploader.sandbox import SandboxProcess
 from uploader.sandbox_backend import Recorded, SandboxSettings
-from uploader.trial import sandboxed
+from uploader.sandboxed import sandboxed
 
 ROOT = Path(__file__).parent.parent
 HEADERS = {"x-tenant-id": "acme", "x-device-id": "dev-1", "Content-Type": "application/json"}
@@ -457,7 +457,7 @@ def test_the_process_ends_with_its_block() -> None:
     with contextlib.closing(connection):
         assert connection.sock is not None
         assert is_closed(connection.sock)
-    with pytest.raises(BackendError, match=re.escape(sandbox.base_url)):
+    with pytest.raises(StoppedError, match=re.escape(sandbox.base_url)):
         sandbox.recorded()
 
 

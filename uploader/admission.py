@@ -33,7 +33,7 @@ from uploader.overlap_guard import (
     demand_little_overlap_since,
     demand_not_grown,
     demand_other_events,
-    each_once,
+    distinct,
 )
 from uploader.own_events import OwnEvents, OwnIds, demand_known_claims, event_in, own_events_of
 from uploader.plan import Plan
@@ -48,17 +48,6 @@ from uploader.writing import reserved
 def sketches_of(log: UsageLog, plan: Plan) -> RowSketches:
     """Begin to sketch the rows of a usage log."""
     return RowSketches(log.columns, mapping=plan.mapping, path=log.path)
-
-
-def own_ids_of(log: UsageLog, plan: Plan) -> OwnIds | None:
-    """Find the column of the log's own ids; None when events are not named by them.
-
-    Raises:
-        InputError: the log has no such column.
-    """
-    if plan.event_id is None:
-        return None
-    return OwnIds(plan.event_id, log.columns, base_url=plan.settings.base_url, path=log.path)
 
 
 def read_through(log: UsageLog, check: RowCheck, own_ids: OwnIds | None, plan: Plan) -> tuple[Books, RowSketches]:
@@ -128,7 +117,7 @@ def admitted_run(
         for sketch in rows.each():
             demand_not_grown(seen, sketch, path=log.path)
         demand_other_events(seen, rows.events, path=log.path, place=log.path, columns=rows.columns)
-        for note in each_once(demand_little_overlap(seen, sketch, path=log.path) for sketch in rows.each()):
+        for note in distinct(demand_little_overlap(seen, sketch, path=log.path) for sketch in rows.each()):
             say(replace(note, run_id=identity.run_id))
     return identity, seen
 
@@ -150,7 +139,7 @@ class Knowledge(Protocol):
         """Sum up what earlier commands recorded."""
 
 
-def rows_to_go(log: UsageLog, check: RowCheck, own_ids: OwnIds | None, known: Knowledge, plan: Plan) -> RowSketches:
+def _rows_to_go(log: UsageLog, check: RowCheck, own_ids: OwnIds | None, known: Knowledge, plan: Plan) -> RowSketches:
     """Sketch the rows that a run which goes on would post."""
     sketch = sketches_of(log, plan)
     for batch in log.batches():
@@ -188,7 +177,7 @@ def others_since(
     history = known.history()
     if history.accepted + history.in_doubt == log.row_count:
         return []
-    to_go = functools.cache(lambda: rows_to_go(log, check, own_ids, known, plan))
+    to_go = functools.cache(lambda: _rows_to_go(log, check, own_ids, known, plan))
     way_on = "put those that no run has posted into a file of their own and upload that with --allow-overlap"
     demand_other_events(
         seen,
@@ -266,8 +255,8 @@ def admitted(
                 compared=seen.checksums(),
             )
             seen.keep(rows.to_bytes())
-            events_before = [events for _, events in seen.own_events()]  # with those that replays corrected
-            seen.keep_events(merged([*events_before, rows.events()]), path=log.path, columns=rows.columns)
+            # Those that it has kept may be of replays, which corrected some.
+            seen.keep_events(merged([*seen.kept_events(), rows.events()]), path=log.path, columns=rows.columns)
             if history.accepted + history.in_doubt < log.row_count:
                 seen.keep_log(rows.each(), path=log.path)
         yield Admitted(ledger=ledger, own_events=own_events, reservation=reservation, seen=seen)

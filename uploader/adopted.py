@@ -14,7 +14,7 @@ from uploader.database import Database
 from uploader.errors import InputError
 from uploader.identity import RunIdentity
 from uploader.model import RowState
-from uploader.run_file import RunFacts, rows_of
+from uploader.run_file import RunFacts, keep_facts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,4 +74,4 @@ class Adoption:
 
     def remember(self, facts: RunFacts) -> None:
         """Keep facts about the run itself."""
-        self._connection.executemany("insert or replace into run values (?, ?)", rows_of(facts))
+        keep_facts(self._connection, facts)

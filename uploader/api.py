@@ -22,7 +22,7 @@ from uploader.records import row_record
 from uploader.settings import PRINTABLE_ASCII, Settings
 
 MOST_ANSWER_BYTES = 64 * 1024
-MOST_RESPONSE_CHARACTERS = 1024
+_MOST_RESPONSE_CHARACTERS = 1024
 NOT_FOR_A_HEADER = "has characters that cannot travel in a header (spaces, control or non-ASCII characters)"
 _LONGEST_SECONDS = 1e9
 """That a Retry-After is taken at its word for; more digits might not be a number."""
@@ -171,11 +171,11 @@ def post_request(settings: Settings, event: UsageEvent, *, customer_id: str, eve
         headers += (f"{settings.idempotency_header or 'x-request-id'}: {event_id}",)
     if settings.api_key is not None:
         headers += (f"Authorization: Bearer {settings.api_key}",)
-    body = event_body(meter_id=event.meter_id, total_usage=event.total_usage, customer_id=customer_id)
+    body = _event_body(meter_id=event.meter_id, total_usage=event.total_usage, customer_id=customer_id)
     return Request(url=f"{settings.base_url}/events", headers=headers, body=body)
 
 
-def event_body(*, meter_id: str, total_usage: int, customer_id: str) -> bytes:
+def _event_body(*, meter_id: str, total_usage: int, customer_id: str) -> bytes:
     """Spell the JSON body of a POST as ``json.dumps`` would."""
     return (
         f'{{"meter_id": {json_text(meter_id)}, "total_usage": {total_usage}, "customer_id": {json_text(customer_id)}}}'
@@ -332,7 +332,7 @@ def _outcome(reason: Reason, exchange: Exchange, detail: str) -> Outcome:
 
 
 def _response(body: bytes) -> str:
-    return body[: 4 * MOST_RESPONSE_CHARACTERS].decode("utf-8", "replace")[:MOST_RESPONSE_CHARACTERS]
+    return body[: 4 * _MOST_RESPONSE_CHARACTERS].decode("utf-8", "replace")[:_MOST_RESPONSE_CHARACTERS]
 
 
 def _happening(exchange: Exchange) -> str:

@@ -47,9 +47,14 @@ def cells(column: Any) -> list[Cell]:
         return cells(column.dictionary_decode())
     if pa.types.is_temporal(kind):
         return _times_as_text(column)
-    if isinstance(kind, pa.BaseExtensionType) and kind.extension_name == "arrow.uuid":
+    if is_uuid(kind):
         return [None if raw is None else str(UUID(bytes=raw)) for raw in column.storage.to_pylist()]
     return list(column.to_pylist())
+
+
+def is_uuid(kind: Any) -> bool:
+    """Tell whether a type is Arrow's of UUIDs."""
+    return isinstance(kind, pa.BaseExtensionType) and kind.extension_name == "arrow.uuid"
 
 
 def bare_times(column: Any) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from uploader.database import Database, marks
+from uploader.database import Database, question_marks
 from uploader.model import UsageEvent
 
 _VERSION = 1
@@ -95,7 +95,7 @@ class Claims:
 
     def standing(self, wanted: Sequence[Claim]) -> dict[bytes, Claim]:
         """Give the claims that stand for the same events, by event id; nothing is claimed."""
-        query = f"select id, content, run, row, is_accepted from claim where id in ({marks(wanted)})"  # noqa: S608 -- question marks alone
+        query = f"select id, content, run, row, is_accepted from claim where id in ({question_marks(wanted)})"  # noqa: S608 -- question marks alone
         found = self._database.rows(query, [claim.id for claim in wanted])
         return {
             found_id: Claim(found_id, content, run_id, row, bool(is_accepted))

@@ -44,7 +44,6 @@ def validate(files: tuple[Path, ...], *, max_failed: str | None, report: Path | 
     """
     from uploader import documents  # noqa: PLC0415 -- heavy, see the top
     from uploader.file_report import FileReport, complaint_about  # noqa: PLC0415 -- likewise
-    from uploader.findings import CheckFindings  # noqa: PLC0415 -- likewise
     from uploader.summary import exit_code_of  # noqa: PLC0415 -- likewise
     from uploader.validate import validate as run  # noqa: PLC0415 -- likewise
 
@@ -55,7 +54,6 @@ def validate(files: tuple[Path, ...], *, max_failed: str | None, report: Path | 
     reports = []
     checks: list[tuple[Path, CheckFindings | str]] = []
     for path in files:
-        findings = CheckFindings()
         try:
             found = run(
                 path,
@@ -65,19 +63,16 @@ def validate(files: tuple[Path, ...], *, max_failed: str | None, report: Path | 
                 mapping=mapping,
                 max_failed=budget,
                 tell=functools.partial(_tell_failure, path),
-                findings=findings if report else None,
             )
         except UploaderError as error:
             last_words(f"{path}: {complaint_about(path, error)}", err=True)
             checks.append((path, str(error)))
             reports.append(FileReport(path=path, error=error))
             continue
-        checks.append((path, findings))
-        reports.append(found)
-        units = found.entry_by_reason[None].units if None in found.entry_by_reason else 0
-        last_words(
-            f"{path}: {found.rows - found.failed_rows:,} of {found.rows:,} rows would be posted, {units:,} units"
-        )
+        checks.append((path, found))
+        reports.append(FileReport(path=path, entry_by_reason=found.entry_by_reason()))
+        good, rows = found.accepted, found.accepted.rows + found.failed.rows
+        last_words(f"{path}: {good.rows:,} of {rows:,} rows would be posted, {good.units:,} units")
     if report:
         from uploader.report import page_of_checks  # noqa: PLC0415 -- heavy, and not every check has one
 

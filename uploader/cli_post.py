@@ -69,7 +69,7 @@ def upload(files: tuple[Path, ...], *, max_failed: str | None, sandbox: bool, dr
 
 
 def _sandboxed(options: dict[str, Any]) -> AbstractContextManager[Callable[[], str]]:
-    from uploader.trial import sandboxed  # noqa: PLC0415 -- an optional extra
+    from uploader.sandboxed import sandboxed  # noqa: PLC0415 -- an optional extra
 
     for name in ("base_url", "ledger", "results", "results_dir"):
         if is_on_command_line(name):

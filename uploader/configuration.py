@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from uploader.errors import SettingsError
 
-FILE_NAME = "uploader.toml"
+_FILE_NAME = "uploader.toml"
 _KEY_FILE = "api_key_file"
 
 
@@ -77,11 +77,11 @@ class Configuration:
         if not destination:
             return {}
         if destination not in self.values_by_destination:
-            where = f"{self.path} does not describe it" if self.path else f"there is no {FILE_NAME} that describes it"
+            where = f"{self.path} does not describe it" if self.path else f"there is no {_FILE_NAME} that describes it"
             raise SettingsError(
                 f"destination {destination!r}: {where}",
                 remedy=_nearest(destination, list(self.values_by_destination))
-                or f"describe it in {self.path or FILE_NAME}, under [destination.{destination}]",
+                or f"describe it in {self.path or _FILE_NAME}, under [destination.{destination}]",
             )
         return self.values_by_destination[destination]
 
@@ -95,7 +95,7 @@ def find_configuration(named: Path | None, kind_by_key: Mapping[str, Kind]) -> C
     if named is not None:
         return _read(named, kind_by_key)
     folder = _own_folder("config")
-    for path in (Path(FILE_NAME), *([folder / FILE_NAME] if folder else [])):
+    for path in (Path(_FILE_NAME), *([folder / _FILE_NAME] if folder else [])):
         if _is_there(path):
             return _read(path, kind_by_key)
     return Configuration()

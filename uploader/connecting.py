@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from uploader.names import Address
+from uploader.resolver import Address
 from uploader.steps import Steps, UnconnectedError, Wait
 from uploader.tls import in_words
 

@@ -1,6 +1,6 @@
 """The bytes of a usage log: in every pass the same ones, or none.
 
-A run reads its log twice, and posts in the second pass what it counted and compared in the first. So the
+A run reads its log three times, and posts and reports what it counted and compared in the first pass. So the
 file is opened once, every block's SHA-256 is noted when the block is first read, and from then on no byte of
 a block is handed on unless the whole block still has that digest.
 """
@@ -60,10 +60,6 @@ class Content:
             raise RuntimeError(f"{self.path}: the content's digest is known after the first complete pass")
         return self._sha256
 
-    def is_complete(self) -> bool:
-        """Whether the whole content has been read once."""
-        return bool(self._sha256)
-
     def open_lines(self) -> io.BufferedReader:
         """Start a pass over the decompressed content.
 
@@ -77,7 +73,9 @@ class Content:
         return VerifiedFile(self, size_bytes=self.size_bytes, kept_blocks=kept_blocks)
 
     def hash_file(self) -> None:
-        """Read the whole file once, as the first pass of a log that is not read from start to end."""
+        """Read the whole file, unless it was: the first pass of a log that is not read from start to end."""
+        if self._sha256:
+            return
         digest = hashlib.sha256()
         for index in range(-(-self.size_bytes // BLOCK_BYTES)):
             digest.update(self.read_block(index))

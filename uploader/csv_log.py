@@ -72,10 +72,6 @@ class CsvLog(OpenLog):
                     yield Batch(rows[start : start + BATCH_ROWS])
         self._row_count = count
 
-    def as_text(self, row: Row) -> Row:
-        """Give the row itself: its cells are text."""
-        return row
-
     def record_text(self, row: Row) -> str:
         """Give the row's record as it stood, without its line end."""
         return row.text

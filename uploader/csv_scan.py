@@ -75,7 +75,7 @@ class Scan:
     def feed(self, line: str) -> None:
         """Read the record's next line, its line end included."""
         self.line_count += 1
-        self.line_end = line[len(without_line_end(line)) :]
+        self.line_end = line[len(_without_line_end(line)) :]
         room = RECORD_LIMIT_CHARACTERS - self._characters
         self._characters += len(line)
         if room > 0:
@@ -145,6 +145,6 @@ class Scan:
             self._fault = f"line {line or self._line}: {what}"
 
 
-def without_line_end(text: str) -> str:
+def _without_line_end(text: str) -> str:
     """Cut off the LF or CRLF that the text may end in."""
     return text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")

@@ -240,7 +240,7 @@ def _is_damage(error: Exception) -> bool:
     return isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
 
 
-def marks(values: Sequence[Any]) -> str:
+def question_marks(values: Sequence[Any]) -> str:
     """Give as many question marks as there are values, for an ``in (...)``."""
     return ",".join("?" * len(values))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 
 from uploader.connecting import connected
-from uploader.names import Names, Question
 from uploader.origin import Origin
 from uploader.proxies import Proxy, socks_way, tunnel
+from uploader.resolver import Question, Resolver
 from uploader.steps import Prospect, Steps, UnconnectedError, Wait, done
 from uploader.tls import CertificateError, Context, Stream, context_for, in_words, is_lasting, wrapped
 
@@ -16,11 +16,11 @@ class Dialling:
     """Makes connections, all by the same way.
 
     most_sockets: that one of them may take, while it tries several addresses.
-    names:        whose bell tells that what waits for a name may go on.
+    resolver:     whose bell tells that what waits for a name may go on.
     """
 
     def __init__(self, *, proxy: Proxy | None, ca_bundle: str, most_sockets: int) -> None:
-        self.names = Names()
+        self.resolver = Resolver()
         self._proxy = proxy
         self._ca_bundle = ca_bundle
         self._most_sockets = most_sockets
@@ -52,7 +52,7 @@ class Dialling:
 
     def _answered(self, origin: Origin, *, named: str) -> Steps[Question]:
         what = f"address of {named}"
-        question = self.names.ask(origin.host, origin.port)
+        question = self.resolver.ask(origin.host, origin.port)
         while not question.is_answered:
             yield Wait(f"{what} from the name server")
         if question.error:

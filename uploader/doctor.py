@@ -25,11 +25,11 @@ from uploader.glance import nearest_folder, try_ledger_folder
 from uploader.local_disk import fleeting_file_system
 from uploader.log_check import fitted_check
 from uploader.model import Reason, UsageEvent
-from uploader.names import Names
 from uploader.origin import origin_of
 from uploader.plan import Plan
 from uploader.proxies import proxy_of
 from uploader.readers import open_usage_log
+from uploader.resolver import Resolver
 from uploader.schema import RowSchema
 from uploader.sender import Connection, Sender
 from uploader.settings import Settings
@@ -135,8 +135,8 @@ def _route_in_words(settings: Settings, route: Route) -> str:
 def _examine_network(settings: Settings, route: Route) -> Iterator[Finding]:
     proxy = proxy_of(route.proxy)
     _, host, port = origin_of(settings.base_url) if proxy is None else proxy.origin
-    with contextlib.closing(Names()) as names:
-        question = names.answer(host, port, timeout_seconds=settings.timeout_seconds)
+    with contextlib.closing(Resolver()) as resolver:
+        question = resolver.answer(host, port, timeout_seconds=settings.timeout_seconds)
     if question.error:
         remedy = "check --base-url, the proxy settings and this machine's name server"
         yield Finding(State.FAIL, "dns", f"{host}: {question.error} -- {remedy}")

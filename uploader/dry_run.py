@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from uploader.admission import admitted_run, names_for, others_since, own_ids_of, read_through
+from uploader.admission import admitted_run, names_for, others_since, read_through
 from uploader.api import Verdict
 from uploader.books import Books, Entry
 from uploader.calls import Due
@@ -22,7 +21,7 @@ from uploader.desk import Desk, Watcher, open_desk
 from uploader.dry_events import dry_events
 from uploader.due_rows import due_rows
 from uploader.errors import StoppedError, UploaderError
-from uploader.file_report import FileReport, complaint_about
+from uploader.file_report import FileReport, Start, complaint_about
 from uploader.glance import Glance, nearest_folder, try_ledger_folder
 from uploader.guards import InputFacts, demand_room
 from uploader.identity import EventIds, RunIdentity
@@ -32,6 +31,7 @@ from uploader.model import REPLAY_BY_REASON, Outcome, Reason, RowState
 from uploader.naming import Naming
 from uploader.overlap import RowSketches
 from uploader.overlap_guard import demand_little_overlap
+from uploader.own_events import own_ids_of
 from uploader.plan import Plan
 from uploader.progress import Progress
 from uploader.readers import UsageLog, open_usage_log
@@ -197,11 +197,11 @@ def _try_or_say_why_not(path: Path, desk: Desk, earlier: _EarlierFiles) -> DryRe
 
 
 def _try_file(path: Path, desk: Desk, earlier: _EarlierFiles) -> DryReport:
-    started_seconds = time.monotonic()
+    start = Start()
     with open_usage_log(path, delimiter=desk.plan.delimiter) as log:
         check = fitted_check(log, desk.schema, desk.plan.mapping)
         facts = InputFacts.of(path)
-        own_ids = own_ids_of(log, desk.plan)
+        own_ids = own_ids_of(log, desk.plan.event_id, base_url=desk.plan.settings.base_url)
         books, rows = read_through(log, check, own_ids, desk.plan)
         identity, seen = admitted_run(
             log, facts, rows, desk.plan, path_by_run_id=earlier.path_by_run_id, say=desk.watcher.say
@@ -230,7 +230,8 @@ def _try_file(path: Path, desk: Desk, earlier: _EarlierFiles) -> DryReport:
         run_id=identity.run_id,
         entry_by_reason=books.entry_by_reason(),
         look_ups=progress.look_ups,
-        seconds=time.monotonic() - started_seconds,
+        begun_at=start.at,
+        seconds=start.elapsed_seconds,
         stop=stop,
         to_post=to_post,
         tenants=tenants,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any, TypeAlias
 
-from uploader.database import Database, marks
+from uploader.database import Database, question_marks
 from uploader.run_file import in_a_range
 
 CellsByRow: TypeAlias = dict[int, dict[str, Any]]
@@ -74,7 +74,7 @@ class Edits:
 
     def former_own_ids(self, rows: Sequence[int]) -> dict[int, list[str]]:
         """Give the log's own ids that a replay gave some rows, before an upload posted them again."""
-        query = f"select row, own_id from former_id where row in ({marks(rows)})"  # noqa: S608 -- question marks alone
+        query = f"select row, own_id from former_id where row in ({question_marks(rows)})"  # noqa: S608 -- question marks alone
         own_ids_by_row: dict[int, list[str]] = {}
         for row, own_id in self._database.rows(query, rows):
             own_ids_by_row.setdefault(row, []).append(own_id)
@@ -85,7 +85,7 @@ class Edits:
             connection.executemany(statement, [(row, json.dumps(cells)) for row, cells in cells_by_row.items()])
 
     def _kept(self, table: str, rows: Sequence[int]) -> CellsByRow:
-        query = f"select row, cells from {table} where row in ({marks(rows)})"  # noqa: S608 -- names and question marks
+        query = f"select row, cells from {table} where row in ({question_marks(rows)})"  # noqa: S608 -- names and question marks
         return {row: json.loads(cells) for row, cells in self._database.rows(query, rows)}
 
 

@@ -29,15 +29,13 @@ def last_words(text: str, *, err: bool = False) -> None:
         click.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=err)
 
 
-def log_the_end(
-    log: LogLines, exit_code: int, *, text: str = "", facts: Mapping[str, str | int | list[str]] | None = None
-) -> None:
+def log_the_end(log: LogLines, exit_code: int, *, text: str = "", facts: Mapping[str, str | int | list[str]]) -> None:
     """Log that the command ended, as the log's last line; without a text that says its exit code alone."""
     from uploader.notes import Level, Note  # noqa: PLC0415 -- only a run has notes
 
     level = {0: Level.INFO, 1: Level.WARNING}.get(exit_code, Level.ERROR)
     text = text or f"ended with exit code {exit_code}"
-    log.say(Note(text, "command_ended", level=level, facts={"exit_code": exit_code, **(facts or {})}))
+    log.say(Note(text, "command_ended", level=level, facts={"exit_code": exit_code, **facts}))
     log.end()
 
 

@@ -7,7 +7,6 @@
         SchemaError           the schema file is not a schema for usage rows
         LedgerRefusal         what earlier runs recorded forbids this one
       StoppedError            the run ended early, what is known is safe: run the same command again (exit 3)
-        BackendError          the backend refuses, or is gone
         InputChangedError     the usage log is no longer what the first pass read
         LedgerFault           the ledger or the results cannot be written
       ImbalanceError          a fault of ours: the totals do not add up (exit 4)
@@ -69,10 +68,6 @@ class LedgerRefusal(RefusedError):  # noqa: N818 -- it is a refusal, not a fault
 
 class StoppedError(UploaderError):
     """The run ended early; every row's state is known and the same command continues."""
-
-
-class BackendError(StoppedError):
-    """The backend refuses the whole run, or is not there."""
 
 
 class InputChangedError(StoppedError):

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-from uploader.mapping import AS_IT_STANDS, ColumnMap
+from uploader.books import Entry
+from uploader.mapping import ColumnMap
 from uploader.model import Outcome, Reason, Row, Status, UsageEvent, cell_text
 from uploader.replay_log import ReplayLog, open_own_file
 from uploader.results import OWN_COLUMNS
@@ -243,8 +244,14 @@ class CheckFindings(Findings):
         )
         self.take_failed(cells, units)
 
+    def entry_by_reason(self) -> dict[Reason | None, Entry]:
+        """Give rows and units by reason, as if every post were accepted (None)."""
+        entries: dict[Reason | None, Entry] = {None: Entry(self.accepted.rows, self.accepted.units)}
+        entries.update({why: Entry(one.tally.rows, one.tally.units) for why, one in self.group_by_reason.items()})
+        return entries
 
-def read_findings(path: Path, *, mapping: ColumnMap = AS_IT_STANDS) -> Findings:
+
+def read_findings(path: Path, *, mapping: ColumnMap) -> Findings:
     """Read a results or failed file to its end.
 
     mapping: how the upload saw the columns.

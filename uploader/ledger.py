@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from uploader.adopted import AdoptedEventIds, Adoption
-from uploader.database import Database, marks, unusable
+from uploader.database import Database, question_marks, unusable
 from uploader.edits import Edits
 from uploader.errors import LedgerRefusal
 from uploader.identity import EventIds, RunIdentity
@@ -25,7 +25,7 @@ from uploader.local_disk import network_file_system
 from uploader.lock import Lock
 from uploader.model import Outcome, Reason, RowState, now_milliseconds
 from uploader.records import row_record
-from uploader.run_file import LEDGER_VERSION, TABLES, RunFacts, facts_in, islands, ledger_path, rows_of
+from uploader.run_file import LEDGER_VERSION, TABLES, RunFacts, facts_in, islands, keep_facts, ledger_path
 from uploader.run_totals import keep_units_uploaded, run_totals
 
 _CRASHED = "may have been recorded: the upload ended while the row was being sent"
@@ -110,7 +110,7 @@ class Ledger:
     def remember(self, facts: RunFacts) -> None:
         """Keep facts about the run itself, durably."""
         with self._database.transaction() as connection:
-            connection.executemany("insert or replace into run values (?, ?)", rows_of(facts))
+            keep_facts(connection, facts)
 
     def begin(
         self,
@@ -187,7 +187,7 @@ class Ledger:
         with self._database.transaction() as connection:
             if self._is_summed_up:
                 self._is_summed_up = False
-                connection.executemany("insert or replace into run values (?, ?)", rows_of({"is_summed_up": False}))
+                keep_facts(connection, {"is_summed_up": False})
             self._end_sending(connection, settled)
             _record(connection, settled)
             self._rows_sending.update(row.row for row in sending)
@@ -204,7 +204,7 @@ class Ledger:
         if last - first < len(rows):  # all rows between them: three times as fast
             found = self._database.rows("select * from outcome where row between ? and ?", (first, last))
         else:
-            found = self._database.rows(f"select * from outcome where row in ({marks(rows)})", rows)  # noqa: S608 -- question marks
+            found = self._database.rows(f"select * from outcome where row in ({question_marks(rows)})", rows)  # noqa: S608 -- question marks
         ranges = self._database.rows(
             "select first, last from accepted_range where last >= ? and first <= ? order by first",
             (first, last),

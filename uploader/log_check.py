@@ -5,13 +5,13 @@ from __future__ import annotations
 import shlex
 
 from uploader.errors import InputError
-from uploader.mapping import AS_IT_STANDS, ColumnMap
+from uploader.mapping import ColumnMap
 from uploader.readers import UsageLog
 from uploader.schema import RowCheck, RowSchema
 from uploader.settings import FailureBudget
 
 
-def fitted_check(log: UsageLog, schema: RowSchema, mapping: ColumnMap = AS_IT_STANDS) -> RowCheck:
+def fitted_check(log: UsageLog, schema: RowSchema, mapping: ColumnMap) -> RowCheck:
     """Fit the schema to a usage log.
 
     Raises:

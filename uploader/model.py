@@ -11,7 +11,7 @@ from typing import Any
 from uploader.records import row_record
 
 Cell = Any
-"""One cell as it stands in the usage log: ``str`` from CSV; from Parquet whatever Arrow makes of it."""
+"""One cell as it stands in the usage log: ``str`` from CSV; else see ``arrow_cells`` and ``xlsx_log``."""
 
 
 def cell_text(cell: Cell) -> str:
@@ -25,7 +25,7 @@ class Row:
 
     number: 1 for the first data row; blank lines are not counted.
     cells:  one per column of the log, in its order; empty when ``fault`` is set.
-    text:   the record as it stood in a CSV file, without its line end; empty for a readable Parquet row.
+    text:   the record as it stood in a CSV file, without its line end; empty for a readable row of any other.
     fault:  why the row cannot be read; empty for a readable row.
     """
 

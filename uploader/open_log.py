@@ -1,18 +1,59 @@
-"""What an open usage log has whatever its format: bytes that are the same in every pass, and a count of its rows."""
+"""What an open usage log has whatever its format: what its results are made from, bytes that stay the same, a count."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
-from typing import Final, TypeVar
+from typing import Final, Literal, Protocol, TypeVar
 
 from uploader.content import Content
+from uploader.model import Row
 
 _Log = TypeVar("_Log", bound="OpenLog")
 
 BATCH_ROWS = 1000
 """Rows that are handed on together, at the most."""
+
+
+class Log(Protocol):
+    """What results are named and written after: a usage log, or the part of a results or failed file that was one."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+
+    @property
+    def kind(self) -> Literal["csv", "parquet"]:
+        """The format of its results, and so the file's own; of a workbook CSV."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The column names, as they stand."""
+
+    @property
+    def header_text(self) -> str:
+        """The header as a CSV record, as it stood, without byte order mark and line end."""
+
+    @property
+    def delimiter(self) -> str:
+        """The character between cells; a comma for Parquet."""
+
+    @property
+    def line_end(self) -> str:
+        """LF or CRLF, as the header ends; LF for Parquet."""
+
+    @property
+    def has_bom(self) -> bool:
+        """Whether the file begins with a byte order mark."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the file as it was opened, compressed if it is."""
+
+    def record_text(self, row: Row) -> str:
+        """Give the row as a CSV record in the log's own dialect, without line end."""
 
 
 class OpenLog:
@@ -48,6 +89,10 @@ class OpenLog:
         except BaseException:
             self.close()
             raise
+
+    def as_text(self, row: Row) -> Row:
+        """Give the row itself: its cells are text, but for Parquet's."""
+        return row
 
     def close(self) -> None:
         """Close the file."""

@@ -16,6 +16,7 @@ _PUT_APART = "put the rows that are new into a file of their own; to send failed
 _REPLAY_OR_APART = (
     "correct failed rows in the failed file and replay that; put the rows that are new into a file of their own"
 )
+_OR_ALLOW = "; if these are other events that look the same, use --allow-overlap"
 _MOST_SHARE = 0.5
 _SHARE_WORTH_A_WORD = 0.05
 _ALL = 0.99
@@ -105,7 +106,7 @@ def demand_little_overlap(
         first = f"first continue {unfinished[0]}, whose rows all count as posted until then; " if unfinished else ""
         raise LedgerRefusal(
             f"{path}: {words}",
-            remedy=f"{first}{way_on}; if these are other events that look the same, use --allow-overlap",
+            remedy=f"{first}{way_on}{_OR_ALLOW}",
         )
     text = f"{words}, and are posted as other events that look the same"
     return Note(text, "overlap", level=Level.WARNING, path=path)
@@ -130,7 +131,7 @@ def demand_little_overlap_since(
     """
     if not seen.kept_by_run(but_for=compared):
         return []
-    return each_once(
+    return distinct(
         demand_little_overlap(seen, sketch, path=path, which=which, way_on=way_on, but_for=compared)
         for sketch in rows()
     )
@@ -164,8 +165,8 @@ def demand_cells_in_their_rows(seen: SeenRows, edited: Sequence[bytes], *, path:
             )
 
 
-def each_once(notes: Iterable[Note | None]) -> list[Note]:
-    """Give the notes that there are; the same rows may have been sketched in two ways."""
+def distinct(notes: Iterable[Note | None]) -> list[Note]:
+    """Give the notes that there are; each text once, since rows may be sketched in two ways."""
     return list({note.text: note for note in notes if note is not None}.values())
 
 
@@ -174,8 +175,7 @@ def _grown(path: Path, run: str, again: float, *, is_unfinished: bool) -> Ledger
     return LedgerRefusal(
         f"{path}: it has some {again:,.0f} rows of the log of {_named(run, [run] if is_unfinished else [])}, most of "
         "those, of which some were posted and not all: it was changed since, or other columns are named for it",
-        remedy=f"{first}correct failed rows in the failed file and replay that; put the rows that are new into a file "
-        "of their own; if these are other events that look the same, use --allow-overlap",
+        remedy=f"{first}{_REPLAY_OR_APART}{_OR_ALLOW}",
     )
 
 
@@ -185,7 +185,7 @@ def _under_other_columns(path: Path, run: str, events: float, *, way_on: str, is
     return LedgerRefusal(
         f"{path}: some {events:,.0f} of its events (tenant, device, meter and usage) are those of another log, which "
         f"was in the same place under other columns, and of which {named} posted some or all",
-        remedy=f"{first}{way_on}; if these are other events that look the same, use --allow-overlap",
+        remedy=f"{first}{way_on}{_OR_ALLOW}",
     )
 
 

@@ -21,6 +21,7 @@ from uploader.identity import OwnEventIds, RunIdentity
 from uploader.known_cells import Column
 from uploader.ledger import Ledger
 from uploader.model import Cell, Outcome, Reason, Row, RowState, UsageEvent, now_milliseconds
+from uploader.open_log import Log
 from uploader.run_file import known_run, ledger_path
 from uploader.schema import RowCheck
 from uploader.seen import knows_runs_by_own_ids
@@ -75,6 +76,15 @@ class OwnIds:
         problem = "is empty" if cell in (None, "") else f"{shown(cell)} is neither text nor an integer"
         words = [event.detail] if isinstance(event, Outcome) else []
         return Outcome(Reason.INVALID, "; ".join([*words, f"{self.column}: {problem}"]))
+
+
+def own_ids_of(log: Log, event_id: str | None, *, base_url: str) -> OwnIds | None:
+    """Find the column of a log's own ids, ``event_id``; None when events are not named by them.
+
+    Raises:
+        InputError: the log has no such column.
+    """
+    return None if event_id is None else OwnIds(event_id, log.columns, base_url=base_url, path=log.path)
 
 
 def event_in(row: Row, check: RowCheck, own_ids: OwnIds | None) -> UsageEvent | Outcome:
@@ -144,7 +154,7 @@ class OwnEvents:
     def _settled_by_others(self, wanted: list[Claim], standing: list[Claim]) -> Iterator[tuple[int, RowState]]:
         pairs_by_run: dict[str, list[tuple[Claim, Claim]]] = {}
         for own, other in zip(wanted, standing, strict=True):
-            if other.run_id == self._run_id and own.row == other.row:
+            if own.is_by_the_same_row(other):
                 if other.is_accepted:  # and yet it is due: the run's own ledger was lost
                     yield own.row, _accepted_elsewhere(own, other)
             elif other.is_accepted and other.run_id != self._run_id:

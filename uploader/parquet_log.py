@@ -94,9 +94,8 @@ class ParquetLog(OpenLog):
 
     def _sources(self) -> Iterator[tuple[int, Any]]:
         """Give the file's record batches of at most 1000 rows, and the number of the first row of each."""
-        if not self._content.is_complete():
-            # Hashed before any row of it is read, the file's very first rows are of the hashed content too.
-            self._content.hash_file()
+        # Hashed before any row of it is read, the file's very first rows are of the hashed content too.
+        self._content.hash_file()
         self._bytes.forget_blocks()
         count = 0
         for source in self._record_batches():

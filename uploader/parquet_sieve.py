@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from uploader.arrow_cells import bare_times, cells
+from uploader.arrow_cells import bare_times, cells, is_uuid
 from uploader.errors import UploaderError
 from uploader.known_cells import Column
 from uploader.model import Cell
@@ -245,7 +245,7 @@ def _is_readable(column: Any) -> bool:
     column.validate(full=True)
     if pa.types.is_temporal(kind):
         bare_times(column)
-    return pa.types.is_temporal(kind) or _is_uuid(kind) or _is_simple(kind)
+    return pa.types.is_temporal(kind) or is_uuid(kind) or _is_simple(kind)
 
 
 def _is_simple(kind: Any) -> bool:
@@ -256,10 +256,6 @@ def _is_simple(kind: Any) -> bool:
     is_number = types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)
     is_binary = types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
     return bool(is_text or is_number or is_binary or types.is_boolean(kind) or types.is_null(kind))
-
-
-def _is_uuid(kind: Any) -> bool:
-    return isinstance(kind, pa.BaseExtensionType) and kind.extension_name == "arrow.uuid"
 
 
 def _integers(column: Any) -> Any:
@@ -294,7 +290,7 @@ def _distinct(column: Any) -> _Distinct | None:
         bits = {16: pa.int16(), 32: pa.int32(), 64: pa.int64()}[kind.bit_width]
         encoded = column.view(bits).dictionary_encode()
         return _Distinct(encoded.dictionary.view(kind), encoded.indices)
-    if _is_uuid(kind):
+    if is_uuid(kind):
         encoded = column.storage.dictionary_encode()
         return _Distinct(kind.wrap_array(encoded.dictionary), encoded.indices)
     if pa.types.is_nested(kind):

@@ -1,4 +1,4 @@
-"""The second pass: rows that are due -> customer known -> marked as sending -> posted -> recorded.
+"""The posting of a file: rows that are due -> customer known -> marked as sending -> posted -> recorded.
 
 One thread, and one loop that is the whole order of things: nothing is posted that was not committed as "sending"
 before, and a slot takes its next row only in the commit that records its last outcome.
@@ -259,7 +259,7 @@ class Posting:
         outcome = _with_history(verdict.outcome, due)
         customer_id = self.customers.found_id(due.event.tenant_id)
         state = RowState(due.row, outcome, due.attempts + 1, at_milliseconds, customer_id)
-        delay_seconds = self.pacing.retry_delay_seconds(verdict, tries=due.tries + 1) if verdict.retry else None
+        delay_seconds = self.pacing.retry_delay_seconds(verdict, tries=due.tries + 1)
         if delay_seconds is None:
             self._rows_held -= 1
             self._settle_row(state)

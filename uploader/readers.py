@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import Protocol
 
 from uploader.content import Compression
 from uploader.csv_log import CsvLog
 from uploader.errors import InputError
 from uploader.known_cells import Column
 from uploader.model import Batch, Row, Sifted
+from uploader.open_log import Log
 
 _DELIMITER_BY_EXTENSION = {".csv": ",", ".tsv": "\t"}
 _COMPRESSION_BY_EXTENSION: dict[str, Compression] = {".gz": "gz", ".bz2": "bz2", ".zst": "zst"}
@@ -21,47 +22,15 @@ _PARQUET_EXTENSIONS = (".parquet", ".pq")
 _WORKBOOK_EXTENSIONS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 
 
-class UsageLog(Protocol):
+class UsageLog(Log, Protocol):
     """An open usage log: any number of passes over its rows, one at a time.
 
     The rows of every pass are those of the first, or the pass ends in ``InputChangedError``.
     """
 
     @property
-    def path(self) -> Path:
-        """The file."""
-
-    @property
-    def kind(self) -> Literal["csv", "parquet"]:
-        """The file's format."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The column names, as they stand."""
-
-    @property
-    def header_text(self) -> str:
-        """The header as a CSV record, as it stood, without byte order mark and line end."""
-
-    @property
-    def delimiter(self) -> str:
-        """The character between cells; a comma for Parquet."""
-
-    @property
-    def line_end(self) -> str:
-        """LF or CRLF, as the header ends; LF for Parquet."""
-
-    @property
-    def has_bom(self) -> bool:
-        """Whether the file begins with a byte order mark."""
-
-    @property
     def content_sha256(self) -> str:
         """Hex digest of the decompressed content; ``RuntimeError`` before the first complete pass."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Of the file as it was opened, compressed if it is."""
 
     @property
     def row_count(self) -> int:
@@ -72,9 +41,6 @@ class UsageLog(Protocol):
 
     def as_text(self, row: Row) -> Row:
         """Give a readable row with its cells as the CSV record has them: itself unless the file is Parquet."""
-
-    def record_text(self, row: Row) -> str:
-        """Give the row as a CSV record in the log's own dialect, without line end."""
 
     def close(self) -> None:
         """Close the file."""

@@ -19,7 +19,7 @@ from uploader.mapping import ColumnMap
 from uploader.model import UsageEvent
 from uploader.notes import Note
 from uploader.overlap_guard import demand_cells_in_their_rows, demand_little_overlap_since, demand_other_events
-from uploader.own_events import OwnEvents, OwnIds, event_in, own_events_of
+from uploader.own_events import OwnEvents, OwnIds, event_in, own_events_of, own_ids_of
 from uploader.plan import Plan
 from uploader.replay_log import NOBODYS, ReplayLog
 from uploader.replay_sketch import ReplaySketch
@@ -133,9 +133,10 @@ def admitted_replay(
         ledger = held.enter_context(Ledger(plan.ledger_folder, identity))
         demand_schema(log.path, ledger.facts(), schema_path=plan.schema_path)
         reservation = held.enter_context(reserved(names, log, ledger, rows=log.source.row_count))
-        own_ids = _own_ids(log, ledger)
+        event_id = ledger.facts().get("event_id")
+        own_ids = own_ids_of(log, event_id, base_url=identity.base_url)
         judge = Judge(check, ledger, permissions, own_ids)
-        seen = SeenRows(plan.ledger_folder, identity, event_id=ledger.facts().get("event_id"))
+        seen = SeenRows(plan.ledger_folder, identity, event_id=event_id)
         replayed_before = seen.own_replays()
         own_events = held.enter_context(own_events_of(ledger, own_ids))
         with turn_to_begin(log.path, plan.ledger_folder, say=watcher.say, should_stop=watcher.should_stop):
@@ -216,11 +217,3 @@ def _rows_to_send(
             if entry.number in originals and edited_columns(originals[entry.number], check.stated(entry.row))
         )
     return to_send, edited
-
-
-def _own_ids(log: ReplayLog, ledger: Ledger) -> OwnIds | None:
-    """Find the column of the log's own event ids, if the run was uploaded by them."""
-    column = ledger.facts().get("event_id")
-    if column is None:
-        return None
-    return OwnIds(column, log.columns, base_url=ledger.identity.base_url, path=log.path)

@@ -42,8 +42,7 @@ class ReplaySketch:
             LedgerFault: the sketch cannot be written.
         """
         seen.keep_replays(merged(filter(None, [before, self._sketches.to_bytes()])))
-        for kept, events in seen.own_events():
-            seen.keep_own_events(kept, merged([events, self._sketches.events()]))
+        seen.change_events(lambda events: merged([events, self._sketches.events()]))
 
 
 def keep_log_if_posted(seen: SeenRows, ledger: Ledger) -> None:

@@ -53,7 +53,7 @@ REMEDY_BY_REASON = {
 }
 
 
-REMEDY_OF_A_CHECK = "Correct it in the usage log, before it is uploaded; or the schema, where the row is right."
+_REMEDY_OF_A_CHECK = "Correct it in the usage log, before it is uploaded; or the schema, where the row is right."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,7 +311,7 @@ def _page(sections: Sequence[_Section], *, title: str, summary: Summary | None) 
         made_at=datetime.now(timezone.utc),
         meaning_by_reason=MEANING_BY_REASON,
         remedy_by_reason=REMEDY_BY_REASON,
-        remedy_of_a_check=REMEDY_OF_A_CHECK,
+        remedy_of_a_check=_REMEDY_OF_A_CHECK,
     )
 
 

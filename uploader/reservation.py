@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO, Literal, Protocol
+from typing import BinaryIO
 
 from uploader.durable import fsync_folder
 from uploader.errors import RefusedError, SettingsError
+from uploader.open_log import Log
 
 _BYTES_A_ROW = 400
 _INPUT_NAME = re.compile(r"(.+?)\.(csv|tsv|parquet|pq)(\.gz|\.bz2|\.zst)?", re.IGNORECASE)
@@ -34,26 +35,6 @@ _REMEDY_BY_ERRNO = {
 _NOTHING: Mapping[str, list[int]] = MappingProxyType({})
 
 
-class LogFile(Protocol):
-    """What names are made from; ``readers.UsageLog`` says more of each."""
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-
-    @property
-    def kind(self) -> Literal["csv", "parquet"]:
-        """The format of its results."""
-
-    @property
-    def delimiter(self) -> str:
-        """The character between cells."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Of the file as it was opened."""
-
-
 @dataclass(frozen=True, slots=True)
 class Names:
     """The two files of a run."""
@@ -62,31 +43,28 @@ class Names:
     failed: Path
 
 
-def choose_names(log: LogFile, *, results: Path | None, results_dir: Path | None) -> Iterator[Names]:
+def choose_names(log: Log, *, results: Path | None, results_dir: Path | None) -> Iterator[Names]:
     """Give the names that an upload may take, the best first.
 
     Raises:
         SettingsError: ``results`` has a suffix that does not say what the file will hold.
     """
     stem, suffix = _stem(log.path), _suffix(log)
-    if results is None:
-        folder = results_dir or log.path.parent
-        yield Names(folder / f"{stem}.results{suffix}", folder / f"{stem}.failed.csv")
-        for number in range(2, 10_000):
-            yield Names(folder / f"{stem}.{number}.results{suffix}", folder / f"{stem}.{number}.failed.csv")
-    elif results.suffix.lower() not in (suffix, _OTHER_SUFFIX.get(suffix)):
+    if results is not None and results.suffix.lower() not in (suffix, _OTHER_SUFFIX.get(suffix)):
         raise SettingsError(
             f"--results {results}: the results are written in the format of {log.path}, and that name says another",
             remedy=f"end the name in {suffix}",
         )
-    else:
-        yield Names(results, results.with_name(f"{results.stem}.failed.csv"))
-        for number in range(2, 10_000):
-            numbered = results.with_name(f"{results.stem}.{number}{results.suffix}")
-            yield Names(numbered, numbered.with_name(f"{numbered.stem}.failed.csv"))
+    folder = results_dir or log.path.parent
+    for which in ("", *(f".{number}" for number in range(2, 10_000))):
+        if results is None:
+            yield Names(folder / f"{stem}{which}.results{suffix}", folder / f"{stem}{which}.failed.csv")
+        else:
+            numbered = results.with_name(f"{results.stem}{which}{results.suffix}")
+            yield Names(numbered, results.with_name(f"{results.stem}{which}.failed.csv"))
 
 
-def choose_replay_names(log: LogFile, *, results_dir: Path | None) -> Iterator[Names]:
+def choose_replay_names(log: Log, *, results_dir: Path | None) -> Iterator[Names]:
     """Give the names that a replay of a results or failed file may take, the best first.
 
     Every replay gets a number of its own: the files of an earlier one hold rows that this one may not.
@@ -113,7 +91,7 @@ def _stem(path: Path) -> str:
     return match[1] if match else path.stem
 
 
-def _suffix(log: LogFile) -> str:
+def _suffix(log: Log) -> str:
     if log.kind == "parquet":
         return ".parquet"
     return ".tsv" if log.delimiter == "\t" else ".csv"
@@ -272,7 +250,7 @@ def name_reserved_by(folder: Path, run_id: str) -> Path | None:
     )
 
 
-def room_needed_bytes(log: LogFile, *, rows: int) -> int:
+def room_needed_bytes(log: Log, *, rows: int) -> int:
     """Estimate the bytes of the results and the failed file at their largest."""
     return 2 * log.size_bytes + rows * _BYTES_A_ROW
 

@@ -16,7 +16,8 @@ from uploader.csv_record import csv_cell, csv_record
 from uploader.csv_scan import CELL_LIMIT_CHARACTERS, Scan
 from uploader.errors import LedgerFault
 from uploader.model import REPLAY_BY_REASON, Batch, Outcome, Reason, Row, RowState, Status
-from uploader.reservation import LogFile, Reservation
+from uploader.open_log import Log
+from uploader.reservation import Reservation
 
 OWN_COLUMNS: dict[str, Literal["text", "integer"]] = {
     "upload_row": "integer",
@@ -54,29 +55,6 @@ OwnCells = Sequence[str | int | None]
 
 _alike = functools.lru_cache(maxsize=1024)(csv_record)
 """Spells cells that row after row has the same."""
-
-
-class Log(LogFile, Protocol):
-    """What the writers need of a usage log; ``readers.UsageLog`` says more of each."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The column names."""
-
-    @property
-    def header_text(self) -> str:
-        """The header as a CSV record."""
-
-    @property
-    def line_end(self) -> str:
-        """LF or CRLF."""
-
-    @property
-    def has_bom(self) -> bool:
-        """Whether the file begins with a byte order mark."""
-
-    def record_text(self, row: Row) -> str:
-        """Give the row as a CSV record, without its line end."""
 
 
 class TableWriter(Protocol):
@@ -123,7 +101,7 @@ def write_results(
                     if before is not None and state.is_from_range and before[_STATUS_AT] == Status.ACCEPTED.value:
                         cells.append(before)  # the ledger has let go of the answer; the file still has it
                     else:
-                        cells.append(own_cells(row, state, event_id=event_id_of(row, state), run_id=run_id))
+                        cells.append(_own_cells(row, state, event_id=event_id_of(row, state), run_id=run_id))
                 results.write(batch, cells)
                 failed_at = [at for at, state in enumerate(states) if state.outcome.reason is not None]
                 failed.write(Batch([batch.rows[at] for at in failed_at]), [cells[at] for at in failed_at])
@@ -144,7 +122,7 @@ def earlier_cells(log: Log, batches: Iterator[Batch]) -> Iterator[OwnCells]:
     return ([row.cells[at] for at in places] if row.cells else nothing for batch in batches for row in batch.rows)
 
 
-def own_cells(row: Row, state: RowState, *, event_id: str, run_id: str) -> OwnCells:
+def _own_cells(row: Row, state: RowState, *, event_id: str, run_id: str) -> OwnCells:
     """Give our thirteen cells for a row, in the order of ``OWN_COLUMNS``."""
     outcome = state.outcome
     status, reason, replay = _VERDICT_BY_REASON[outcome.reason]

@@ -88,9 +88,10 @@ def facts_in(database: Database) -> RunFacts:
     return cast("RunFacts", facts)
 
 
-def rows_of(facts: RunFacts) -> list[tuple[str, str]]:
-    """Give facts as the rows of the run's file that keep them."""
-    return [(name, json.dumps(value)) for name, value in facts.items()]
+def keep_facts(connection: Any, facts: RunFacts) -> None:
+    """Keep facts about the run, in the place of earlier ones, within a transaction."""
+    rows = [(name, json.dumps(value)) for name, value in facts.items()]
+    connection.executemany("insert or replace into run values (?, ?)", rows)
 
 
 def in_a_range(row: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from uploader.database import Database
 from uploader.model import Reason
-from uploader.run_file import in_a_range
+from uploader.run_file import in_a_range, keep_facts
 
 _ACCEPTED = "accepted"
 _ROWS_AT_A_TIME = 5_000
@@ -66,7 +66,7 @@ def keep_units_uploaded(database: Database, *, units_of_log: int) -> int:
             "insert or ignore into counted select row from outcome where reason is null "
             "and row in (select row from original) and row not in (select row from posted)"
         )
-        connection.execute("insert or replace into run values ('units_uploaded', ?)", (json.dumps(units),))
+        keep_facts(connection, {"units_uploaded": units})
     return len(edited)
 
 

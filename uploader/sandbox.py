@@ -25,7 +25,7 @@ from types import FrameType, TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-from uploader.errors import BackendError, SettingsError
+from uploader.errors import SettingsError, StoppedError
 from uploader.sandbox_backend import (
     BASE_PATH,
     LOOK_UP_PATH,
@@ -44,9 +44,9 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApplication = Callable[[Scope, Receive, Send], Awaitable[None]]
 """The types of ASGI (asgi.readthedocs.io, HTTP & WebSocket message format)."""
 
-BODY_BYTES_AT_MOST = 65_536
-START_SECONDS_AT_MOST = 60
-READ_SECONDS_AT_MOST = 30
+_BODY_BYTES_AT_MOST = 65_536
+_START_SECONDS_AT_MOST = 60
+_READ_SECONDS_AT_MOST = 30
 
 
 def require_sandbox_extra() -> None:
@@ -154,12 +154,12 @@ class _Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         message = await receive()
         body = message.get("body", b"")
-        while message.get("more_body") and len(body) <= BODY_BYTES_AT_MOST:
+        while message.get("more_body") and len(body) <= _BODY_BYTES_AT_MOST:
             message = await receive()
             body += message.get("body", b"")
         if message["type"] == "http.disconnect":
             return
-        is_too_long = len(body) > BODY_BYTES_AT_MOST
+        is_too_long = len(body) > _BODY_BYTES_AT_MOST
         answer = refusal(413, "the body is too long") if is_too_long else self.answer(scope, body)
         if self.latency_seconds:
             await asyncio.sleep(self.latency_seconds)
@@ -203,14 +203,14 @@ class SandboxProcess:
         self._with_child.close()
 
     def recorded(self) -> Recorded:
-        """Ask the sandbox what it has recorded so far; ``BackendError`` when it does not say."""
-        connection = http.client.HTTPConnection(urlsplit(self.base_url).netloc, timeout=READ_SECONDS_AT_MOST)
+        """Ask the sandbox what it has recorded so far; ``StoppedError`` when it does not say."""
+        connection = http.client.HTTPConnection(urlsplit(self.base_url).netloc, timeout=_READ_SECONDS_AT_MOST)
         with contextlib.closing(connection):
             try:
                 connection.request("GET", f"{BASE_PATH}/sandbox/recorded?limit=0")
                 return Recorded(**json.loads(connection.getresponse().read())["totals"])
             except (OSError, http.client.HTTPException, ValueError) as error:
-                raise BackendError(
+                raise StoppedError(
                     f"the sandbox at {self.base_url} does not say what it recorded: {error}",
                     remedy="the results file has what became of each row; run the command again for a fresh sandbox",
                 ) from error
@@ -237,7 +237,7 @@ def _child(settings: SandboxSettings) -> Iterator[socket.socket]:
 
 
 def _told_base_url(child: socket.socket) -> str:
-    child.settimeout(START_SECONDS_AT_MOST)
+    child.settimeout(_START_SECONDS_AT_MOST)
     try:
         with child.makefile("rb") as lines:
             told = json.loads(lines.readline())

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
+from uploader.api import json_of
 from uploader.errors import SettingsError
 
 Scope = MutableMapping[str, Any]
@@ -28,9 +29,9 @@ Scope = MutableMapping[str, Any]
 
 BASE_PATH = "/api/v1"
 LOOK_UP_PATH = f"{BASE_PATH}/customer-accounts/tenant/"
-LATENCY_MILLISECONDS_AT_MOST = 600_000
-PAGE_EVENTS_AT_MOST = 10_000
-SHOWN_EVENTS = 100
+_LATENCY_MILLISECONDS_AT_MOST = 600_000
+_PAGE_EVENTS_AT_MOST = 10_000
+_SHOWN_EVENTS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,10 +61,10 @@ class SandboxSettings:
             raise SettingsError("the sandbox's host is empty", remedy="name one, such as 127.0.0.1")
         if not 0 <= self.port <= 65_535:
             raise SettingsError(f"the sandbox's port is {self.port}", remedy="choose 0 (a free one) to 65535")
-        if not 0 <= self.latency_milliseconds <= LATENCY_MILLISECONDS_AT_MOST:
+        if not 0 <= self.latency_milliseconds <= _LATENCY_MILLISECONDS_AT_MOST:
             raise SettingsError(
                 f"the sandbox's latency is {self.latency_milliseconds} milliseconds",
-                remedy=f"choose 0 to {LATENCY_MILLISECONDS_AT_MOST}",
+                remedy=f"choose 0 to {_LATENCY_MILLISECONDS_AT_MOST}",
             )
         if not (all(0 <= share <= 1 for share in shares) and math.fsum(shares) <= 1):
             raise SettingsError(
@@ -117,7 +118,7 @@ class Backend:
             return refusal(400, "the header x-tenant-id or x-device-id is missing")
         if header_by_name.get(b"content-type", b"").split(b";")[0] != b"application/json":
             return refusal(400, "the header Content-Type is not application/json")
-        match _parsed(body):
+        match json_of(body):
             case {"meter_id": str(meter_id), "total_usage": int(usage), "customer_id": str(customer), **rest}:
                 is_event = not rest and not isinstance(usage, bool)
             case _:
@@ -140,18 +141,18 @@ class Backend:
         """Tell a program what was recorded: totals, and some of the events."""
         query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
         try:
-            limit, offset = int(query.get("limit", SHOWN_EVENTS)), int(query.get("offset", 0))
+            limit, offset = int(query.get("limit", _SHOWN_EVENTS)), int(query.get("offset", 0))
         except ValueError:
             return refusal(400, "limit and offset are not integers")
-        if not 0 <= limit <= PAGE_EVENTS_AT_MOST or offset < 0:
-            return refusal(400, f"limit is 0 to {PAGE_EVENTS_AT_MOST}, offset 0 or more")
+        if not 0 <= limit <= _PAGE_EVENTS_AT_MOST or offset < 0:
+            return refusal(400, f"limit is 0 to {_PAGE_EVENTS_AT_MOST}, offset 0 or more")
         events = [event._asdict() for event in self._book.events[offset : offset + limit]]
         totals = dataclasses.asdict(self._book.recorded())
         return _json_answer(200, {"totals": totals, "limit": limit, "offset": offset, "events": events})
 
     def page(self, _scope: Scope, _body: bytes) -> Answer:
         """Tell a person what was recorded: totals, and the last events."""
-        text = _page(self._book.recorded(), self._book.events[-SHOWN_EVENTS:])
+        text = _page(self._book.recorded(), self._book.events[-_SHOWN_EVENTS:])
         return Answer(200, text.encode(errors="replace"), ((b"content-type", b"text/html; charset=utf-8"),))
 
 
@@ -183,14 +184,6 @@ def _post_answer(status: int, number: int) -> Answer:
         answer = refusal(503, "unavailable, as ordered")
         return dataclasses.replace(answer, headers=(*answer.headers, (b"retry-after", b"1")))
     return refusal(500, "failed, as ordered") if status else NO_ANSWER
-
-
-def _parsed(body: bytes) -> object:
-    """Return what the JSON says; None when it is none."""
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _customer_id(tenant_id: str) -> str | None:

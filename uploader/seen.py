@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -102,9 +102,8 @@ class SeenRows:
         columns: of the log that is there now; None when this run has begun, with those that it began with.
         since:   what ``checksums`` gave; runs that are as they were then are left out. None for the last runs only.
         """
-        own = f"*-{self._run_id}{self._claims_by}"
         with self._as_it_can_be_read():
-            alike = {_columns_of(kept) for kept in self._events(own)} if columns is None else {_short(sorted(columns))}
+            alike = {_columns_of(kept) for kept in self._own_events()} if columns is None else {_short(sorted(columns))}
             for kept in {kept for place in _places(path) for kept in self._events(f"{place}-*")}:
                 run = kept.stem.split("-")[2]
                 is_last = kept.parent.name != _EARLIER
@@ -124,17 +123,18 @@ class SeenRows:
             name = f"{place}-{_short(sorted(columns))}-{self._run_id}{self._claims_by}.theta"
             self._write(self._folder / "events" / name, events)
 
-    def own_events(self) -> list[tuple[Path, bytes]]:
-        """Give the sketches of this run's events, with the file that each is kept in."""
-        return [(kept, kept.read_bytes()) for kept in self._events(f"*-{self._run_id}{self._claims_by}")]
+    def kept_events(self) -> list[bytes]:
+        """Give the sketches of this run's events that ``keep_events`` kept."""
+        return [kept.read_bytes() for kept in self._own_events()]
 
-    def keep_own_events(self, kept: Path, events: bytes) -> None:
-        """Keep another sketch in the place of one that ``own_events`` gave.
+    def change_events(self, changed: Callable[[bytes], bytes]) -> None:
+        """Keep another sketch of this run's events in the place of each that ``keep_events`` kept, made of that.
 
         Raises:
-            LedgerFault: it cannot be written.
+            LedgerFault: one cannot be written.
         """
-        self._write(kept, events)
+        for kept in self._own_events():
+            self._write(kept, changed(kept.read_bytes()))
 
     def replace_events(self, path: Path, *, of: Iterable[str]) -> None:
         """Have logs that were in a place before be the last ones there no more: this run has posted that.
@@ -218,6 +218,9 @@ class SeenRows:
         return [
             kept for part in ("", f"{_EARLIER}/") for kept in sorted(self._folder.glob(f"events/{part}{named}.theta"))
         ]
+
+    def _own_events(self) -> list[Path]:
+        return self._events(f"*-{self._run_id}{self._claims_by}")
 
     def _own_logs(self) -> list[Path]:
         return sorted(self._folder.glob(f"logs/*-{self._run_id}{self._claims_by}*.theta"))

@@ -150,7 +150,7 @@ class Sender(Generic[Key]):
         for calls in (self._connecting, self._links, self._idle_by_origin, self._begun, self._held_back, self._ended):
             calls.clear()
         self.in_flight = 0
-        self._dialling.names.close()
+        self._dialling.resolver.close()
         self._selector.close()
 
     # One turn: all that has happened is seen to.
@@ -182,7 +182,7 @@ class Sender(Generic[Key]):
         if call is not None:
             self._go_on_connecting(call)
         else:  # a name was answered
-            self._dialling.names.silence_bell()
+            self._dialling.resolver.silence_bell()
             for waiting in [call for call in self._connecting if not call.waits.sockets]:
                 self._go_on_connecting(waiting)
 
@@ -265,9 +265,9 @@ class Sender(Generic[Key]):
         else:
             for descriptor, events in call.waits.sockets:
                 self._selector.register(descriptor, events, call)
-            if not self._hears_bell and self._dialling.names.bell is not None:
+            if not self._hears_bell and self._dialling.resolver.bell is not None:
                 self._hears_bell = True
-                self._selector.register(self._dialling.names.bell, _READ)
+                self._selector.register(self._dialling.resolver.bell, _READ)
 
     def _use_new(self, call: _Call[Key], stream: Stream) -> None:
         link: Link[_Call[Key]] = Link(stream, origin_of(call.request.url))

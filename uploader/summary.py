@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -13,11 +13,11 @@ from typing import Any, Literal
 from uploader.books import Account, Entry
 from uploader.errors import ExitCode, ImbalanceError, RefusedError
 from uploader.file_report import FileReport
-from uploader.mapping import AS_IT_STANDS, ColumnMap
+from uploader.mapping import ColumnMap
 from uploader.model import Reason
 from uploader.timings import Interval, Latency
 
-SUMMARY_VERSION = 1
+_SUMMARY_VERSION = 1
 State = Literal["finished", "stopped", "not_done"]
 
 
@@ -57,19 +57,19 @@ class FileSummary:
     error: str
     is_balanced: bool | None
     total: Account | None
-    failed_by_reason: dict[Reason, Entry] = field(default_factory=dict)
-    by_tenant_and_meter: dict[tuple[str, str], Account] = field(default_factory=dict)
-    others: Account | None = None
-    others_count: int = 0
-    posts: int = 0
-    post_retries: int = 0
-    look_ups: int = 0
-    look_up_retries: int = 0
-    probes: int = 0
-    post_latency: Latency | None = None
-    look_up_latency: Latency | None = None
-    intervals: tuple[Interval, ...] = ()
-    mapping: ColumnMap = AS_IT_STANDS
+    failed_by_reason: dict[Reason, Entry]
+    by_tenant_and_meter: dict[tuple[str, str], Account]
+    others: Account | None
+    others_count: int
+    posts: int
+    post_retries: int
+    look_ups: int
+    look_up_retries: int
+    probes: int
+    post_latency: Latency | None
+    look_up_latency: Latency | None
+    intervals: tuple[Interval, ...]
+    mapping: ColumnMap
 
     def to_dict(self) -> dict[str, Any]:
         """Give it as JSON has it."""
@@ -130,7 +130,7 @@ class Summary:
     def to_dict(self) -> dict[str, Any]:
         """Give it as JSON has it."""
         return {
-            "summary_version": SUMMARY_VERSION,
+            "summary_version": _SUMMARY_VERSION,
             "program": "uploader",
             "version": self.version,
             "command": self.command,

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from uploader.admission import Admitted, admitted, own_ids_of, read_through, sketches_of
-from uploader.answers import Answers
+from uploader.admission import Admitted, admitted, read_through, sketches_of
 from uploader.books import Books
 from uploader.desk import Desk, Watcher, open_desk
 from uploader.due_rows import due_rows
@@ -21,10 +20,12 @@ from uploader.log_check import fitted_check
 from uploader.marker import Marker
 from uploader.naming import Naming
 from uploader.notes import Level, Note
+from uploader.own_events import own_ids_of
 from uploader.plan import Plan
 from uploader.progress import Progress
 from uploader.readers import UsageLog, open_usage_log
 from uploader.reservation import Reservation
+from uploader.settled_rows import SettledRows
 from uploader.writing import results_note, write_out
 
 _MOST_SHARE = 0.5
@@ -94,7 +95,7 @@ def _upload_file(path: Path, desk: Desk, start: Start) -> FileReport:
     desk.watcher.say(Note("being read", "file_begun", path=path))
     with open_usage_log(path, delimiter=desk.plan.delimiter) as log:
         check = fitted_check(log, desk.schema, desk.plan.mapping)
-        own_ids = own_ids_of(log, desk.plan)
+        own_ids = own_ids_of(log, desk.plan.event_id, base_url=desk.plan.settings.base_url)
         facts = InputFacts.of(path)
         books, rows = read_through(log, check, own_ids, desk.plan)
         _say_what_was_read(log, desk.watcher)
@@ -138,8 +139,8 @@ def _end_run(log: UsageLog, run: Admitted, naming: Naming, books: Books, desk: D
     history = run.ledger.history()
     # The sketch of the first pass stands when every row was posted.
     posted = None if history.accepted + history.in_doubt == log.row_count else sketches_of(log, desk.plan)
-    answers = Answers(naming, run.ledger, books, own_events=run.own_events, posted=posted)
-    write_out(log, run.reservation, run.ledger, answers.states(log), event_id_of=answers.event_id_of)
+    settled = SettledRows(naming, run.ledger, books, own_events=run.own_events, posted=posted)
+    write_out(log, run.reservation, run.ledger, settled.states(log), event_id_of=settled.event_id_of)
     run_id = run.ledger.identity.run_id
     desk.watcher.say(results_note(log.path, run.reservation, run_id=run_id))
     if posted is None:

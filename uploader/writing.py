@@ -10,9 +10,10 @@ from typing import BinaryIO
 from uploader.ledger import Ledger
 from uploader.model import Batch, Row, RowState
 from uploader.notes import Note
+from uploader.open_log import Log
 from uploader.readers import open_usage_log
 from uploader.reservation import Names, Reservation, room_needed_bytes
-from uploader.results import OWN_COLUMNS, Log, OwnCells, TableWriter, earlier_cells, write_results
+from uploader.results import OWN_COLUMNS, OwnCells, TableWriter, earlier_cells, write_results
 
 
 @contextlib.contextmanager

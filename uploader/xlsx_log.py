@@ -92,8 +92,7 @@ class XlsxLog(OpenLog):
         Raises ``InputError`` for a workbook that is damaged, ``InputChangedError`` for content that is no longer the
         first pass's.
         """
-        if not self._content.is_complete():
-            self._content.hash_file()
+        self._content.hash_file()
         self._bytes.forget_blocks()
         count = 0
         with self._book() as book:
@@ -107,10 +106,6 @@ class XlsxLog(OpenLog):
                 count += len(rows)
                 yield Batch(rows)
         self._row_count = count
-
-    def as_text(self, row: Row) -> Row:
-        """Give the row itself: its cells are text."""
-        return row
 
     def record_text(self, row: Row) -> str:
         """Give the row as a CSV record."""

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from tests.faults.tally import Extent
 from uploader.errors import UploaderError
 from uploader.log_check import fitted_check
+from uploader.mapping import AS_IT_STANDS
 from uploader.model import Row
 from uploader.readers import open_usage_log
 from uploader.schema import EVENT_COLUMNS, RowSchema
@@ -64,7 +65,7 @@ def read_all(path: Path) -> list[Row]:
         for row in first:
             assert bool(row.fault) == (not row.cells)
             assert row.fault or len(row.cells) == len(log.columns)
-        check = fitted_check(log, SCHEMA)
+        check = fitted_check(log, SCHEMA, AS_IT_STANDS)
         for row in first:
             check.event(row)
             check.units(row)

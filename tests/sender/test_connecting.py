@@ -31,8 +31,8 @@ from tests.sender.calls import (
 from uploader.connecting import connected
 from uploader.descriptors import most_sockets
 from uploader.dialling import Dialling
-from uploader.names import Address, Names, in_turn
 from uploader.origin import Origin
+from uploader.resolver import Address, Resolver, in_turn
 from uploader.steps import Steps, UnconnectedError
 
 Given = TypeVar("Given")
@@ -136,7 +136,7 @@ def test_the_address_that_took_a_connection_is_tried_first(
 ) -> None:
     """Else each further connection would wait for those that never answer."""
     dialling = Dialling(proxy=None, ca_bundle="unused", most_sockets=4)
-    with full_port() as silent, contextlib.closing(dialling.names):
+    with full_port() as silent, contextlib.closing(dialling.resolver):
         doors = [(socket.AF_INET, 0, 0, "", ("127.0.0.1", port)) for port in (silent, billing_server.port)]
         at_most = []
         with monkeypatch.context() as names:
@@ -171,12 +171,12 @@ def test_families_of_addresses_take_turns() -> None:
 
 def test_a_name_is_asked_for_once_for_many_calls(billing_server: BillingServer) -> None:
     """Calls that begin together wait for one answer, and later ones use it."""
-    names = Names()
+    resolver = Resolver()
     try:
-        assert names.ask("localhost", 80) is names.ask("localhost", 80)
-        assert names.ask("127.0.0.1", 80).addresses == [Address(socket.AF_INET, ("127.0.0.1", 80))]
+        assert resolver.ask("localhost", 80) is resolver.ask("localhost", 80)
+        assert resolver.ask("127.0.0.1", 80).addresses == [Address(socket.AF_INET, ("127.0.0.1", 80))]
     finally:
-        names.close()
+        resolver.close()
     with sending(most_in_flight=100) as sender:
         base_url = billing_server.base_url.replace("127.0.0.1", "localhost")
         told = post_all(sender, billing_server, [f"d{number}" for number in range(50)], base_url=base_url)
@@ -185,25 +185,25 @@ def test_a_name_is_asked_for_once_for_many_calls(billing_server: BillingServer) 
 
 def test_a_name_that_was_not_found_is_asked_for_again() -> None:
     """A failure is not remembered: the name server may be back."""
-    names = Names()
+    resolver = Resolver()
     try:
-        first = names.ask("metering.invalid", 80)
+        first = resolver.ask("metering.invalid", 80)
         while not first.is_answered:
             pass
         assert first.error
-        assert names.ask("metering.invalid", 80) is not first
+        assert resolver.ask("metering.invalid", 80) is not first
     finally:
-        names.close()
+        resolver.close()
 
 
 def test_a_names_addresses_are_known_for_a_minute(clock: Clock) -> None:
     """Then it is asked for again: a backend may have moved."""
-    with contextlib.closing(Names()) as names:
-        first = names.answer("localhost", 80, timeout_seconds=10)
+    with contextlib.closing(Resolver()) as resolver:
+        first = resolver.answer("localhost", 80, timeout_seconds=10)
         clock.advance(seconds=59)
-        assert names.ask("localhost", 80) is first
+        assert resolver.ask("localhost", 80) is first
         clock.advance(seconds=2)
-        assert names.ask("localhost", 80) is not first
+        assert resolver.ask("localhost", 80) is not first
 
 
 def test_a_name_for_which_there_is_no_thread_sends_nothing(
@@ -239,9 +239,9 @@ def unanswered_name(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_an_answer_is_waited_for_in_time(unanswered_name: str) -> None:
     """Whoever asks for nothing but a name has its addresses, or hears that the name server is silent."""
-    with contextlib.closing(Names()) as names:
-        assert names.answer("localhost", 80, timeout_seconds=10).addresses
-        question = names.answer(unanswered_name, 80, timeout_seconds=0.1)
+    with contextlib.closing(Resolver()) as resolver:
+        assert resolver.answer("localhost", 80, timeout_seconds=10).addresses
+        question = resolver.answer(unanswered_name, 80, timeout_seconds=0.1)
     assert question.error == "no answer from the name server within 0.1 s"
 
 

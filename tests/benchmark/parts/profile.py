@@ -29,7 +29,7 @@ STAGE_BY_FILE = {
     "dialling": _EXCHANGE,
     "connecting": _EXCHANGE,
     "steps": _EXCHANGE,
-    "names": _EXCHANGE,
+    "resolver": _EXCHANGE,
     "database": "the ledger's commits (SQLite, the disk)",
     "edits": "rows into the ledger's statements",
     "ledger": "rows into the ledger's statements",

@@ -38,7 +38,7 @@ class Question:
             self.addresses = [address, *(other for other in self.addresses if other != address)]
 
 
-class Names:
+class Resolver:
     """Asks the system for names, each once at a time.
 
     bell: becomes readable when a question was answered; None until one needs the wait.

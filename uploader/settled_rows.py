@@ -16,7 +16,7 @@ from uploader.readers import UsageLog
 from uploader.results import NOT_SENT
 
 
-class Answers:
+class SettledRows:
     """What the ledger knows of an upload's rows.
 
     own_events: is told which events were accepted; None where events have no ids of their own.
