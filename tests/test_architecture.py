@@ -74,7 +74,7 @@ ROWS = [
         "tls",
     },
     {"climb", "configuration", "mapping", "model", "notes", "settings"},
-    {"errors", "records"},
+    {"errors", "records", "shell"},
 ]
 """From the top; the parts of one row do not know each other."""
 

@@ -172,6 +172,26 @@ def test_a_second_name_of_a_file_is_refused(home: Home, billing_server: BillingS
     assert len(billing_server.posts) == 3
 
 
+def test_a_refused_command_leaves_no_run_behind(home: Home, billing_server: BillingServer) -> None:
+    """`uploader runs` lists those that were begun."""
+    write_csv(home.folder / "usage.csv", usage_rows(3))
+    (home.folder / "out").write_text("no folder")
+    assert home.run_here("upload", "usage.csv", "--results-dir", "out").exit_code == 2
+    listed = home.run_here("runs")
+    assert listed.exit_code == 0
+    assert "unfinished" not in listed.stdout
+
+
+def test_a_name_that_begins_with_a_dash_is_no_option_in_what_to_run_next(
+    home: Home, billing_server: BillingServer
+) -> None:
+    """It can be copied as it stands."""
+    write_csv(home.folder / "-usage.csv", [*usage_rows(2), ("acme", "d", "m", "none")])
+    run = home.run_here("upload", "--", "-usage.csv")
+    assert "uploader replay ./-usage.failed.csv" in run.stdout
+    assert home.run_here("replay", "./-usage.failed.csv").exit_code == 1
+
+
 def test_a_copy_in_another_folder_is_told(home: Home, billing_server: BillingServer) -> None:
     """Two flat days may have one name, one content and one time: refused in one command, warned of in two."""
     for day in ("20", "21"):
@@ -326,6 +346,23 @@ def test_the_failure_budget_ends_a_run(home: Home, billing_server: BillingServer
     reasons = cells(read_rows(home.folder / "usage.results.csv"), "upload_reason")
     assert Counter(reasons) == {"rejected": 4, "not_sent": 26}
     assert len(billing_server.posts) == 4
+
+
+def test_rows_in_doubt_count_against_the_budget_before_anything_is_posted(
+    home: Home, billing_server: BillingServer
+) -> None:
+    """They stay failed however often the command is run: it would post some further rows each time."""
+    rows = usage_rows(40)
+    lost = Answer(then=Then.FIN)
+    billing_server.respond = lambda got: lost if got.method == "POST" and got.billed_row in rows[:3] else contract(got)
+    path = write_csv(home.folder / "usage.csv", rows)
+    command = ("upload", path, "--max-failed", "2", "--concurrency", "8")
+    assert home.run_here(*command).exit_code == 3
+    posts = len(billing_server.posts)
+    again = home.run_here(*command)
+    assert again.exit_code == 3
+    assert "more than 2 rows failed (--max-failed)" in again.stdout
+    assert len(billing_server.posts) == posts < 40
 
 
 @pytest.mark.parametrize(("budget", "rows", "most"), [("29%", 100, 29), ("0.7%", 1000, 7), ("0.7%", 999, 6)])

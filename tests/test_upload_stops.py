@@ -319,6 +319,19 @@ def test_a_stop_that_leaves_no_row_behind_asks_for_no_further_run(home: Home, bi
     assert "run the same command again" not in run.stdout
 
 
+def test_a_stop_in_which_all_rows_were_refused_asks_for_the_same_command(
+    home: Home, billing_server: BillingServer
+) -> None:
+    """The key is at fault, and not the rows, though all of them were in flight when that came out."""
+    billing_server.respond = lambda got: reply(401) if got.method == "POST" else contract(got)
+    write_csv(home.folder / "usage.csv", usage_rows(4, tenants=["acme"]))
+    run = home.run_here("upload", "usage.csv", "--concurrency", "4")
+    assert (run.exit_code, reasons(home)) == (3, ["rejected"] * 4)
+    assert "next:    once that is mended, run the same command again" in run.stdout
+    billing_server.respond = contract
+    assert home.run_here("upload", "usage.csv").exit_code == 0
+
+
 @pytest.mark.parametrize("options", [(), ("--dry-run",)])
 def test_a_signal_before_a_file_is_begun_is_heeded(
     home: Home, billing_server: BillingServer, options: tuple[str, ...]

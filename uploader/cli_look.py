@@ -6,7 +6,6 @@ What a command needs is imported when it runs: ``uploader --help`` must not wait
 from __future__ import annotations
 
 import functools
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from uploader.errors import SettingsError, UploaderError
 from uploader.mapping import ColumnMap
 from uploader.options import FILE, of_config, of_doctor, of_export, of_report, of_runs, of_sandbox, of_validate
 from uploader.settings import FailureBudget
+from uploader.shell import as_argument
 
 if TYPE_CHECKING:
     from uploader.findings import CheckFindings
@@ -101,7 +101,7 @@ def export(file: Path, *, output: Path | None, delimiter: str | None) -> None:
     from uploader.export import export as run  # noqa: PLC0415 -- heavy, see the top
 
     workbook, rows = run(file, workbook=output, delimiter=delimiter)
-    last_words(f"{workbook}: {rows:,} rows; correct and save it, then: uploader replay {shlex.quote(str(workbook))}")
+    last_words(f"{workbook}: {rows:,} rows; correct and save it, then: uploader replay {as_argument(workbook)}")
 
 
 @click.command(short_help="Make a page for a person of a results file.")

@@ -7,7 +7,6 @@ output. `rich` takes 0.1 s to import, and most runs have no terminal: it is impo
 from __future__ import annotations
 
 import contextlib
-import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from uploader.file_report import FileReport, complaint_about
 from uploader.model import REPLAY_BY_REASON, Reason, Replay
 from uploader.notes import Note
 from uploader.progress import Progress
+from uploader.shell import as_argument
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -142,23 +142,29 @@ def next_steps(report: FileReport, *, replay_options: str | None) -> list[str]:
     if report.names is None or replay_options is None:
         return []
     replays = {REPLAY_BY_REASON[reason] for reason in report.entry_by_reason if reason is not None}
-    replay = f"uploader replay {shlex.quote(str(report.names.failed))}{replay_options}"
+    failed = as_argument(report.names.failed)
+    replay = f"uploader replay {failed}{replay_options}"
     steps = []
+    was_refused = report.stop and not report.is_over_budget and Reason.REJECTED in report.entry_by_reason
+    if was_refused and Replay.YES not in replays:
+        steps.append(f"once that is mended, run {_same_command(report)}: it sends the rows that were rejected again")
     if Replay.CONFIRM in replays:
         steps.append(
             "ask the backend's owners about the rows in doubt; write resend or recorded into their upload_replay"
         )
     if Replay.FIX in replays:
-        export = f"uploader export {shlex.quote(str(report.names.failed))}"
-        steps.append(f"correct the rows marked fix (safest: {export}), or set the backend up for them")
+        steps.append(f"correct the rows marked fix (safest: uploader export {failed}), or set the backend up for them")
     if report.stop and Replay.YES in replays:
-        command = "the same command without --again" if report.was_billed_again else "the same command again"
         first = (
             "correct and replay failed rows, or allow for more with --max-failed; then "
             if report.is_over_budget
             else ""
         )
-        steps.append(f"{first}run {command}: it continues with the rows that were not sent")
+        steps.append(f"{first}run {_same_command(report)}: it continues with the rows that were not sent")
     if replays and not (report.stop and replays == {Replay.YES}):
         steps.append(replay)
     return steps
+
+
+def _same_command(report: FileReport) -> str:
+    return "the same command without --again" if report.was_billed_again else "the same command again"

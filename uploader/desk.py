@@ -20,7 +20,7 @@ from uploader.notes import Note
 from uploader.pacing import Pacing
 from uploader.pacing_notes import PacingNotes
 from uploader.plan import Plan
-from uploader.posting import Posting, Recorder
+from uploader.posting import Posting, Recorder, over_budget
 from uploader.progress import Progress
 from uploader.readers import UsageLog
 from uploader.schema import RowSchema
@@ -77,7 +77,11 @@ class Desk:
             self.pacing.know_backend()
         self.watcher.begin(log.path, progress)
         self._say_that_posting_begins(log.path, ledger, progress)
-        return self.posting_into(ledger, progress, watch=_Watch(self, log.path, ledger).watch)
+        posting = self.posting_into(ledger, progress, watch=_Watch(self, log.path, ledger).watch)
+        if posting.most_failed is not None and ledger.history().in_doubt > posting.most_failed:
+            # These are not posted again, wherever they stand: the rows before them must not be, each time, either.
+            progress.stop = over_budget(posting.most_failed)
+        return posting
 
     def posting_into(self, ledger: Recorder, progress: Progress, *, watch: Callable[[Progress], None]) -> Posting:
         """Set up a posting, of which nothing is said and whose outcomes any recorder may take."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import shlex
 import shutil
 import socket
 import ssl
@@ -33,6 +32,7 @@ from uploader.resolver import Resolver
 from uploader.schema import RowSchema
 from uploader.sender import Connection, Sender
 from uploader.settings import Settings
+from uploader.shell import as_argument
 from uploader.tls import context_for, in_words
 
 _FEW_DAYS = 21
@@ -121,7 +121,7 @@ def _examine_log(path: Path, schema: RowSchema, plan: Plan) -> tuple[Finding, st
                 return Finding(State.WARN, "log", f"{path}: has no row -- look whether its export is whole"), None
     except UploaderError as error:
         return Finding(State.FAIL, "log", str(error)), None
-    remedy = f"see why: uploader validate {shlex.quote(str(path))}"
+    remedy = f"see why: uploader validate {as_argument(path)}"
     return Finding(State.FAIL, "log", f"{path}: has no good row -- {remedy}"), None
 
 

@@ -6,7 +6,6 @@ import contextlib
 import csv
 import os
 import re
-import shlex
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from uploader.errors import InputError, RefusedError
 from uploader.model import Row
 from uploader.readers import UsageLog
 from uploader.replay_log import ReplayLog, open_own_file
+from uploader.shell import as_argument
 from uploader.workbook import MOST_CHARACTERS, MOST_COLUMNS, MOST_ROWS, Workbook
 
 _WORKBOOK = ".xlsx"
@@ -43,7 +43,7 @@ def export(path: Path, *, workbook: Path | None, delimiter: str | None) -> tuple
     if path.suffix.lower() == _WORKBOOK:
         raise InputError(
             f"{path} is a workbook already",
-            remedy=f"edit it, save it, and run: uploader replay {shlex.quote(str(path))}",
+            remedy=f"edit it, save it, and run: uploader replay {as_argument(path)}",
         )
     with open_own_file(path, delimiter=delimiter) as log:
         ReplayLog(log)  # which demands our columns

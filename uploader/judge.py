@@ -72,6 +72,7 @@ class Judge:
                 f"{ledger.path} knows no row of run {ledger.identity.run_id}",
                 remedy="give --ledger the folder that the upload used",
             )
+        self._began_milliseconds = now_milliseconds()
         self._is_seen = bytearray(rows_of_the_run + 1)
         self._is_accepted_uncompared = bytearray(rows_of_the_run + 1)
         self._last_judged = 0
@@ -114,6 +115,7 @@ class Judge:
         numbers = [entry.number for entry in entries]
         originals = self._ledger.edits.originals(numbers)
         self._posted_by_row = self._ledger.edits.posted(numbers)
+        self._as_text_by_row = self._ledger.edits.as_text(numbers)
         states = [self._state_in_the_end(entry, known, originals.get(entry.number, {})) for entry in entries]
         self.failed_rows += sum(state.row > 0 and state.outcome.reason is not None for state in states)
         return states
@@ -126,13 +128,29 @@ class Judge:
         self, entry: ReplayEntry, known: Mapping[int, RowState], original: dict[str, Any]
     ) -> RowState:
         if entry.row.number <= self._last_judged:
-            state = self._state_by_file_row.get(entry.row.number) or _state(entry, known)
+            kept = self._state_by_file_row.get(entry.row.number)
+            found = Kept(kept) if kept else _state(entry, known)
         else:
             found = self._identify(entry, known, original)
-            state = found.state if isinstance(found, Kept) else found
+        state = found.state if isinstance(found, Kept) else self._unless_unreached(entry, found, original)
         if state.outcome.reason is None and not state.outcome.detail and self._is_accepted_uncompared[state.row]:
             return _reworded(state, "accepted before this replay, which did not compare its cells")
         return state
+
+    def _unless_unreached(self, entry: ReplayEntry, state: RowState, original: dict[str, Any]) -> RowState:
+        """Have a row say so whose turn did not come: what became of it before is no verdict on what it is now."""
+        outcome = state.outcome
+        was_reached = state.at_milliseconds >= self._began_milliseconds
+        if was_reached or outcome.reason is None or outcome.reason is Reason.NOT_SENT:
+            return state
+        decision = self._decide(entry, state, original)
+        if outcome.reason is Reason.IN_DOUBT:
+            words = f"{outcome.detail}; the replay ended before its turn: upload_replay said {entry.word!r}"
+            return state if isinstance(decision, Kept) else _reworded(state, words)
+        if not isinstance(decision, Due):
+            return state
+        words = f"the replay ended before its turn; until then: {outcome.reason.value}, {outcome.detail}"
+        return replace(state, outcome=Outcome(Reason.NOT_SENT, words))
 
     def _known(self, entries: Sequence[ReplayEntry]) -> dict[int, RowState]:
         return self._ledger.known([entry.number for entry in entries])
@@ -237,6 +255,8 @@ class Judge:
             return "the ledger does not hold what was posted"
         if entry.row.fault or self._edited_columns(entry, posted):
             return f"`resend` posts a row exactly as it was, and {self._put_back(entry, posted)}"
+        if entry.attempts == 0:
+            return f"its upload_attempts is gone; write back {state.attempts}"
         if entry.attempts != state.attempts:
             return "it was posted once more since this file was written; replay the newest failed file"
         return ""

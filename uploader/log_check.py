@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-
 from uploader.errors import InputError
 from uploader.mapping import ColumnMap
 from uploader.readers import UsageLog
 from uploader.schema import RowCheck, RowSchema
 from uploader.settings import FailureBudget
+from uploader.shell import as_argument
 
 
 def fitted_check(log: UsageLog, schema: RowSchema, mapping: ColumnMap) -> RowCheck:
@@ -21,7 +20,7 @@ def fitted_check(log: UsageLog, schema: RowSchema, mapping: ColumnMap) -> RowChe
     if own:
         raise InputError(
             f"{log.path}: its column {own[0]!r} is one that results and failed files have",
-            remedy=f"to send its failed rows again: uploader replay {shlex.quote(str(log.path))}",
+            remedy=f"to send its failed rows again: uploader replay {as_argument(log.path)}",
         )
     return schema.for_columns(log.columns, path=log.path, mapping=mapping)
 
@@ -35,6 +34,6 @@ def demand_within_budget(log: UsageLog, bad: int, budget: FailureBudget | None) 
     if budget is not None and bad > (most := budget.most_failed(rows=log.row_count)):
         raise InputError(
             f"{log.path}: {bad:,} of {log.row_count:,} rows are invalid or malformed, and --max-failed allows {most:,}",
-            remedy=f"nothing was posted; see which: uploader validate {shlex.quote(str(log.path))}; have the export "
+            remedy=f"nothing was posted; see which: uploader validate {as_argument(log.path)}; have the export "
             "mended, or allow more",
         )

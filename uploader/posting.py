@@ -281,9 +281,12 @@ class Posting:
         self._settled.append(state)
         self.progress.settle(state)
         if self.most_failed is not None and self.progress.failed > self.most_failed:
-            self.progress.stop = (
-                f"more than {self.most_failed:,} rows failed (--max-failed); correct those first, or allow for more"
-            )
+            self.progress.stop = over_budget(self.most_failed)
+
+
+def over_budget(most_failed: int) -> str:
+    """Say why posting ends when more rows failed than the failure budget allows."""
+    return f"more than {most_failed:,} rows failed (--max-failed); correct those first, or allow for more"
 
 
 def _with_history(outcome: Outcome, due: Due) -> Outcome:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from uploader.errors import InputError
 from uploader.model import Reason, Row, Status, cell_text
 from uploader.readers import UsageLog, open_usage_log, open_workbook
 from uploader.results import OWN_COLUMNS
+from uploader.shell import as_argument
 
 _NEEDED_COLUMNS = ("upload_row", "upload_status", "upload_reason", "upload_replay", "upload_event_id", "upload_run")
 _DELIMITERS = (",", ";", "\t", "|")
@@ -78,7 +78,7 @@ class ReplayLog:
             if len(missing) == len(_NEEDED_COLUMNS):
                 remedy = (
                     f"if it was one, {remedy}, and uploaded as a new log, rows in doubt could be billed twice; "
-                    f"a log of new usage alone: uploader upload {shlex.quote(str(self.source.path))}"
+                    f"a log of new usage alone: uploader upload {as_argument(self.source.path)}"
                 )
             raise InputError(
                 f"{self.source.path}: no column named {missing[0]!r}, so it is not a results or failed file",

@@ -5,7 +5,6 @@ The only file that knows `jinja2`; every cell of a usage log passes its autoesca
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -19,6 +18,7 @@ from uploader.charts import lines, stacked_bars
 from uploader.findings import CheckFindings, Findings, ReasonGroup, Tally, read_findings
 from uploader.mapping import ColumnMap
 from uploader.model import REPLAY_BY_REASON, Reason, Replay
+from uploader.shell import as_argument
 from uploader.summary import FileSummary, Summary
 from uploader.timings import Interval
 
@@ -122,7 +122,7 @@ def page_of_file(path: Path, *, mapping: ColumnMap) -> str:
         name=path.name,
         sentence=_sentence(findings, None),
         failed_file=str(failed_file),
-        command=f"uploader replay {shlex.quote(str(failed_file))}",
+        command=f"uploader replay {as_argument(failed_file)}",
         throughput=_throughput_of_moments(findings),
         latency=Markup(),
     )
@@ -138,7 +138,7 @@ def page_of_checks(checks: Sequence[tuple[Path, CheckFindings | str]]) -> str:
             name=path.name,
             sentence=f"Cannot be taken: {found}" if isinstance(found, str) else _sentence_of_check(found),
             failed_file=str(path),
-            command=f"uploader upload {shlex.quote(str(path))}",
+            command=f"uploader upload {as_argument(path)}",
             throughput=Markup(),
             latency=Markup(),
         )
@@ -149,14 +149,16 @@ def page_of_checks(checks: Sequence[tuple[Path, CheckFindings | str]]) -> str:
 
 def _section_of_command(file: FileSummary, *, replay_options: str | None) -> _Section:
     findings = None if file.results is None else read_findings(file.results, mapping=file.mapping)
-    has_command = file.failed is not None and replay_options is not None
+    command = ""
+    if file.failed is not None and replay_options is not None:
+        command = f"uploader replay {as_argument(file.failed)}{replay_options}"
     return _section(
         findings,
         file,
         name=file.path.name,
         sentence=_sentence(findings, file),
         failed_file="" if file.failed is None else str(file.failed),
-        command=f"uploader replay {shlex.quote(str(file.failed))}{replay_options}" if has_command else "",
+        command=command,
         throughput=_throughput(_to_draw(file.intervals)),
         latency=_latency(_to_draw(file.intervals)),
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from uploader.errors import LedgerRefusal, UploaderError
 from uploader.identity import RunIdentity
 from uploader.lock import holder
-from uploader.run_file import RunFacts, ledger_path, remembered, run_ids
+from uploader.run_file import RunFacts, has_begun, ledger_path, remembered, run_ids
 
 _COLUMNS = (
     "run",
@@ -80,7 +80,7 @@ def _line(folder: Path, run_id: str) -> tuple[str, ...]:
         facts = remembered(folder, run_id)
     except UploaderError as error:  # one damaged file does not keep the others from being listed
         return (run_id, "", str(error), *[""] * (len(_COLUMNS) - 3))
-    if not facts:
+    if not has_begun(facts):
         return ()
     identity = RunIdentity.from_canonical(facts["identity"]) if "identity" in facts else None
     totals = _totals(facts)

@@ -390,3 +390,13 @@ def test_all_in_doubt_are_sent_again_once_by_one_file(scene: Scene) -> None:
     assert scene.posts_of("d1") == 2
     assert "replay the newest failed file" in of(read(failed_file(report)), "d1")["upload_detail"]
     assert of(read(newest), "d1")["upload_attempts"] == "2"
+
+
+def test_a_row_whose_attempts_were_deleted_is_told_what_is_missing(scene: Scene) -> None:
+    """They say whether the person knew of its last attempt."""
+    scene.answers = {"d1": [NEVER]}
+    file = failed_file(scene.upload(scene.log("acme,d1,api,1")))
+    report = scene.replay(edited(file, setting(upload_replay="resend", upload_attempts="")))
+    (detail,) = cells(results_file(report), "upload_detail")
+    assert detail.endswith("not sent again: its upload_attempts is gone; write back 1")
+    assert scene.posts_of("d1") == 1

@@ -41,6 +41,7 @@ from tests.replay.scene import (
     results_file,
     setting,
 )
+from uploader.console import next_steps
 from uploader.errors import RefusedError
 from uploader.judge import Permissions
 from uploader.results import OWN_COLUMNS
@@ -49,7 +50,7 @@ from uploader.results import OWN_COLUMNS
 
 
 def test_a_replay_that_is_stopped_accounts_for_every_row(scene: Scene) -> None:
-    """Rows whose turn did not come are in the results as they were; the same command again posts them."""
+    """Rows whose turn did not come are said to be not sent; the same command again posts them."""
     log = scene.log(*(f"acme,d{number},api,{number}" for number in range(1, 41)))
     scene.answers = {f"d{number}": [NO] for number in range(2, 41, 3)}
     file = results_file(scene.upload(log))
@@ -66,7 +67,7 @@ def test_a_replay_that_is_stopped_accounts_for_every_row(scene: Scene) -> None:
     assert [row["device_id"] for row in rows] == [*(f"d{number}" for number in range(1, 41)), "d2", "d39", "d1"]
     reasons = [row["upload_reason"] for row in rows]
     assert 3 <= reasons[:40].count("") - 27 <= 10
-    assert set(reasons[:40]) == {"", "rejected"}
+    assert set(reasons[:40]) == {"", "not_sent"}
     assert reasons[40:] == ["duplicate", "duplicate", "malformed"]
     assert rows[42]["upload_row"] == ""
     scene.stop_after_posts = None
@@ -92,10 +93,37 @@ def test_rows_that_a_stopped_replay_never_read_are_accounted_for_too(scene: Scen
     assert len(rows) == 12 + 1000 + 4
     assert {row["upload_reason"] for row in rows[12:-4]} == {"duplicate"}
     assert (rows[0]["upload_reason"], rows[0]["upload_detail"]) == ("", BEFORE)
-    assert [row["upload_reason"] for row in rows[-4:]] == ["rejected", "duplicate", "duplicate", "malformed"]
+    assert [row["upload_reason"] for row in rows[-4:]] == ["not_sent", "duplicate", "duplicate", "malformed"]
     assert [row["upload_row"] for row in rows[-4:]] == ["13", "", "", ""]
     scene.stop_after_posts = None
     assert scene.replay(file).failed_rows == 0
+
+
+def test_a_stopped_replay_gives_no_verdict_on_rows_that_it_did_not_reach(scene: Scene) -> None:
+    """What they were is not what they are now; a word that was not heeded is told, and an id that is still wrong."""
+    log = scene.log(*(f"acme,d{number},api,none" for number in range(20)), "acme,lost,api,1", "acme,bad id,api,1")
+    scene.answers = {"lost": [NEVER]}
+    file = failed_file(scene.upload(log))
+    scene.stop_after_posts = len(scene.server.posts) + 3
+
+    def correct(rows: Rows) -> None:
+        for row in rows[:20]:
+            row["total_usage"] = "7"
+        rows[20]["upload_replay"] = "resend"
+
+    corrected = edited(file, correct)
+    report = scene.replay(corrected)
+    rows = read(results_file(report))
+    by_reason = Counter(row["upload_reason"] for row in rows)
+    assert set(by_reason) == {"", "not_sent", "in_doubt", "invalid"}
+    assert by_reason["invalid"] == by_reason["in_doubt"] == 1
+    unsent = next(row for row in rows if row["upload_reason"] == "not_sent")
+    assert unsent["upload_detail"].startswith("the replay ended before its turn; until then: invalid, total_usage: ")
+    assert rows[20]["upload_detail"].endswith("the replay ended before its turn: upload_replay said 'resend'")
+    assert any("run the same command again" in step for step in next_steps(report, replay_options=""))
+    scene.stop_after_posts = None
+    assert scene.replay(corrected).failed_rows == 1
+    assert scene.posts_of("lost") == 2
 
 
 def test_rows_beyond_a_batch_are_known(scene: Scene) -> None:
