@@ -141,6 +141,8 @@ def next_steps(report: FileReport, *, replay_options: str | None) -> list[str]:
     """Say what to run: the same command again, or a replay once a person has done their part."""
     if report.names is None or replay_options is None:
         return []
+    if 0 < report.failed_rows == report.rows_of_no_run:
+        return ["nothing: no row of the run is left to send; what failed is none of its rows, see upload_detail"]
     replays = {REPLAY_BY_REASON[reason] for reason in report.entry_by_reason if reason is not None}
     failed = as_argument(report.names.failed)
     replay = f"uploader replay {failed}{replay_options}"

@@ -38,6 +38,7 @@ class FileReport:
 
     names:           where the results are; None when none were written. The failed file exists only if rows failed.
     entry_by_reason: rows and units, by why they failed; None stands for accepted.
+    rows_of_no_run:  failed rows of a replay that are no rows of its run, such as copies.
     posts, look_ups: calls of this command.
     content_sha256:  of the file's decompressed content; empty when it was not read to its end.
     ledger:          the run's file; None when none was begun.
@@ -54,6 +55,7 @@ class FileReport:
     run_id: str = ""
     names: Names | None = None
     entry_by_reason: dict[Reason | None, Entry] = field(default_factory=dict)
+    rows_of_no_run: int = 0
     posts: int = 0
     look_ups: int = 0
     content_sha256: str = ""

@@ -92,9 +92,15 @@ def read_through(log: ReplayLog, check: RowCheck) -> tuple[Books, str]:
             f"{log.path}: none of its rows can be read; the first: {first_fault}",
             remedy='if a spreadsheet saved it, have it save as "CSV UTF-8", or as .xlsx',
         )
-    if len(found) != 1:
+    if not found:
         raise InputError(
-            f"{log.path}: its column upload_run names {len(found)} runs{': ' if found else ''}{', '.join(found[:3])}",
+            f"{log.path}: none of its rows says of which run it is",
+            remedy="if they are rows of a run, put upload_row and upload_run back as they were; copies of rows have "
+            "nothing to be sent, and new usage goes up in a file of its own",
+        )
+    if len(found) > 1:
+        raise InputError(
+            f"{log.path}: its column upload_run names {len(found)} runs: {', '.join(found[:3])}",
             remedy="replay one results or failed file at a time, with the column upload_run as it was",
         )
     return books, found[0]
@@ -132,7 +138,7 @@ def admitted_replay(
     with contextlib.ExitStack() as held:
         ledger = held.enter_context(Ledger(plan.ledger_folder, identity))
         demand_schema(log.path, ledger.facts(), schema_path=plan.schema_path)
-        reservation = held.enter_context(reserved(names, log, ledger, rows=log.source.row_count))
+        reservation = held.enter_context(reserved(names, log, ledger, rows=log.row_count))
         event_id = ledger.facts().get("event_id")
         own_ids = own_ids_of(log, event_id, base_url=identity.base_url)
         judge = Judge(check, ledger, permissions, own_ids)

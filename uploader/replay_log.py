@@ -52,7 +52,10 @@ class ReplayEntry:
 
 @dataclass(slots=True)
 class ReplayLog:
-    """The usage log's columns of a results or failed file; always CSV."""
+    """The usage log's columns of a results or failed file; always CSV.
+
+    row_count: known after the first complete pass.
+    """
 
     source: UsageLog
     path: Path = field(init=False)
@@ -62,6 +65,7 @@ class ReplayLog:
     line_end: str = field(init=False)
     has_bom: bool = field(init=False)
     kind: Literal["csv", "parquet"] = field(init=False, default="csv")
+    row_count: int = field(init=False, default=0)
     _own_at: dict[str, int] = field(init=False)
     _kept_at: list[int] = field(init=False)
 
@@ -97,21 +101,29 @@ class ReplayLog:
         return self.source.size_bytes
 
     def entries(self) -> Iterator[list[ReplayEntry]]:
-        """Make one pass over the file, a batch at a time."""
-        for batch in self.source.batches():
-            yield [self._entry(row) for row in batch.rows]
+        """Make one pass over the file, a batch at a time; rows whose cells were all emptied are none."""
+        for rows in self._rows():
+            yield [self._entry(row) for row in rows]
 
     def claims(self) -> Iterator[list[tuple[ReplayEntry, dict[str, str]]]]:
         """Make one pass, and give all that our own columns say of each row, by column; of an unreadable row nothing."""
-        for batch in self.source.batches():
+        for rows in self._rows():
             yield [
                 (self._entry(row), {} if row.fault else {name: self._own(row, name) for name in self._own_at})
-                for row in batch.rows
+                for row in rows
             ]
 
     def record_text(self, row: Row) -> str:
         """Spell a row's kept cells as a CSV record."""
         return self._as_text(row.cells)
+
+    def _rows(self) -> Iterator[list[Row]]:
+        count = 0
+        for batch in self.source.batches():
+            rows = [row for row in batch.rows if row.fault or any(cell_text(cell).strip() for cell in row.cells)]
+            count += len(rows)
+            yield rows
+        self.row_count = count
 
     def _as_text(self, cells: Sequence[Any]) -> str:
         if self.source.kind == "parquet":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from uploader.adoption import adopt
@@ -48,18 +49,18 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions, start: Start)
         mapping = mapping_of(log, desk.plan)
         check = fitted_check(log, desk.schema, mapping, takes_its_word=permissions.without_ledger)
         books, run_id = read_through(log, check)
-        counts = {"rows": source.row_count}
-        desk.watcher.say(Note(f"{source.row_count:,} rows read", "file_read", path=path, run_id=run_id, counts=counts))
+        counts = {"rows": log.row_count}
+        desk.watcher.say(Note(f"{log.row_count:,} rows read", "file_read", path=path, run_id=run_id, counts=counts))
         if permissions.without_ledger:
             adopt(log, check, run_id=run_id, plan=desk.plan, say=desk.watcher.say)
         with admitted_replay(log, check, desk.plan, permissions, run_id=run_id, watcher=desk.watcher) as run:
-            progress = Progress(rows=source.row_count)
+            progress = Progress(rows=log.row_count)
             due = _due_rows(log, run.judge, run.own_events, progress)
             desk.posting(source, run.ledger, progress).post_all(due)
             stop = desk.why_stopped(progress)
             _end_run(log, check, run, books, desk)
         imbalance = books.imbalance(accepted=None, may_leave_unsent=True)
-    return report_of_run(
+    report = report_of_run(
         source,
         run.ledger,
         run.reservation,
@@ -70,6 +71,7 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions, start: Start)
         stop=stop,
         imbalance=imbalance,
     )
+    return replace(report, rows_of_no_run=report.failed_rows - run.judge.failed_rows)
 
 
 def _end_run(log: ReplayLog, check: RowCheck, run: AdmittedReplay, books: Books, desk: Desk) -> None:

@@ -31,6 +31,7 @@ from tests.replay.scene import (
     setting,
     whichever,
 )
+from uploader.console import next_steps
 from uploader.errors import InputError, LedgerRefusal, RefusedError
 from uploader.identity import EventIds
 from uploader.judge import Permissions
@@ -113,7 +114,7 @@ def test_a_row_that_stands_in_the_file_twice_is_posted_once(scene: Scene, first:
         "row 1 stands in the file twice; only the first was looked at"
     ]
     assert scene.posts_of("d1") == (2 if first is NO else 1)
-    assert "names 0 runs" in str(scene.refusal(failed_file(report)))
+    assert "none of its rows says of which run it is" in str(scene.refusal(failed_file(report)))
 
 
 def test_a_file_of_several_runs_is_refused(scene: Scene) -> None:
@@ -130,7 +131,7 @@ def test_a_file_of_several_runs_is_refused(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("run", "words"),
     [
-        ("", "names 0 runs"),
+        ("", "none of its rows says of which run it is"),
         ("r0123456789abcde", "run r0123456789abcde is not known to the ledger in"),
         ("../../etc/passwd", "is not known to the ledger in"),
         ("r1", "run r1 is not known to the ledger in"),
@@ -396,3 +397,34 @@ def test_a_row_of_our_own_file_that_cannot_be_read_is_not_lost(scene: Scene, byt
     assert second["upload_raw"]
     assert scene.posts_of("d2") == 1
     assert scene.replay(file).failed_rows == 0
+
+
+def test_where_only_copies_are_left_there_is_nothing_to_run_next(scene: Scene) -> None:
+    """Their replay would be refused, and says why."""
+    scene.answers = {"d1": [NO], "d2": [NO]}
+    file = failed_file(scene.upload(scene.log("acme,d1,api,1", "acme,d2,api,2")))
+    report = scene.replay(edited(file, lambda rows: rows.append({**rows[0]})))
+    assert (report.failed_rows, report.rows_of_no_run) == (1, 1)
+    (step,) = next_steps(report, replay_options="")
+    assert step.startswith("nothing: no row of the run is left to send")
+    assert "none of its rows says of which run it is -- if they are rows of a run" in str(
+        scene.refusal(failed_file(report))
+    )
+
+
+def test_rows_that_were_emptied_are_none(scene: Scene) -> None:
+    """As a spreadsheet leaves them when their cells are deleted; their rows of the run stay as they are."""
+    scene.answers = {f"d{number}": [NO] for number in (1, 2, 3)}
+    file = failed_file(scene.upload(scene.log("acme,d1,api,1", "acme,d2,api,2", "acme,d3,api,3")))
+
+    def empty(rows: Rows) -> None:
+        for column in rows[1]:
+            rows[1][column] = " "
+        rows.append(dict.fromkeys(rows[0], ""))
+
+    report = scene.replay(edited(file, empty))
+    assert (report.rows, report.failed_rows) == (2, 0)
+    assert cells(results_file(report), "device_id") == ["d1", "d3"]
+    assert scene.warnings == [
+        f"1 further rows of run {report.run_id} are failed, which this file does not have; replay theirs too"
+    ]
