@@ -263,6 +263,30 @@ def test_cells_that_were_sorted_apart_from_ours_are_not_posted(
     assert billing_server.billed() == Counter(ROWS[:accepted])
 
 
+@pytest.mark.parametrize("column", EVENT_COLUMNS)
+def test_a_column_of_failed_rows_that_was_sorted_alone_is_not_posted(
+    home: Home, billing_server: BillingServer, column: str
+) -> None:
+    """Each row has another's cell then, and all sums are right; cells that a person corrected are posted."""
+    rows = [BilledRow(f"t{number}", f"d{number}", f"m{number}", number) for number in range(40)]
+    billing_server.respond = takes(rows[:1], otherwise=reply(422))
+    write_csv(home.folder / "usage.csv", [*rows, ("acme", "late", "api", "none")])
+    assert home.run_here("upload", "usage.csv", "--concurrency", "1").exit_code == 1
+    billing_server.respond = contract
+    failed = read_rows(home.folder / "usage.failed.csv")
+    failed[-1]["total_usage"] = "7"
+    cells = sorted((row[column] for row in failed), reverse=True)
+    rewrite(home.folder / "one.csv", [{**row, column: cell} for row, cell in zip(failed, cells, strict=True)])
+    run = home.run_here("replay", "one.csv")
+    assert run.exit_code == 2
+    assert f"one.csv: not done: in {column}, " in run.said
+    assert "as when only some of the columns are sorted" in run.said
+    assert len(billing_server.billed()) == 1
+    rewrite(home.folder / "right.csv", [{**row, "meter_id": f"{row['meter_id']}.v2"} for row in failed])
+    assert home.run_here("replay", "right.csv").exit_code == 0
+    assert len(billing_server.billed()) == len(rows) + 1
+
+
 def test_a_failed_file_is_replayed_though_its_rows_are_like_accepted_ones(
     home: Home, billing_server: BillingServer
 ) -> None:

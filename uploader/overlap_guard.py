@@ -137,15 +137,21 @@ def demand_little_overlap_since(
     )
 
 
-def demand_cells_in_their_rows(seen: SeenRows, edited: Sequence[bytes], *, path: Path) -> None:
-    """Refuse to replay edited rows of which many have the cells of rows that their upload has posted.
+def demand_cells_in_their_rows(
+    seen: SeenRows, edited: Sequence[bytes], *, moved_by_column: Mapping[str, int], path: Path
+) -> None:
+    """Refuse to replay edited rows of which many have the cells of other rows.
 
-    So it is when only some columns of the file were sorted: a failed row then has an accepted row's cells. After a kill
-    nothing can be told, since all rows of the log count as posted.
+    So it is when only some columns of the file were sorted. Other rows of the file tell by themselves; of those that
+    their upload has posted its sketch does, but for after a kill, when all rows of the log count as posted.
+
+    moved_by_column: the cells that stand in other rows of the file than they did, see ``MovedCells``.
 
     Raises:
         LedgerRefusal: nothing was posted.
     """
+    for column, cells in moved_by_column.items():
+        raise _moved(f"{path}: in {column}, {cells:,} cells that were edited are those of other rows of the file")
     log, posted = seen.own_log(), seen.own_posted()
     if not log or posted is None:
         return
@@ -157,12 +163,7 @@ def demand_cells_in_their_rows(seen: SeenRows, edited: Sequence[bytes], *, path:
         overlap = overlap_with(sketch, {"": posted})
         rows = overlap.rows_by_run_id.get("", 0)
         if rows >= _MANY_ROWS and overlap.share > _SHARE_WORTH_A_WORD:
-            raise LedgerRefusal(
-                f"{path}: some {rows:,.0f} of its edited rows have the cells of other rows, which were posted: cells "
-                "were moved to other rows, as when only some of the columns are sorted",
-                remedy="take the file as it was written, and sort whole rows; if it is right as it is, use "
-                "--allow-overlap",
-            )
+            raise _moved(f"{path}: some {rows:,.0f} of its edited rows have the cells of other rows, which were posted")
 
 
 def distinct(notes: Iterable[Note | None]) -> list[Note]:
@@ -186,6 +187,13 @@ def _under_other_columns(path: Path, run: str, events: float, *, way_on: str, is
         f"{path}: some {events:,.0f} of its events (tenant, device, meter and usage) are those of another log, which "
         f"was in the same place under other columns, and of which {named} posted some or all",
         remedy=f"{first}{way_on}{_OR_ALLOW}",
+    )
+
+
+def _moved(what: str) -> LedgerRefusal:
+    return LedgerRefusal(
+        f"{what}: cells were moved to other rows, as when only some of the columns are sorted",
+        remedy="take the file as it was written, and sort whole rows; if it is right as it is, use --allow-overlap",
     )
 
 

@@ -27,7 +27,7 @@ from uploader.reservation import Reservation, choose_replay_names
 from uploader.run_file import known_run, remembered
 from uploader.schema import RowCheck, RowSchema
 from uploader.seen import SeenRows
-from uploader.spreadsheets import edited_columns
+from uploader.spreadsheets import MovedCells, edited_columns
 from uploader.writing import reserved
 
 
@@ -146,9 +146,10 @@ def admitted_replay(
         replayed_before = seen.own_replays()
         own_events = held.enter_context(own_events_of(ledger, own_ids))
         with turn_to_begin(log.path, plan.ledger_folder, say=watcher.say, should_stop=watcher.should_stop):
-            to_send, edited = _rows_to_send(log, check, own_ids, ledger)
+            to_send, edited, moved = _rows_to_send(log, check, own_ids, ledger)
             if not plan.allow_overlap:
-                demand_cells_in_their_rows(seen, edited.each(), path=log.path)
+                moved_by_column = moved.cells_by_column()
+                demand_cells_in_their_rows(seen, edited.each(), moved_by_column=moved_by_column, path=log.path)
                 for note in _what_others_sent(log, to_send, seen, ledger):
                     watcher.say(note)
             to_send.keep(seen, before=replayed_before)
@@ -204,9 +205,9 @@ def _what_others_sent(log: ReplayLog, to_send: ReplaySketch, seen: SeenRows, led
 
 def _rows_to_send(
     log: ReplayLog, check: RowCheck, own_ids: OwnIds | None, ledger: Ledger
-) -> tuple[ReplaySketch, ReplaySketch]:
-    """Sketch the rows that may be posted, and those of them that are known to be edited."""
-    to_send, edited = ReplaySketch(log, ledger), ReplaySketch(log, ledger)
+) -> tuple[ReplaySketch, ReplaySketch, MovedCells]:
+    """Sketch the rows that may be posted, and those of them that are known to be edited; find cells that were moved."""
+    to_send, edited, moved = ReplaySketch(log, ledger), ReplaySketch(log, ledger), MovedCells()
     for entries in log.entries():
         numbers = [entry.number for entry in entries]
         known, originals = ledger.known(numbers), ledger.edits.originals(numbers)
@@ -216,10 +217,13 @@ def _rows_to_send(
             if not (entry.number in known and known[entry.number].outcome.may_be_recorded)
             and isinstance(event_in(entry.row, check, own_ids), UsageEvent)
         ]
+        for entry in entries:
+            if entry.number in originals and not entry.row.fault:
+                moved.add(originals[entry.number], check.stated(entry.row))
         to_send.add(entry.row for entry in due)
         edited.add(
             entry.row
             for entry in due
             if entry.number in originals and edited_columns(originals[entry.number], check.stated(entry.row))
         )
-    return to_send, edited
+    return to_send, edited, moved

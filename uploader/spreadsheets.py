@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -21,6 +22,10 @@ _DATE_OR_TIME = re.compile(
     rf"|[0-9]{{1,4}}[-/. ]?{_MONTH}(?:[-/., ]{{0,2}}[0-9]{{1,4}})?",
     re.IGNORECASE,
 )
+_MANY_CELLS = 10
+"""More than are by chance what other rows had."""
+_NEARLY_ALL = 0.9
+_WHOLE_EVENT = "all of them"
 _WITHIN_15_DIGITS = Decimal("1e-14")
 _CURRENCY_WORDS = re.compile("(?:CHF|kr|z\u0142|[A-Z]{1,2}(?=\\$))", re.IGNORECASE)
 _LOOSE = re.compile(r"[0-9]{1,500}[.,]?[0-9]{0,500}|[.,][0-9]{1,500}")
@@ -31,6 +36,44 @@ def edited_columns(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
     """Name the event's columns that a person edited: what a spreadsheet did to them by itself does not count."""
     damaged = damaged_columns(before, now)
     return [column for column in EVENT_COLUMNS if before.get(column) != now.get(column) and column not in damaged]
+
+
+class MovedCells:
+    """Tells edits of a column from cells that stand in other rows than they did, as when it alone was sorted.
+
+    Where whole events were moved, each is still sent once.
+    """
+
+    def __init__(self) -> None:
+        self._rows_by_column: Counter[str] = Counter()
+        self._gained_by_column: defaultdict[str, Counter[str]] = defaultdict(Counter)
+
+    def add(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        """Take a row into account: the cells that the usage log had, and those it has now."""
+        edited = edited_columns(before, now)
+        for column in edited:
+            self._note(column, str(before.get(column)), str(now.get(column)))
+        if edited:
+            whole = [str([cells.get(column) for column in EVENT_COLUMNS]) for cells in (before, now)]
+            self._note(_WHOLE_EVENT, *whole)
+
+    def cells_by_column(self) -> dict[str, int]:
+        """Count the moved cells of each column of which they are at least a few, and nearly all that were edited."""
+        moved_by_column = {
+            column: rows - sum(count for count in self._gained_by_column[column].values() if count > 0)
+            for column, rows in self._rows_by_column.items()
+        }
+        many = {
+            column: moved
+            for column, moved in moved_by_column.items()
+            if moved >= _MANY_CELLS and moved >= _NEARLY_ALL * self._rows_by_column[column]
+        }
+        return {} if _WHOLE_EVENT in many else many
+
+    def _note(self, column: str, before: str, now: str) -> None:
+        self._rows_by_column[column] += 1
+        self._gained_by_column[column][now] += 1
+        self._gained_by_column[column][before] -= 1
 
 
 def damaged_columns(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
