@@ -235,6 +235,29 @@ def test_a_command_whose_words_no_one_reads_still_posts_and_tells_by_its_exit_co
     assert reasons(home) == [""] * 5
 
 
+@pytest.mark.parametrize("command", [("runs",), ("config",), ("export", "usage.results.csv")])
+def test_a_command_that_only_looks_ends_well_without_a_reader(
+    home: Home, billing_server: BillingServer, command: tuple[str, ...]
+) -> None:
+    """As in ``uploader runs | head -1``: nothing is wrong with the command."""
+    write_csv(home.folder / "usage.csv", usage_rows(3))
+    assert home.run_here("upload", "usage.csv").exit_code == 0
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = subprocess.run(
+        home.command(*command),
+        cwd=home.folder,
+        env=home.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+        timeout=60,
+    )
+    os.close(writing)
+    assert (process.returncode, process.stderr) == (0, b"")
+
+
 def test_a_closed_terminal_does_not_end_a_run_that_ignores_the_hang_up(
     home: Home, billing_server: BillingServer
 ) -> None:

@@ -76,6 +76,8 @@ def main() -> None:
     try:
         try:
             cli(prog_name="uploader", obj=voice)
+        except SystemExit as exit_:
+            end(exit_.code if isinstance(exit_.code, int) else ExitCode.FAULT)
         except UploaderError as error:
             _complain(voice, str(error), exit_code=error.exit_code)
         except MemoryError:
