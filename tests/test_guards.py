@@ -493,9 +493,11 @@ def test_the_totals_of_a_run_are_those_after_its_replays(home: Home, billing_ser
     assert home.run_here("replay", "usage.results.csv").exit_code == 0
     assert totals_shown(home) == everything
     for _ in range(2):
-        again = home.run_here("upload", "usage.csv")
+        again = home.run_here("upload", "usage.csv", "--summary", "summary.json")
         assert again.exit_code == 0, again.said
         assert "3 rows were accepted as a replay had edited them" in again.said
+        assert "of the accepted, 3 were posted with other values than these: uploader runs show r" in again.stdout
+        assert json.loads((home.folder / "summary.json").read_text())["files"][0]["rows_posted_otherwise"] == 3
         assert totals_shown(home) == everything
     assert home.run_here("replay", "usage.results.csv").exit_code == 0
     assert totals_shown(home) == everything

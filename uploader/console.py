@@ -115,6 +115,11 @@ def _file_summary(report: FileReport, *, replay_options: str | None) -> str:
     calls = f"{report.posts:,} posts and {report.look_ups:,} look-ups in {report.seconds:,.1f} s{rate}"
     lines = [f"{report.path}: {accepted:,} of {report.rows:,} rows accepted, {report.failed_rows:,} failed ({calls})"]
     lines += _table(report)
+    if report.rows_posted_otherwise:
+        lines.append(
+            f"  of the accepted, {report.rows_posted_otherwise:,} were posted with other values than these: "
+            f"uploader runs show {report.run_id}"
+        )
     if report.stop:
         lines.append(f"  stopped early: {report.stop}")
     if report.names is not None:

@@ -39,6 +39,7 @@ class FileReport:
     names:           where the results are; None when none were written. The failed file exists only if rows failed.
     entry_by_reason: rows and units, by why they failed; None stands for accepted.
     rows_of_no_run:  failed rows of a replay that are no rows of its run, such as copies.
+    rows_posted_otherwise: accepted rows whose values here are not those that were posted, before or between commands.
     posts, look_ups: calls of this command.
     content_sha256:  of the file's decompressed content; empty when it was not read to its end.
     ledger:          the run's file; None when none was begun.
@@ -56,6 +57,7 @@ class FileReport:
     names: Names | None = None
     entry_by_reason: dict[Reason | None, Entry] = field(default_factory=dict)
     rows_of_no_run: int = 0
+    rows_posted_otherwise: int = 0
     posts: int = 0
     look_ups: int = 0
     content_sha256: str = ""
@@ -131,6 +133,7 @@ def report_of_run(
         run_id=ledger.identity.run_id,
         names=reservation.names,
         entry_by_reason=books.entry_by_reason(),
+        rows_posted_otherwise=progress.posted_otherwise,
         posts=progress.posts,
         look_ups=progress.look_ups,
         content_sha256=log.content_sha256,

@@ -59,6 +59,7 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions, start: Start)
             desk.posting(source, run.ledger, progress).post_all(due)
             stop = desk.why_stopped(progress)
             _end_run(log, check, run, books, desk)
+            progress.posted_otherwise = run.judge.late_edits
         imbalance = books.imbalance(accepted=None, may_leave_unsent=True)
     report = report_of_run(
         source,

@@ -38,6 +38,8 @@ class FileSummary:
     total:               rows and units; None when no results were written. ``failed`` includes ``in_doubt``. A row
                          whose units cannot be read counts as a row without units.
     failed_by_reason:    those that failed.
+    posted_otherwise:    accepted rows that were posted with other values than the file has, so that its units are not
+                         what was billed; ``uploader runs show`` has those.
     by_tenant_and_meter: the 1,000 largest by the units that came in, largest first; of rows whose units can be read.
     others:              the sum of all further tenants and meters, ``others_count`` of them.
     intervals:           posts over time, at most 120.
@@ -58,6 +60,7 @@ class FileSummary:
     is_balanced: bool | None
     total: Account | None
     failed_by_reason: dict[Reason, Entry]
+    posted_otherwise: int
     by_tenant_and_meter: dict[tuple[str, str], Account]
     others: Account | None
     others_count: int
@@ -87,6 +90,7 @@ class FileSummary:
             "balances": self.is_balanced,
             "totals": None if self.total is None else _account(self.total),
             "failed_by_reason": {reason.value: _entry(entry) for reason, entry in self.failed_by_reason.items()},
+            "rows_posted_otherwise": self.posted_otherwise,
             "by_tenant_and_meter": [
                 {"tenant_id": tenant_id, "meter_id": meter_id, **_account(account)}
                 for (tenant_id, meter_id), account in self.by_tenant_and_meter.items()
@@ -204,6 +208,7 @@ def _file_summary(report: FileReport) -> FileSummary:
         failed_by_reason={
             reason: entry for reason, entry in report.entry_by_reason.items() if isinstance(reason, Reason)
         },
+        posted_otherwise=report.rows_posted_otherwise,
         by_tenant_and_meter={} if accounts is None else accounts.by_tenant_and_meter,
         others=None if accounts is None or not accounts.others_count else accounts.others,
         others_count=0 if accounts is None else accounts.others_count,

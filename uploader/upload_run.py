@@ -118,7 +118,7 @@ def _upload_file(path: Path, desk: Desk, start: Start) -> FileReport:
             due = due_rows(log, naming, run.own_events, run.ledger, progress)
             desk.posting(log, run.ledger, progress).post_all(due)
             stop = desk.why_stopped(progress)
-            accepted = _end_run(log, run, naming, books, desk, stop=stop)
+            accepted = _end_run(log, run, naming, books, progress, desk=desk, stop=stop)
             marker.remove()
         imbalance = books.imbalance(accepted=accepted, may_leave_unsent=bool(stop))
     return report_of_run(
@@ -134,7 +134,9 @@ def _upload_file(path: Path, desk: Desk, start: Start) -> FileReport:
     )
 
 
-def _end_run(log: UsageLog, run: Admitted, naming: Naming, books: Books, desk: Desk, *, stop: str) -> int:
+def _end_run(
+    log: UsageLog, run: Admitted, naming: Naming, books: Books, progress: Progress, *, desk: Desk, stop: str
+) -> int:
     """Write the results, and have the ledger know that they are durable; give how many rows it has as accepted."""
     history = run.ledger.history()
     # The sketch of the first pass stands when every row was posted.
@@ -149,9 +151,9 @@ def _end_run(log: UsageLog, run: Admitted, naming: Naming, books: Books, desk: D
         run.seen.keep(posted.to_bytes())
     if history.accepted + history.in_doubt > _MOST_SHARE * log.row_count:
         run.seen.replace_events(log.path, of=run.ledger.facts()["compared_first"])
-    edited = run.ledger.end(is_finished=not stop, totals=books.totals())
-    if edited:
-        desk.watcher.say(_note_of_edits(log.path, edited, run_id=run_id))
+    progress.posted_otherwise = run.ledger.end(is_finished=not stop, totals=books.totals())
+    if progress.posted_otherwise:
+        desk.watcher.say(_note_of_edits(log.path, progress.posted_otherwise, run_id=run_id))
     return history.accepted
 
 

@@ -319,6 +319,7 @@ def test_an_edit_of_a_row_that_was_accepted_meanwhile_is_told(scene: Scene) -> N
         "accepted before with total_usage 100; what this file has instead was not posted",
     )
     assert "1 rows were accepted before with other values" in scene.warnings.pop()
+    assert report.rows_posted_otherwise == 1
     for unedited in (corrected, failed):
         as_posted = "accepted as edited for the replay (total_usage)"
         assert cells(results_file(scene.replay(unedited)), "upload_detail") == [as_posted]
