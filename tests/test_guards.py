@@ -335,6 +335,20 @@ def test_the_failure_budget_counts_from_the_first_pass(
     assert len(billing_server.posts) == (0 if exit_code == 2 else 8)
 
 
+def test_rows_that_were_corrected_do_not_count_against_the_budget(home: Home, billing_server: BillingServer) -> None:
+    """The nightly job is run again after a person allowed for more, and replayed what they corrected."""
+    write_csv(home.folder / "usage.csv", [*usage_rows(8), ("acme", "d", "m", "x"), ("acme", "d", "m", "y")])
+    assert home.run_here("upload", "usage.csv", "--max-failed", "2").exit_code == 1
+    failed = read_rows(home.folder / "usage.failed.csv")
+    rewrite(home.folder / "usage.failed.csv", [{**row, "total_usage": "7"} for row in failed])
+    for options in ((), ("--dry-run",)):
+        assert home.run_here("upload", "usage.csv", "--max-failed", "1", *options).exit_code == 2
+    assert home.run_here("replay", "usage.failed.csv").exit_code == 0
+    for options in (("--dry-run",), ()):
+        assert home.run_here("upload", "usage.csv", "--max-failed", "1", *options).exit_code == 0
+    assert len(billing_server.posts) == 10
+
+
 def test_the_failure_budget_ends_a_run(home: Home, billing_server: BillingServer) -> None:
     """When more rows are rejected than --max-failed allows, the rest is not sent, and the exit code is 3."""
     contract = billing_server.respond

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Protocol
 
 from uploader.books import Books
 from uploader.database import unusable
+from uploader.glance import Glance
 from uploader.guards import (
     InputFacts,
     choose_run,
@@ -50,31 +52,50 @@ def sketches_of(log: UsageLog, plan: Plan) -> RowSketches:
     return RowSketches(log.columns, mapping=plan.mapping, path=log.path)
 
 
-def read_through(log: UsageLog, check: RowCheck, own_ids: OwnIds | None, plan: Plan) -> tuple[Books, RowSketches]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstPass:
+    """What the first pass over a log finds.
+
+    bad: the numbers of the rows that are invalid or malformed; of a run with a failure budget alone.
+    """
+
+    books: Books
+    sketches: RowSketches
+    bad: array[int]
+
+
+def read_through(log: UsageLog, check: RowCheck, own_ids: OwnIds | None, plan: Plan) -> FirstPass:
     """Make the first pass: read every row, post nothing; afterwards the log's hash and row count are known.
 
-    Gives the books, and a sketch of the rows.
-
     Raises:
-        InputError: the file is broken, or more of its rows are bad than the failure budget allows.
+        InputError: the file is broken.
     """
     books = Books()
-    sketch = sketches_of(log, plan)
-    bad = 0
+    sketches = sketches_of(log, plan)
+    bad = array("Q")
     for batch in log.batches():
         books.take_in_all(rows=len(batch.rows), stated=check.units_stated(batch.rows))
-        sketch.add_all([row.cells for row in batch.rows if not row.fault])
+        sketches.add_all([row.cells for row in batch.rows if not row.fault])
         if plan.max_failed is not None:
-            for row in batch.rows:
-                bad += isinstance(event_in(row, check, own_ids), Outcome)
-    demand_within_budget(log, bad, plan.max_failed)
-    return books, sketch
+            bad.extend(row.number for row in batch.rows if isinstance(event_in(row, check, own_ids), Outcome))
+    return FirstPass(books=books, sketches=sketches, bad=bad)
+
+
+def _demand_few_bad(log: UsageLog, bad: array[int], plan: Plan, identity: RunIdentity) -> None:
+    """Refuse a log too many of whose rows are bad; those that a replay corrected and had accepted are none.
+
+    Raises:
+        InputError: they are more than the failure budget allows.
+    """
+    if plan.max_failed is not None and len(bad) > plan.max_failed.most_failed(rows=log.row_count):
+        corrected = Glance.at(plan.ledger_folder, identity).known(bad)
+        demand_within_budget(log, len(bad) - len(corrected), plan.max_failed)
 
 
 def admitted_run(
     log: UsageLog,
     facts: InputFacts,
-    rows: RowSketches,
+    first_pass: FirstPass,
     plan: Plan,
     *,
     path_by_run_id: Mapping[str, Path],
@@ -88,7 +109,9 @@ def admitted_run(
 
     Raises:
         LedgerRefusal: a guard forbids it; nothing was posted.
+        InputError: more of its rows are bad than the failure budget allows.
     """
+    rows = first_pass.sketches
     first = RunIdentity(
         base_url=plan.settings.base_url,
         period=plan.period,
@@ -98,6 +121,7 @@ def admitted_run(
     identity = choose_run(plan.ledger_folder, first, facts, asks_for_all_again=plan.again, event_id=plan.event_id)
     demand_schema(log.path, _latest_known(plan.ledger_folder, identity), schema_path=plan.schema_path)
     demand_another(log.path, identity, path_by_run_id=path_by_run_id)
+    _demand_few_bad(log, first_pass.bad, plan, identity)
     if plan.event_id is not None:  # before anything is made, though the claims' own door asks too
         demand_known_claims(plan.ledger_folder)
     knows = functools.partial(is_known, plan.ledger_folder)
@@ -219,7 +243,7 @@ def admitted(
     plan: Plan,
     *,
     facts: InputFacts,
-    rows: RowSketches,
+    first_pass: FirstPass,
     path_by_run_id: Mapping[str, Path],
     say: Callable[[Note], None],
     should_stop: Callable[[], bool],
@@ -230,11 +254,12 @@ def admitted(
 
     Raises:
         LedgerRefusal: a guard forbids it, or the ledger cannot be used; nothing was posted.
+        InputError: more of its rows are bad than the failure budget allows.
         StoppedError: ``should_stop`` said so while others began.
     """
     with contextlib.ExitStack() as held:
         with turn_to_begin(log.path, plan.ledger_folder, say=say, should_stop=should_stop):
-            identity, seen = admitted_run(log, facts, rows, plan, path_by_run_id=path_by_run_id, say=say)
+            identity, seen = admitted_run(log, facts, first_pass, plan, path_by_run_id=path_by_run_id, say=say)
             ledger = held.enter_context(Ledger(plan.ledger_folder, identity))
             for note in others_since(log, check, own_ids, plan, seen, known=ledger, facts=ledger.facts()):
                 say(replace(note, run_id=identity.run_id))
@@ -254,6 +279,7 @@ def admitted(
                 schema_path=plan.schema_path,
                 compared=seen.checksums(),
             )
+            rows = first_pass.sketches
             seen.keep(rows.to_bytes())
             # Those that it has kept may be of replays, which corrected some.
             seen.keep_events(merged([*seen.kept_events(), rows.events()]), path=log.path, columns=rows.columns)

@@ -202,11 +202,12 @@ def _try_file(path: Path, desk: Desk, earlier: _EarlierFiles) -> DryReport:
         check = fitted_check(log, desk.schema, desk.plan.mapping)
         facts = InputFacts.of(path)
         own_ids = own_ids_of(log, desk.plan.event_id, base_url=desk.plan.settings.base_url)
-        books, rows = read_through(log, check, own_ids, desk.plan)
+        first_pass = read_through(log, check, own_ids, desk.plan)
+        books = first_pass.books
         identity, seen = admitted_run(
-            log, facts, rows, desk.plan, path_by_run_id=earlier.path_by_run_id, say=desk.watcher.say
+            log, facts, first_pass, desk.plan, path_by_run_id=earlier.path_by_run_id, say=desk.watcher.say
         )
-        earlier.admit(path, identity, rows, desk.plan)
+        earlier.admit(path, identity, first_pass.sketches, desk.plan)
         try_ledger_folder(desk.plan.ledger_folder)
         known = Glance.at(desk.plan.ledger_folder, identity)
         facts_known = remembered(desk.plan.ledger_folder, identity.run_id)

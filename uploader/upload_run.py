@@ -97,7 +97,8 @@ def _upload_file(path: Path, desk: Desk, start: Start) -> FileReport:
         check = fitted_check(log, desk.schema, desk.plan.mapping)
         own_ids = own_ids_of(log, desk.plan.event_id, base_url=desk.plan.settings.base_url)
         facts = InputFacts.of(path)
-        books, rows = read_through(log, check, own_ids, desk.plan)
+        first_pass = read_through(log, check, own_ids, desk.plan)
+        books = first_pass.books
         _say_what_was_read(log, desk.watcher)
         with admitted(
             log,
@@ -105,7 +106,7 @@ def _upload_file(path: Path, desk: Desk, start: Start) -> FileReport:
             own_ids,
             desk.plan,
             facts=facts,
-            rows=rows,
+            first_pass=first_pass,
             path_by_run_id=desk.path_by_run_id,
             say=desk.watcher.say,
             should_stop=desk.watcher.should_stop,
