@@ -147,7 +147,7 @@ def replay(
     """Post the failed rows of a results or failed file again, as ``uploader replay`` does.
 
     include_in_doubt: post the rows in doubt once more: each may then be billed twice.
-    accept_changes:   take ids that a spreadsheet seems to have changed as they are now.
+    accept_changes:   take cells that a spreadsheet seems to have changed as they are now, ids and usage.
     without_ledger:   adopt the file's run: the ledger of its upload is lost.
     period:           with ``without_ledger``: the label that the upload had.
 

@@ -31,7 +31,7 @@ class Permissions:
     """What a person allows for the whole file.
 
     include_in_doubt: post every row in doubt once more, as if each were marked ``resend``.
-    accept_changes:   take ids that a spreadsheet seems to have damaged as they are now.
+    accept_changes:   take cells that a spreadsheet seems to have changed as they are now, ids and usage.
     without_ledger:   take the file's word for a run that this ledger does not know.
     """
 

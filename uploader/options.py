@@ -224,7 +224,7 @@ _sending = _options(
 )
 
 _allow_overlap = click.option(
-    "--allow-overlap", is_flag=True, help="Take a file although most of its rows were posted before."
+    "--allow-overlap", is_flag=True, help="Post rows that look as if they had been posted before, or moved."
 )
 of_config = _options(_sending, _results, _period, _event_id, _max_failed)
 of_upload = _options(
@@ -249,7 +249,7 @@ of_replay = _options(
         "--include-in-doubt", is_flag=True, help="Post the rows in doubt once more: each may then be billed twice."
     ),
     click.option(
-        "--accept-changes", is_flag=True, help="Take ids that a spreadsheet seems to have changed as they are now."
+        "--accept-changes", is_flag=True, help="Take cells that a spreadsheet seems to have changed as they are."
     ),
     click.option(
         "--without-ledger",

@@ -24,7 +24,7 @@ class Plan:
     event_id:      the column of the log's own event ids; None to go by content and row number.
     mapping:       how the log's columns are seen; a replay sees them as its upload did.
     again:         bill all of a content again that was uploaded before.
-    allow_overlap: take a log although most of its rows were posted before.
+    allow_overlap: post rows though they look like posted ones, or as if their cells were moved.
     """
 
     settings: Settings
