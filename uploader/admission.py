@@ -35,6 +35,7 @@ from uploader.overlap_guard import (
     demand_little_overlap_since,
     demand_not_grown,
     demand_other_events,
+    demand_other_events_since,
     distinct,
 )
 from uploader.own_events import OwnEvents, OwnIds, demand_known_claims, event_in, own_events_of
@@ -140,7 +141,7 @@ def admitted_run(
     if not knows(identity.run_id) and not plan.again and not plan.allow_overlap:
         for sketch in rows.each():
             demand_not_grown(seen, sketch, path=log.path)
-        demand_other_events(seen, rows.events, path=log.path, place=log.path, columns=rows.columns)
+        demand_other_events(seen, rows.events, path=log.path, columns=rows.columns)
         for note in distinct(demand_little_overlap(seen, sketch, path=log.path) for sketch in rows.each()):
             say(replace(note, run_id=identity.run_id))
     return identity, seen
@@ -203,17 +204,11 @@ def others_since(
         return []
     to_go = functools.cache(lambda: _rows_to_go(log, check, own_ids, known, plan))
     way_on = "put those that no run has posted into a file of their own and upload that with --allow-overlap"
-    demand_other_events(
-        seen,
-        lambda: to_go().events(),
-        path=log.path,
-        place=log.path,
-        way_on=way_on,
-        since=facts["compared"],
-    )
+    since = facts["compared"]
+    demand_other_events_since(seen, lambda: to_go().events(), since, path=log.path, place=log.path, way_on=way_on)
     return demand_little_overlap_since(
         seen,
-        facts["compared"],
+        since,
         lambda: to_go().each(),
         path=log.path,
         which="the rows that it has still to post",

@@ -147,7 +147,9 @@ def next_steps(report: FileReport, *, replay_options: str | None) -> list[str]:
     if report.names is None or replay_options is None:
         return []
     if 0 < report.failed_rows == report.rows_of_no_run:
-        return ["nothing: no row of the run is left to send; what failed is none of its rows, see upload_detail"]
+        if not report.rows_elsewhere:
+            return ["nothing: no row of the run is left to send; what failed is none of its rows, see upload_detail"]
+        return ["put upload_row and upload_event_id back as they were, or take the file that this one was made of"]
     replays = {REPLAY_BY_REASON[reason] for reason in report.entry_by_reason if reason is not None}
     failed = as_argument(report.names.failed)
     replay = f"uploader replay {failed}{replay_options}"

@@ -38,7 +38,8 @@ class FileReport:
 
     names:           where the results are; None when none were written. The failed file exists only if rows failed.
     entry_by_reason: rows and units, by why they failed; None stands for accepted.
-    rows_of_no_run:  failed rows of a replay that are no rows of its run, such as copies.
+    rows_of_no_run:  failed rows of a replay that are no rows of its run, such as copies; ``rows_elsewhere`` of that
+        have failed, and stand in other files.
     rows_posted_otherwise: accepted rows whose values here are not those that were posted, before or between commands.
     posts, look_ups: calls of this command.
     content_sha256:  of the file's decompressed content; empty when it was not read to its end.
@@ -57,6 +58,7 @@ class FileReport:
     names: Names | None = None
     entry_by_reason: dict[Reason | None, Entry] = field(default_factory=dict)
     rows_of_no_run: int = 0
+    rows_elsewhere: int = 0
     rows_posted_otherwise: int = 0
     posts: int = 0
     look_ups: int = 0

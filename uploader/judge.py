@@ -52,6 +52,7 @@ class Judge:
 
     late_edits:  rows so far that were accepted before with other values than the file has now.
     failed_rows: rows of the run whose failed states were given so far.
+    ended_early: the replay ended before the turn of some rows; known before any ``states``.
     """
 
     def __init__(self, check: RowCheck, ledger: Ledger, permissions: Permissions, own_ids: OwnIds | None) -> None:
@@ -78,6 +79,8 @@ class Judge:
         self._last_judged = 0
         self.late_edits = 0
         self.failed_rows = 0
+        self.ended_early = False
+        self._event_id_by_unread_row: dict[int, str] = {}
         self._state_by_file_row: dict[int, RowState] = {}
         self._posted_by_row: dict[int, dict[str, Any]] = {}
         self._as_text_by_row: dict[int, dict[str, Any]] = {}
@@ -116,13 +119,19 @@ class Judge:
         originals = self._ledger.edits.originals(numbers)
         self._posted_by_row = self._ledger.edits.posted(numbers)
         self._as_text_by_row = self._ledger.edits.as_text(numbers)
+        # No command has known these by an id that their cells may have now.
+        self._event_id_by_unread_row = {
+            entry.row.number: entry.event_id for entry in entries if entry.row.number > self._last_judged
+        }
         states = [self._state_in_the_end(entry, known, originals.get(entry.number, {})) for entry in entries]
         self.failed_rows += sum(state.row > 0 and state.outcome.reason is not None for state in states)
         return states
 
     def event_id_of(self, entry_row: Row, state: RowState) -> str:
         """Give the event id that a row has now."""
-        return self._event_id_of(state.row) if self._own_ids is None else self._own_ids.event_id(entry_row)
+        if self._own_ids is None:
+            return self._event_id_of(state.row)
+        return self._event_id_by_unread_row.get(entry_row.number) or self._own_ids.event_id(entry_row)
 
     def _state_in_the_end(
         self, entry: ReplayEntry, known: Mapping[int, RowState], original: dict[str, Any]
@@ -140,7 +149,7 @@ class Judge:
     def _unless_unreached(self, entry: ReplayEntry, state: RowState, original: dict[str, Any]) -> RowState:
         """Have a row say so whose turn did not come: what became of it before is no verdict on what it is now."""
         outcome = state.outcome
-        was_reached = state.at_milliseconds >= self._began_milliseconds
+        was_reached = not self.ended_early or state.at_milliseconds >= self._began_milliseconds
         if was_reached or outcome.reason is None or outcome.reason is Reason.NOT_SENT:
             return state
         decision = self._decide(entry, state, original)

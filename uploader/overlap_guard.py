@@ -19,7 +19,7 @@ _REPLAY_OR_APART = (
 _OR_ALLOW = "; if these are other events that look the same, use --allow-overlap"
 _MOST_SHARE = 0.5
 _SHARE_WORTH_A_WORD = 0.05
-_ALL = 0.99
+_ALL = 1.0
 _MANY_ROWS = 10
 """More than a person corrects so that they are by chance like others."""
 
@@ -41,34 +41,68 @@ def demand_not_grown(seen: SeenRows, rows: bytes, *, path: Path) -> None:
             raise _grown(path, run, again, is_unfinished=seen.is_unfinished(run))
 
 
-def demand_other_events(
-    seen: SeenRows,
-    events: Callable[[], bytes],
-    *,
-    path: Path,
-    place: Path,
-    columns: Sequence[str] | None = None,
-    way_on: str = _REPLAY_OR_APART,
-    since: Mapping[str, int] | None = None,
-) -> None:
-    """Refuse rows with most events of a log that was in their log's place, under other columns: none is a row of that.
+def demand_other_events(seen: SeenRows, events: Callable[[], bytes], *, path: Path, columns: Sequence[str]) -> None:
+    """Refuse a new log with most events of one that was in its place under other columns: none is a row of that.
 
-    events:  sketches them; not called when there was no such log.
-    place:   where the log of the rows is.
-    columns: that a new log has; ``since``, what ``SeenRows.checksums`` gave when the rows of another were compared.
-    way_on:  what to do with them.
+    Compared are the last logs there; and all earlier ones, unless most of its events are the last ones' too.
+
+    events: sketches them; not called when there was no such log.
 
     Raises:
         LedgerRefusal: nothing was posted.
     """
-    for run, earlier in seen.events_in_place_of(place, columns=columns, since=since):
-        from uploader.overlap import overlap_with, rows_of_log_again  # noqa: PLC0415 -- see demand_not_grown
+    for run, earlier in seen.events_in_place_of(path, columns=columns):
+        if count := _events_again(events(), run, earlier):
+            _refuse_if_posted(seen, path, run, count, way_on=_REPLAY_OR_APART)
+    for run, earlier in seen.replaced_events(path, columns=columns):
+        count = _most_of(events(), run, earlier)
+        if count and not any(_most_of(events(), *last) for last in seen.events_in_place_of(path, columns=None)):
+            _refuse_if_posted(seen, path, run, count, way_on=_REPLAY_OR_APART)
 
-        overlap = overlap_with(events(), {run: earlier})
-        again = rows_of_log_again(events(), run_id=run, log=earlier, posted=[earlier], most_share=_MOST_SHARE)
-        if again or overlap.share > _MOST_SHARE:
-            count = overlap.rows_by_run_id.get(run, again)
-            raise _under_other_columns(path, run, count, way_on=way_on, is_unfinished=seen.is_unfinished(run))
+
+def demand_other_events_since(
+    seen: SeenRows, events: Callable[[], bytes], since: Mapping[str, int], *, path: Path, place: Path, way_on: str
+) -> None:
+    """Refuse to send rows that went up since in their log's place, under other columns.
+
+    since:  what ``SeenRows.checksums`` gave when they were compared.
+    place:  where their log is.
+    way_on: what to do with them.
+
+    Raises:
+        LedgerRefusal: nothing was posted.
+    """
+    for run, later in seen.events_since(place, since):
+        if count := _events_again(events(), run, later):
+            _refuse_if_posted(seen, path, run, count, way_on=way_on)
+
+
+def take_place_if_posted(seen: SeenRows, *, path: Path, rows: int, posted: int, compared: Iterable[str]) -> None:
+    """Have a log be the last one in its place, if most of it was posted: it may have been a wrong one.
+
+    compared: the runs that there were when its own began.
+
+    Raises:
+        LedgerFault: that cannot be kept.
+    """
+    if posted > _MOST_SHARE * rows:
+        seen.replace_events(path, of=compared)
+
+
+def _most_of(events: bytes, run: str, earlier: bytes) -> float:
+    """Estimate how many of some events an earlier log has, if it has most of them; else 0."""
+    from uploader.overlap import overlap_with  # noqa: PLC0415 -- see demand_not_grown
+
+    overlap = overlap_with(events, {run: earlier})
+    return overlap.rows_by_run_id.get(run, 0) if overlap.share > _MOST_SHARE else 0
+
+
+def _events_again(events: bytes, run: str, earlier: bytes) -> float:
+    """Estimate how many events of an earlier log there are again, if these are most of either; else 0."""
+    from uploader.overlap import rows_of_log_again  # noqa: PLC0415 -- see demand_not_grown
+
+    again = rows_of_log_again(events, run_id=run, log=earlier, posted=[earlier], most_share=_MOST_SHARE)
+    return _most_of(events, run, earlier) or again
 
 
 def demand_little_overlap(
@@ -157,7 +191,7 @@ def demand_cells_in_their_rows(
         return
     from uploader.overlap import overlap_with  # noqa: PLC0415 -- see demand_not_grown
 
-    if overlap_with(log[0], {"": posted}).share > _ALL:
+    if overlap_with(log[0], {"": posted}).share >= _ALL:
         return
     for sketch in edited:
         overlap = overlap_with(sketch, {"": posted})
@@ -180,10 +214,13 @@ def _grown(path: Path, run: str, again: float, *, is_unfinished: bool) -> Ledger
     )
 
 
-def _under_other_columns(path: Path, run: str, events: float, *, way_on: str, is_unfinished: bool) -> LedgerRefusal:
+def _refuse_if_posted(seen: SeenRows, path: Path, run: str, events: float, *, way_on: str) -> None:
+    if not seen.may_have_posted(run):
+        return
+    is_unfinished = seen.is_unfinished(run)
     named = _named(run, [run] if is_unfinished else [])
     first = "put that back as it was and run the same command again; " if is_unfinished else ""
-    return LedgerRefusal(
+    raise LedgerRefusal(
         f"{path}: some {events:,.0f} of its events (tenant, device, meter and usage) are those of another log, which "
         f"was in the same place under other columns, and of which {named} posted some or all",
         remedy=f"{first}{way_on}{_OR_ALLOW}",

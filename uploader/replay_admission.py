@@ -18,7 +18,7 @@ from uploader.ledger import Ledger
 from uploader.mapping import ColumnMap
 from uploader.model import UsageEvent
 from uploader.notes import Note
-from uploader.overlap_guard import demand_cells_in_their_rows, demand_little_overlap_since, demand_other_events
+from uploader.overlap_guard import demand_cells_in_their_rows, demand_little_overlap_since, demand_other_events_since
 from uploader.own_events import OwnEvents, OwnIds, event_in, own_events_of, own_ids_of
 from uploader.plan import Plan
 from uploader.replay_log import NOBODYS, ReplayLog
@@ -184,13 +184,9 @@ def _what_others_sent(log: ReplayLog, to_send: ReplaySketch, seen: SeenRows, led
         return []
     way_on = "take those rows out of the file"
     if "input_path" in facts:  # which an adopted run does not know
-        demand_other_events(
-            seen,
-            to_send.events,
-            path=log.path,
-            place=Path(facts["input_path"]),
-            way_on=way_on,
-            since=facts["compared_first"],
+        place = Path(facts["input_path"])
+        demand_other_events_since(
+            seen, to_send.events, facts["compared_first"], path=log.path, place=place, way_on=way_on
         )
     notes = demand_little_overlap_since(
         seen,
@@ -211,6 +207,7 @@ def _rows_to_send(
     for entries in log.entries():
         numbers = [entry.number for entry in entries]
         known, originals = ledger.known(numbers), ledger.edits.originals(numbers)
+        last = {**originals, **ledger.edits.posted(numbers)}
         due = [
             entry
             for entry in entries
@@ -218,8 +215,9 @@ def _rows_to_send(
             and isinstance(event_in(entry.row, check, own_ids), UsageEvent)
         ]
         for entry in entries:
-            if entry.number in originals and not entry.row.fault:
-                moved.add(originals[entry.number], check.stated(entry.row))
+            if entry.number in last and not entry.row.fault:
+                is_recorded = entry.number in known and known[entry.number].outcome.may_be_recorded
+                moved.add(last[entry.number], check.stated(entry.row), is_recorded=is_recorded)
         to_send.add(entry.row for entry in due)
         edited.add(
             entry.row

@@ -58,7 +58,8 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions, start: Start)
             due = _due_rows(log, run.judge, run.own_events, progress)
             desk.posting(source, run.ledger, progress).post_all(due)
             stop = desk.why_stopped(progress)
-            _end_run(log, check, run, books, desk)
+            run.judge.ended_early = bool(stop)
+            rows_elsewhere = _end_run(log, check, run, books, desk)
             progress.posted_otherwise = run.judge.late_edits
         imbalance = books.imbalance(accepted=None, may_leave_unsent=True)
     report = report_of_run(
@@ -72,11 +73,15 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions, start: Start)
         stop=stop,
         imbalance=imbalance,
     )
-    return replace(report, rows_of_no_run=report.failed_rows - run.judge.failed_rows)
+    rows_of_no_run = report.failed_rows - run.judge.failed_rows
+    return replace(report, rows_of_no_run=rows_of_no_run, rows_elsewhere=rows_elsewhere)
 
 
-def _end_run(log: ReplayLog, check: RowCheck, run: AdmittedReplay, books: Books, desk: Desk) -> None:
-    """Write the results, and have the ledger and the sketches know what became of the rows."""
+def _end_run(log: ReplayLog, check: RowCheck, run: AdmittedReplay, books: Books, desk: Desk) -> int:
+    """Write the results, and have the ledger and the sketches know what became of the rows.
+
+    Gives how many rows of the run have failed that the file does not have.
+    """
     ledger, judge, run_id = run.ledger, run.judge, run.ledger.identity.run_id
     posted = ReplaySketch(log, ledger)
     answered = _answered(log, check, judge, books, posted)
@@ -85,9 +90,12 @@ def _end_run(log: ReplayLog, check: RowCheck, run: AdmittedReplay, books: Books,
     if judge.late_edits:
         desk.watcher.say(_note_of_late_edits(log.path, judge.late_edits, run_id=run_id))
     ledger.sum_up()
-    _say_what_is_elsewhere(log.path, ledger, judge, desk.watcher)
+    rows_elsewhere = _rows_elsewhere(ledger, judge)
+    if rows_elsewhere:
+        desk.watcher.say(_note_of_rows_elsewhere(log.path, rows_elsewhere, run_id=run_id))
     posted.keep(run.seen, before=run.replayed_before)
     keep_log_if_posted(run.seen, ledger)
+    return rows_elsewhere
 
 
 def _note_of_late_edits(path: Path, rows: int, *, run_id: str) -> Note:
@@ -98,15 +106,15 @@ def _note_of_late_edits(path: Path, rows: int, *, run_id: str) -> Note:
     return Note(text, "edited_too_late", level=Level.WARNING, path=path, run_id=run_id, counts={"rows": rows})
 
 
-def _say_what_is_elsewhere(path: Path, ledger: Ledger, judge: Judge, watcher: Watcher) -> None:
+def _rows_elsewhere(ledger: Ledger, judge: Judge) -> int:
     totals = ledger.facts().get("totals", {})
-    rows = sum(rows for reason, (rows, _) in totals.items() if reason != Status.ACCEPTED.value) - judge.failed_rows
-    if rows > 0:
-        run_id = ledger.identity.run_id
-        text = f"{rows:,} further rows of run {run_id} are failed, which this file does not have; replay theirs too"
-        watcher.say(
-            Note(text, "failed_elsewhere", level=Level.WARNING, path=path, run_id=run_id, counts={"rows": rows})
-        )
+    failed = sum(rows for reason, (rows, _) in totals.items() if reason != Status.ACCEPTED.value)
+    return max(0, failed - judge.failed_rows)
+
+
+def _note_of_rows_elsewhere(path: Path, rows: int, *, run_id: str) -> Note:
+    text = f"{rows:,} further rows of run {run_id} are failed, which this file does not have; replay theirs too"
+    return Note(text, "failed_elsewhere", level=Level.WARNING, path=path, run_id=run_id, counts={"rows": rows})
 
 
 def _due_rows(

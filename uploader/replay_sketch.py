@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from uploader.ledger import Ledger
 from uploader.model import Row
 from uploader.overlap import RowSketches, merged
+from uploader.overlap_guard import take_place_if_posted
 from uploader.replay_log import ReplayLog
 from uploader.seen import SeenRows
 
@@ -48,10 +50,16 @@ class ReplaySketch:
 def keep_log_if_posted(seen: SeenRows, ledger: Ledger) -> None:
     """Have the whole log of a run count as posted once all of it is, however a spreadsheet spelled its last rows.
 
+    Once most of it is, it is the last one in its place.
+
     Raises:
         LedgerFault: the sketch cannot be written.
     """
-    history, log = ledger.history(), seen.own_log()
-    if log and history.accepted + history.in_doubt == ledger.facts().get("rows"):
+    history, log, facts = ledger.history(), seen.own_log(), ledger.facts()
+    posted = history.accepted + history.in_doubt
+    if log and posted == facts.get("rows"):
         seen.keep(merged(filter(None, [seen.own_posted(), *log])))
         seen.forget_log()
+    if "input_path" in facts:  # which an adopted run does not know
+        path, compared = Path(facts["input_path"]), facts.get("compared_first", {})
+        take_place_if_posted(seen, path=path, rows=facts["rows"], posted=posted, compared=compared)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -92,26 +92,39 @@ class SeenRows:
                 name = f"{place}-{self._run_id}{self._claims_by}{part}.theta"
                 self._write(self._folder / "logs" / name, sketch)
 
-    def events_in_place_of(
-        self, path: Path, *, columns: Sequence[str] | None = None, since: Mapping[str, int] | None = None
-    ) -> Iterator[tuple[str, bytes]]:
-        """Give the runs whose log was in a place, if that had other columns and any of it was posted.
+    def events_in_place_of(self, path: Path, *, columns: Sequence[str] | None) -> Iterator[tuple[str, bytes]]:
+        """Give the last runs whose log was in a place under other columns; None for whatever columns.
 
         With each, the sketch of that log's events.
-
-        columns: of the log that is there now; None when this run has begun, with those that it began with.
-        since:   what ``checksums`` gave; runs that are as they were then are left out. None for the last runs only.
         """
-        with self._as_it_can_be_read():
-            alike = {_columns_of(kept) for kept in self._own_events()} if columns is None else {_short(sorted(columns))}
-            for kept in {kept for place in _places(path) for kept in self._events(f"{place}-*")}:
-                run = kept.stem.split("-")[2]
-                is_last = kept.parent.name != _EARLIER
-                is_told_apart_by_ids = self._claims_by and kept.stem.endswith(self._claims_by)
-                if _columns_of(kept) in alike or run == self._run_id or is_told_apart_by_ids:
-                    continue
-                if (is_last if since is None else not self._is_as_it_was(run, since)) and self._may_have_posted(run):
-                    yield run, kept.read_bytes()
+        alike = [] if columns is None else [_short(sorted(columns))]
+        yield from self._other_events("events", _places(path), alike=alike)
+
+    def replaced_events(self, path: Path, *, columns: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """Give, likewise, the runs whose log was in a place before that of the last ones."""
+        yield from self._other_events(f"events/{_EARLIER}", _places(path), alike=[_short(sorted(columns))])
+
+    def events_since(self, path: Path, since: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
+        """Give, likewise, those that are not as they were, of the places in which this run's log was or is.
+
+        since: what ``checksums`` gave.
+        """
+        own = self._own_events()
+        places, alike = {*_places(path), *(_part(kept, 0) for kept in own)}, {_part(kept, 1) for kept in own}
+        for folder in ("events", f"events/{_EARLIER}"):
+            for run, events in self._other_events(folder, places, alike=alike):
+                if not self._is_as_it_was(run, since):
+                    yield run, events
+
+    def may_have_posted(self, run: str) -> bool:
+        """Tell whether any row of a run was accepted or left in doubt, or may be yet."""
+        try:
+            facts = remembered(self._ledger_folder, run)
+        except LedgerRefusal:  # it is at work
+            return True
+        if "totals" not in facts or not facts.get("is_summed_up", True):  # its last command was killed
+            return True
+        return any(facts["totals"].get(reason, [0])[0] for reason in (Status.ACCEPTED.value, Reason.IN_DOUBT.value))
 
     def keep_events(self, events: bytes, *, path: Path, columns: Sequence[str]) -> None:
         """Keep the sketch of this run's events, and where its log is.
@@ -121,7 +134,9 @@ class SeenRows:
         """
         for place in _places(path):
             name = f"{place}-{_short(sorted(columns))}-{self._run_id}{self._claims_by}.theta"
-            self._write(self._folder / "events" / name, events)
+            kept = self._folder / "events" / name
+            replaced = kept.parent / _EARLIER / name
+            self._write(replaced if replaced.exists() else kept, events)
 
     def kept_events(self) -> list[bytes]:
         """Give the sketches of this run's events that ``keep_events`` kept."""
@@ -146,7 +161,7 @@ class SeenRows:
         """
         runs = set(of)
         for before in {kept for place in _places(path) for kept in self._folder.glob(f"events/{place}-*.theta")}:
-            if before.stem.split("-")[2] in runs:
+            if _part(before, 2) in runs:
                 with disk_faults(before):
                     (before.parent / _EARLIER).mkdir(exist_ok=True, mode=0o700)
                     before.replace(before.parent / _EARLIER / before.name)
@@ -201,26 +216,23 @@ class SeenRows:
         except OSError as error:
             raise unusable(self._folder, error) from error
 
-    def _may_have_posted(self, run: str) -> bool:
-        try:
-            facts = remembered(self._ledger_folder, run)
-        except LedgerRefusal:  # it is at work
-            return True
-        if "totals" not in facts or not facts.get("is_summed_up", True):  # its last command was killed
-            return True
-        return any(facts["totals"].get(reason, [0])[0] for reason in (Status.ACCEPTED.value, Reason.IN_DOUBT.value))
+    def _other_events(
+        self, folder: str, places: Iterable[str], *, alike: Collection[str]
+    ) -> Iterator[tuple[str, bytes]]:
+        with self._as_it_can_be_read():
+            for kept in {kept for place in places for kept in self._folder.glob(f"{folder}/{place}-*.theta")}:
+                run = _part(kept, 2)
+                is_told_apart_by_ids = self._claims_by and kept.stem.endswith(self._claims_by)
+                if run != self._run_id and _part(kept, 1) not in alike and not is_told_apart_by_ids:
+                    yield run, kept.read_bytes()
 
     def _is_as_it_was(self, run: str, then: Mapping[str, int]) -> bool:
         now = self.checksums()
         return run in then and all(now.get(part) == then.get(part) for part in (run, _replays(run)))
 
-    def _events(self, named: str) -> list[Path]:
-        return [
-            kept for part in ("", f"{_EARLIER}/") for kept in sorted(self._folder.glob(f"events/{part}{named}.theta"))
-        ]
-
     def _own_events(self) -> list[Path]:
-        return self._events(f"*-{self._run_id}{self._claims_by}")
+        name = f"*-{self._run_id}{self._claims_by}.theta"
+        return sorted([*self._folder.glob(f"events/{name}"), *self._folder.glob(f"events/{_EARLIER}/{name}")])
 
     def _own_logs(self) -> list[Path]:
         return sorted(self._folder.glob(f"logs/*-{self._run_id}{self._claims_by}*.theta"))
@@ -247,8 +259,9 @@ def _run_of(path: Path) -> str:
     return _replays(name.removesuffix(_REPLAYS)) if name.endswith(_REPLAYS) else name
 
 
-def _columns_of(kept: Path) -> str:
-    return kept.stem.split("-")[1]
+def _part(kept: Path, number: int) -> str:
+    """Give a part of the name of a sketch of events: its log's place, its columns, its run."""
+    return kept.stem.split("-")[number]
 
 
 def _replays(run: str) -> str:

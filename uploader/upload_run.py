@@ -20,6 +20,7 @@ from uploader.log_check import fitted_check
 from uploader.marker import Marker
 from uploader.naming import Naming
 from uploader.notes import Level, Note
+from uploader.overlap_guard import take_place_if_posted
 from uploader.own_events import own_ids_of
 from uploader.plan import Plan
 from uploader.progress import Progress
@@ -27,9 +28,6 @@ from uploader.readers import UsageLog, open_usage_log
 from uploader.reservation import Reservation
 from uploader.settled_rows import SettledRows
 from uploader.writing import results_note, write_out
-
-_MOST_SHARE = 0.5
-"""Of its rows, that a log must have had posted to take the place of the one before it: it may have been a wrong one."""
 
 
 def upload(paths: Sequence[Path], *, plan: Plan, watcher: Watcher) -> list[FileReport]:
@@ -150,8 +148,13 @@ def _end_run(
         run.seen.forget_log()
     else:
         run.seen.keep(posted.to_bytes())
-    if history.accepted + history.in_doubt > _MOST_SHARE * log.row_count:
-        run.seen.replace_events(log.path, of=run.ledger.facts()["compared_first"])
+    take_place_if_posted(
+        run.seen,
+        path=log.path,
+        rows=log.row_count,
+        posted=history.accepted + history.in_doubt,
+        compared=run.ledger.facts()["compared_first"],
+    )
     progress.posted_otherwise = run.ledger.end(is_finished=not stop, totals=books.totals())
     if progress.posted_otherwise:
         desk.watcher.say(_note_of_edits(log.path, progress.posted_otherwise, run_id=run_id))
