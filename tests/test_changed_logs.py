@@ -287,6 +287,68 @@ def test_a_column_of_failed_rows_that_was_sorted_alone_is_not_posted(
     assert len(billing_server.billed()) == len(rows) + 1
 
 
+def test_events_of_a_good_night_that_were_sorted_apart_from_ours_are_not_posted(
+    home: Home, billing_server: BillingServer
+) -> None:
+    """Few of its rows failed, and each of them has an accepted row's cells then."""
+    rows = [BilledRow(f"t{number % 3}", f"d{number}", "api", (7919 * number) % 99_991) for number in range(2000)]
+    billing_server.respond = takes([row for row in rows if row.total_usage % 131], otherwise=reply(422))
+    write_csv(home.folder / "usage.csv", rows)
+    assert home.run_here("upload", "usage.csv").exit_code == 1
+    billing_server.respond = contract
+    results = read_rows(home.folder / "usage.results.csv")
+    events = sorted([row[column] for column in EVENT_COLUMNS] for row in results)
+    moved = [
+        {**row, **dict(zip(EVENT_COLUMNS, cells, strict=True))} for row, cells in zip(results, events, strict=True)
+    ]
+    rewrite(home.folder / "usage.results.csv", moved)
+    refused = home.run_here("replay", "usage.results.csv")
+    assert refused.exit_code == 2
+    assert "as when only some of the columns are sorted" in refused.said
+    assert set(billing_server.billed().values()) == {1}
+
+
+@pytest.mark.parametrize("correction", ["corrected before", "cut off behind"])
+def test_a_sorted_column_is_noticed_beside_other_edits(
+    home: Home, billing_server: BillingServer, correction: str
+) -> None:
+    """A person had corrected some cells of it, or deletes the last rows."""
+    rows = [BilledRow(f"t{number % 3}", f"d{number}", "api", (7919 * number) % 9973) for number in range(40)]
+    billing_server.respond = takes(rows[:1], otherwise=reply(422))
+    write_csv(home.folder / "usage.csv", rows)
+    assert home.run_here("upload", "usage.csv", "--concurrency", "1").exit_code in (1, 3)
+    billing_server.respond = contract
+    failed = read_rows(home.folder / "usage.failed.csv")
+    if correction == "corrected before":
+        for row in failed[:5]:
+            row["total_usage"] += "000"
+    usages = sorted(int(row["total_usage"]) for row in failed)
+    failed = [{**row, "total_usage": str(usage)} for row, usage in zip(failed, usages, strict=True)]
+    rewrite(home.folder / "some.csv", failed if correction == "corrected before" else failed[:30])
+    assert home.run_here("replay", "some.csv").exit_code == 2
+    assert len(billing_server.billed()) == 1
+
+
+@pytest.mark.parametrize("column", ["tenant_id", "meter_id"])
+def test_names_that_were_swapped_are_posted(home: Home, billing_server: BillingServer, column: str) -> None:
+    """Each of two names became the other in all rows: it is what a person corrects, and no sorting."""
+    swapped = {"one": "other", "other": "one"}
+    names = ["one"] * 12 + ["other"] * 12
+    rows = [
+        BilledRow(name if column == "tenant_id" else "acme", f"d{at}", name if column == "meter_id" else "api", at)
+        for at, name in enumerate(names)
+    ]
+    good = BilledRow("acme", "good", "api", 1)
+    write_csv(home.folder / "usage.csv", [good, *rows])
+    billing_server.respond = takes([good], otherwise=reply(422))
+    assert home.run_here("upload", "usage.csv", "--concurrency", "1").exit_code in (1, 3)
+    billing_server.respond = contract
+    failed = read_rows(home.folder / "usage.failed.csv")
+    rewrite(home.folder / "usage.failed.csv", [{**row, column: swapped[row[column]]} for row in failed])
+    run = home.run_here("replay", "usage.failed.csv")
+    assert run.exit_code == 0, run.said
+
+
 def test_a_failed_file_is_replayed_though_its_rows_are_like_accepted_ones(
     home: Home, billing_server: BillingServer
 ) -> None:

@@ -128,6 +128,62 @@ def test_a_log_that_went_up_under_other_columns_meanwhile_is_not_sent_after_all(
     assert set(billing_server.billed().values()) == {1}
 
 
+def test_a_log_that_was_refused_is_refused_the_night_after_too(home: Home, billing_server: BillingServer) -> None:
+    """Another log is the last one in its place then."""
+    path = home.folder / "usage.csv"
+    assert home.run_here("upload", write_csv(path, usage_rows(20))).exit_code == 0
+    columns = (*EVENT_COLUMNS, "region")
+    again = write_csv(home.folder / "again", [(*row, "eu") for row in usage_rows(20)], columns=columns)
+    assert home.run_here("upload", shutil.copy2(again, path)).exit_code == 2
+    assert home.run_here("upload", write_csv(path, usage_rows(40)[20:])).exit_code == 0
+    assert home.run_here("upload", shutil.copy2(again, path)).exit_code == 2
+    assert set(billing_server.billed().values()) == {1}
+
+
+@pytest.mark.parametrize("between", ["its first night again", "an outage"])
+def test_nights_after_their_columns_changed_are_taken(home: Home, billing_server: BillingServer, between: str) -> None:
+    """Each has the same events at another time, and was allowed to have them once."""
+    path = home.folder / "usage.csv"
+    for night, column in enumerate(["at", "at", "time", "time"]):
+        write_csv(path, [(*row, f"{night}Z") for row in usage_rows(20)], columns=(*EVENT_COLUMNS, column))
+        if night == 0:
+            shutil.copy2(path, home.folder / "first")
+        is_out = night == 2 and between == "an outage"
+        billing_server.respond = (lambda _: reply(401)) if is_out else contract
+        run = home.run_here("upload", path, *(["--allow-overlap"] if night == 2 else []))
+        assert run.exit_code == (3 if is_out else 0), run.said
+        billing_server.respond = contract
+        if is_out:
+            assert home.run_here("replay", max(home.folder.glob("*.failed.csv"))).exit_code == 0
+        elif night == 2:
+            assert home.run_here("upload", shutil.copy2(home.folder / "first", path)).exit_code == 0
+    assert set(billing_server.billed().values()) == {4}
+
+
+@pytest.mark.parametrize("command", ["upload", "replay"])
+def test_a_run_that_goes_on_elsewhere_is_compared_where_its_log_was(
+    home: Home, billing_server: BillingServer, command: str
+) -> None:
+    """A kept copy of the log, and a link to the day's folder that has moved on, lead away from what replaced it."""
+    for name in ("20", "21", "archive"):
+        (home.folder / name).mkdir()
+    today = home.folder / "today"
+    today.symlink_to("20")
+    path = write_csv(today / "usage.csv", usage_rows(20))
+    shutil.copy2(path, home.folder / "archive" / "usage.csv")
+    billing_server.respond = lambda _: reply(401)
+    assert home.run_here("upload", path).exit_code == 3
+    shutil.copy2(today / "usage.failed.csv", home.folder / "kept.failed.csv")
+    billing_server.respond = contract
+    write_csv(path, [(*row, "eu") for row in usage_rows(20)], columns=(*EVENT_COLUMNS, "region"))
+    assert home.run_here("upload", path).exit_code == 0
+    today.unlink()
+    today.symlink_to("21")
+    refused = home.run_here(command, "archive/usage.csv" if command == "upload" else "kept.failed.csv")
+    assert refused.exit_code == 2
+    assert set(billing_server.billed().values()) == {1}
+
+
 def test_a_run_that_was_allowed_goes_on_beside_the_log_it_was_compared_with(
     home: Home, billing_server: BillingServer
 ) -> None:
@@ -324,6 +380,29 @@ def upload_and_correct(home: Home, rows: list[BilledRow]) -> None:
     assert home.run_here("upload", "usage.csv").exit_code == 1
     failed = home.folder / "usage.failed.csv"
     failed.write_text(failed.read_text().replace(" units,", ","))
+
+
+@pytest.mark.parametrize("change", ["spelled otherwise", "deleted"])
+def test_rows_that_a_replay_corrected_are_known_again_whatever_became_of_their_other_cells(
+    home: Home, billing_server: BillingServer, change: str
+) -> None:
+    """A spreadsheet spells times in its own way; the corrected export has them as the log had."""
+    columns, rows = (*EVENT_COLUMNS, "at"), usage_rows(20)
+    times = [f"2026-11-{number + 1:02} 00:00:00" for number in range(20)]
+    path = home.folder / "usage.csv"
+    write_csv(path, [(*row[:3], f"{row[3]} units", at) for row, at in zip(rows, times, strict=True)], columns=columns)
+    assert home.run_here("upload", path).exit_code == 1
+    failed = read_rows(home.folder / "usage.failed.csv")
+    for number, row in enumerate(failed):
+        row["total_usage"] = row["total_usage"].removesuffix(" units")
+        row["at"] = f"{number + 1}.11.2026 00:00"
+        if change == "deleted":
+            del row["at"]
+    rewrite(home.folder / "usage.failed.csv", failed)
+    assert home.run_here("replay", "usage.failed.csv").exit_code == 0
+    write_csv(path, [(*row, at) for row, at in zip(rows, times, strict=True)], columns=columns)
+    assert home.run_here("upload", path).exit_code == 2
+    assert billing_server.billed() == Counter(rows)
 
 
 def test_a_run_goes_on_only_with_rows_that_no_other_posted_meanwhile(home: Home, billing_server: BillingServer) -> None:

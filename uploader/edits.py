@@ -20,7 +20,7 @@ where not exists (select 1 from outcome where row = posted.row and (reason is nu
 """  # noqa: S608 -- words of ours alone
 
 
-_AS_TEXT = "upload_as_text"
+_AS_TEXT, _LOG_CELLS = "upload_as_text", "upload_log_cells"
 """Beside a row's cells, and no column's name: those of ours begin like that, and a log with one is refused."""
 
 
@@ -30,24 +30,32 @@ class Edits:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def keep_originals(self, cells_by_row: CellsByRow, *, as_text_by_row: CellsByRow) -> None:
+    def keep_originals(
+        self, cells_by_row: CellsByRow, *, as_text_by_row: CellsByRow, log_cells_by_row: Mapping[int, Sequence[str]]
+    ) -> None:
         """Keep failed rows' cells as they were, so that a replay can tell what was edited; the first ones stay.
 
-        as_text_by_row: those cells that are read as something else once they are written as text, as that is read.
+        as_text_by_row:   those cells that are read as something else once they are written as text, as that is read.
+        log_cells_by_row: all cells of the log, as text.
         """
         cells_by_row |= {row: {**cells_by_row[row], _AS_TEXT: as_text} for row, as_text in as_text_by_row.items()}
+        cells_by_row |= {row: {**cells_by_row[row], _LOG_CELLS: cells} for row, cells in log_cells_by_row.items()}
         self._keep("insert or ignore into original values (?, ?)", cells_by_row)
 
     def originals(self, rows: Sequence[int]) -> CellsByRow:
         """Give back what ``keep_originals`` kept of some rows."""
         return {
-            row: {column: cell for column, cell in cells.items() if column != _AS_TEXT}
+            row: {column: cell for column, cell in cells.items() if column not in (_AS_TEXT, _LOG_CELLS)}
             for row, cells in self._kept("original", rows).items()
         }
 
     def as_text(self, rows: Sequence[int]) -> CellsByRow:
         """Give back which cells of some rows are read as something else once they are written as text, and as what."""
         return {row: cells[_AS_TEXT] for row, cells in self._kept("original", rows).items() if _AS_TEXT in cells}
+
+    def log_cells(self, rows: Sequence[int]) -> dict[int, list[str]]:
+        """Give back all cells that the log had in some rows, as text, in the order of its columns."""
+        return {row: cells[_LOG_CELLS] for row, cells in self._kept("original", rows).items() if _LOG_CELLS in cells}
 
     def keep_posted(self, cells_by_row: CellsByRow) -> None:
         """Keep what is about to be posted for some rows, where that is not what was posted before or the original."""

@@ -218,10 +218,12 @@ def _rows_to_send(
             if entry.number in last and not entry.row.fault:
                 is_recorded = entry.number in known and known[entry.number].outcome.may_be_recorded
                 moved.add(last[entry.number], check.stated(entry.row), is_recorded=is_recorded)
-        to_send.add(entry.row for entry in due)
+        to_send.add(due)
         edited.add(
-            entry.row
-            for entry in due
-            if entry.number in originals and edited_columns(originals[entry.number], check.stated(entry.row))
+            [
+                entry
+                for entry in due
+                if entry.number in originals and edited_columns(originals[entry.number], check.stated(entry.row))
+            ]
         )
     return to_send, edited, moved

@@ -138,8 +138,10 @@ def _answered(
         for entry, state in zip(entries, states, strict=True):
             books.give_out(check.units(entry.row), state)
         posted.add(
-            entry.row
-            for entry, state in zip(entries, states, strict=True)
-            if state.outcome.may_be_recorded and not entry.row.fault
+            [
+                entry
+                for entry, state in zip(entries, states, strict=True)
+                if state.outcome.may_be_recorded and not entry.row.fault
+            ]
         )
         yield Batch([entry.row for entry in entries]), states

@@ -2,40 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from uploader.ledger import Ledger
-from uploader.model import Row
+from uploader.model import Cell
 from uploader.overlap import RowSketches, merged
 from uploader.overlap_guard import take_place_if_posted
-from uploader.replay_log import ReplayLog
+from uploader.replay_log import ReplayEntry, ReplayLog
+from uploader.schema import EVENT_COLUMNS
 from uploader.seen import SeenRows
 
 
 class ReplaySketch:
     """Some rows of a results or failed file.
 
-    Columns that a person added beside the log's own, such as remarks, do not count.
+    Columns that a person added beside the log's own, such as remarks, do not count. Cells of others may have been
+    spelled otherwise by a spreadsheet: the rows count as they are, and with the cells that the log had there.
     """
 
     def __init__(self, log: ReplayLog, ledger: Ledger) -> None:
+        mapping = ledger.identity.mapping
         uploaded = ledger.facts().get("columns", [])
         columns = uploaded if uploaded and set(uploaded) <= set(log.columns) else log.columns
+        self._edits = ledger.edits
         self._places = [log.columns.index(column) for column in columns]
-        self._sketches = RowSketches(columns, mapping=ledger.identity.mapping, path=log.path)
+        self._as_they_are = RowSketches(columns, mapping=mapping, path=log.path)
+        self._sketches = [self._as_they_are]
+        self._place_in_file_by_place: dict[int, int] = {}
+        if uploaded:
+            places = mapping.places(uploaded, path=log.path)
+            of_event = [places[column] for column in EVENT_COLUMNS if places[column] < len(uploaded)]
+            self._place_in_file_by_place = {at: log.columns.index(uploaded[at]) for at in of_event}
+            self._sketches.append(RowSketches(uploaded, mapping=mapping, path=log.path))
 
-    def add(self, rows: Iterable[Row]) -> None:
-        """Take some rows into account."""
-        self._sketches.add_all([[row.cells[place] for place in self._places] for row in rows])
+    def add(self, entries: Sequence[ReplayEntry]) -> None:
+        """Take some rows into account; at most some thousand at a time."""
+        self._as_they_are.add_all([[entry.row.cells[place] for place in self._places] for entry in entries])
+        if len(self._sketches) > 1:
+            log_cells = self._edits.log_cells([entry.number for entry in entries])
+            self._sketches[1].add_all(
+                [self._with_log_cells(entry, log_cells[entry.number]) for entry in entries if entry.number in log_cells]
+            )
 
     def each(self) -> list[bytes]:
         """Give the sketches, each to be compared with those of other runs."""
-        return self._sketches.each()
+        return [sketch for sketches in self._sketches for sketch in sketches.each()]
 
     def events(self) -> bytes:
         """Give the sketch of their events alone."""
-        return self._sketches.events()
+        return self._as_they_are.events()
+
+    def _with_log_cells(self, entry: ReplayEntry, cells: list[str]) -> list[Cell]:
+        return [
+            entry.row.cells[self._place_in_file_by_place[at]] if at in self._place_in_file_by_place else cell
+            for at, cell in enumerate(cells)
+        ]
 
     def keep(self, seen: SeenRows, *, before: bytes | None) -> None:
         """Have the rows count as posted by a replay of the run, with those ``before`` it.
@@ -43,8 +65,8 @@ class ReplaySketch:
         Raises:
             LedgerFault: the sketch cannot be written.
         """
-        seen.keep_replays(merged(filter(None, [before, self._sketches.to_bytes()])))
-        seen.change_events(lambda events: merged([events, self._sketches.events()]))
+        seen.keep_replays(merged(filter(None, [before, *(sketches.to_bytes() for sketches in self._sketches)])))
+        seen.change_events(lambda events: merged([events, self.events()]))
 
 
 def keep_log_if_posted(seen: SeenRows, ledger: Ledger) -> None:

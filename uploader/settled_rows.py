@@ -8,12 +8,15 @@ from dataclasses import replace
 from uploader.api import values_in_words
 from uploader.books import Books
 from uploader.ledger import Ledger
-from uploader.model import Batch, Cell, Reason, Row, RowState
+from uploader.model import Batch, Cell, Reason, Row, RowState, cell_text
 from uploader.naming import Naming
 from uploader.overlap import RowSketches
 from uploader.own_events import OwnEvents
 from uploader.readers import UsageLog
 from uploader.results import NOT_SENT
+
+_MOST_CHARACTERS_KEPT = 4_096
+"""Of a failed row; one with more is known again by its cells as a spreadsheet left them alone."""
 
 
 class SettledRows:
@@ -86,7 +89,14 @@ def _keep_originals(
         return
     stated = {row.number: naming.stated(row) for row in failed}
     as_text = {row.number: naming.read_otherwise(row, log.as_text(row)) for row in failed}
-    ledger.edits.keep_originals(stated, as_text_by_row={number: cells for number, cells in as_text.items() if cells})
+    log_cells = {row.number: [cell_text(cell) for cell in row.cells] for row in failed}
+    ledger.edits.keep_originals(
+        stated,
+        as_text_by_row={number: cells for number, cells in as_text.items() if cells},
+        log_cells_by_row={
+            number: cells for number, cells in log_cells.items() if sum(map(len, cells)) <= _MOST_CHARACTERS_KEPT
+        },
+    )
 
 
 def _cells_posted(rows: Sequence[Row], states: Sequence[RowState]) -> list[Sequence[Cell]]:

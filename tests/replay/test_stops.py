@@ -126,6 +126,25 @@ def test_a_stopped_replay_gives_no_verdict_on_rows_that_it_did_not_reach(scene: 
     assert scene.posts_of("lost") == 2
 
 
+def test_rows_that_a_stopped_replay_never_read_keep_the_ids_that_are_known(scene: Scene) -> None:
+    """Of a log with ids of its own, a person corrected those too; what was written of them can be replayed."""
+    upload_plan = replace(scene.plan, event_id="id")
+    log = scene.log(*(f"acme,d{at},api,none,id-{at}" for at in range(5)), header=f"{HEADER},id")
+    scene.plan, plan = upload_plan, scene.plan
+    file = failed_file(scene.upload(log))
+    scene.stop_after_posts = 0
+
+    def correct(rows: Rows) -> None:
+        for row in rows:
+            row.update(total_usage="7", id=f"new-{row['id']}")
+
+    stopped = scene.replay(edited(file, correct), plan=plan)
+    assert set(cells(results_file(stopped), "upload_reason")) == {"not_sent"}
+    scene.stop_after_posts = None
+    assert scene.replay(failed_file(stopped), plan=plan).failed_rows == 0
+    assert len(scene.server.billed()) == 5
+
+
 def test_rows_beyond_a_batch_are_known(scene: Scene) -> None:
     """In a file of thousands of rows each is found again by its own number, to the last."""
     count = 2100

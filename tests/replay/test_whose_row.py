@@ -429,3 +429,19 @@ def test_rows_that_were_emptied_are_none(scene: Scene) -> None:
     assert scene.warnings == [
         f"1 further rows of run {report.run_id} are failed, which this file does not have; replay theirs too"
     ]
+
+
+def test_where_rows_of_the_run_were_displaced_they_are_to_be_put_back(scene: Scene) -> None:
+    """They are still to be sent, and a replay of what was written of them would be refused."""
+    scene.answers = {f"d{number}": [NO] for number in range(3)}
+    file = failed_file(scene.upload(scene.log(*(f"acme,d{number},api,{number}" for number in range(3)))))
+
+    def displace(rows: Rows) -> None:
+        numbers = [row["upload_row"] for row in rows]
+        for row, number in zip(rows, [*numbers[1:], numbers[0]], strict=True):
+            row["upload_row"] = number
+
+    report = scene.replay(edited(file, displace))
+    (step,) = next_steps(report, replay_options="")
+    assert step.startswith("put upload_row and upload_event_id back as they were")
+    scene.warnings.clear()
