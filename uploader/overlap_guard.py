@@ -55,8 +55,7 @@ def demand_other_events(seen: SeenRows, events: Callable[[], bytes], *, path: Pa
         if count := _events_again(events(), run, earlier):
             _refuse_if_posted(seen, path, run, count, way_on=_REPLAY_OR_APART)
     for run, earlier in seen.replaced_events(path, columns=columns):
-        count = _most_of(events(), run, earlier)
-        if count and not any(_most_of(events(), *last) for last in seen.events_in_place_of(path, columns=None)):
+        if (count := _most_of(events(), run, earlier)) and not _are_of_the_last(seen, events(), path=path):
             _refuse_if_posted(seen, path, run, count, way_on=_REPLAY_OR_APART)
 
 
@@ -87,6 +86,12 @@ def take_place_if_posted(seen: SeenRows, *, path: Path, rows: int, posted: int, 
     """
     if posted > _MOST_SHARE * rows:
         seen.replace_events(path, of=compared)
+
+
+def _are_of_the_last(seen: SeenRows, events: bytes, *, path: Path) -> bool:
+    """Tell whether most of some events are those of the last log in a place, too, as where all nights are alike."""
+    last = seen.events_in_place_of(path, columns=None)
+    return any(_most_of(events, run, kept) and seen.may_have_posted(run) for run, kept in last)
 
 
 def _most_of(events: bytes, run: str, earlier: bytes) -> float:
