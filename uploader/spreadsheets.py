@@ -25,6 +25,8 @@ _DATE_OR_TIME = re.compile(
 _MANY_CELLS = 10
 """More than are by chance what other rows had."""
 _MOST = 0.5
+_NEARLY_ALL_DIFFER = 0.9
+"""Of so many usages; where fewer do, small numbers, half of them are among the others by chance."""
 _MOST_NAMES = 1_000
 """That a person renames at a time; of so many, each in a row or two, nothing could be told."""
 _WHOLE_EVENT = "all of them"
@@ -82,8 +84,8 @@ class MovedCells:
         return {} if _WHOLE_EVENT in many and not self._has_recorded_row else many
 
     def _tells(self, column: str) -> bool:
-        if column == "total_usage":  # small numbers are like others by chance
-            return len(self._gained_by_column[column]) >= _MOST * self._edited_by_column[column]
+        if column == "total_usage":
+            return len(self._gained_by_column[column]) >= _NEARLY_ALL_DIFFER * self._edited_by_column[column]
         renaming = self._renaming_by_column.get(column)
         return renaming is None or len(renaming) > _MOST * self._edited_by_column[column]
 
