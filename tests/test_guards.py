@@ -335,6 +335,19 @@ def test_the_failure_budget_counts_from_the_first_pass(
     assert len(billing_server.posts) == (0 if exit_code == 2 else 8)
 
 
+def test_a_finished_run_stays_finished_whatever_its_rows_in_doubt(home: Home, billing_server: BillingServer) -> None:
+    """Nothing is left to be posted, so that no budget ends it early."""
+    rows = usage_rows(5)
+    lost = Answer(then=Then.FIN)
+    billing_server.respond = lambda got: lost if got.method == "POST" and got.billed_row in rows[:3] else contract(got)
+    path = write_csv(home.folder / "usage.csv", rows)
+    assert home.run_here("upload", path).exit_code == 1
+    again = home.run_here("upload", path, "--max-failed", "2")
+    assert again.exit_code == 1, again.said
+    assert "unfinished" not in home.run_here("runs").stdout
+    assert len(billing_server.posts) == 5
+
+
 def test_rows_that_were_corrected_do_not_count_against_the_budget(home: Home, billing_server: BillingServer) -> None:
     """The nightly job is run again after a person allowed for more, and replayed what they corrected."""
     write_csv(home.folder / "usage.csv", [*usage_rows(8), ("acme", "d", "m", "x"), ("acme", "d", "m", "y")])

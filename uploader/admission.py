@@ -83,7 +83,7 @@ def read_through(log: UsageLog, check: RowCheck, own_ids: OwnIds | None, plan: P
 
 
 def _demand_few_bad(log: UsageLog, bad: array[int], plan: Plan, identity: RunIdentity) -> None:
-    """Refuse a log too many of whose rows are bad; those that a replay corrected and had accepted are none.
+    """Refuse a log too many of whose rows are bad; those that a replay corrected and posted are none.
 
     Raises:
         InputError: they are more than the failure budget allows.

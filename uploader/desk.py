@@ -78,8 +78,10 @@ class Desk:
         self.watcher.begin(log.path, progress)
         self._say_that_posting_begins(log.path, ledger, progress)
         posting = self.posting_into(ledger, progress, watch=_Watch(self, log.path, ledger).watch)
-        if posting.most_failed is not None and ledger.history().in_doubt > posting.most_failed:
-            # These are not posted again, wherever they stand: the rows before them must not be, each time, either.
+        history = ledger.history()
+        left = progress.rows - history.accepted - history.in_doubt
+        if posting.most_failed is not None and left and history.in_doubt > posting.most_failed:
+            # Rows in doubt stay so, wherever they stand: else some rows before them would be posted each time.
             progress.stop = over_budget(posting.most_failed)
         return posting
 
