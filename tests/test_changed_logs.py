@@ -308,6 +308,29 @@ def test_events_of_a_good_night_that_were_sorted_apart_from_ours_are_not_posted(
     assert set(billing_server.billed().values()) == {1}
 
 
+def test_whole_events_that_were_moved_onto_posted_ones_are_not_posted(
+    home: Home, billing_server: BillingServer
+) -> None:
+    """A replay had half of them accepted; in its results the events are sorted apart from our columns."""
+    rows = [BilledRow(f"t{number % 3}", f"d{number}", "api", (7919 * number) % 9973) for number in range(40)]
+    billing_server.respond = takes(rows[:1], otherwise=reply(422))
+    write_csv(home.folder / "usage.csv", rows)
+    assert home.run_here("upload", "usage.csv", "--concurrency", "1").exit_code in (1, 3)
+    billing_server.respond = takes(rows[::2], otherwise=reply(422))
+    assert home.run_here("replay", "usage.failed.csv").exit_code == 1
+    billing_server.respond = contract
+    results = home.folder / "usage.replay1.results.csv"
+    replayed = read_rows(results)
+    events = sorted((row["total_usage"], *(row[column] for column in EVENT_COLUMNS)) for row in replayed)
+    moved = [
+        {**row, **dict(zip(EVENT_COLUMNS, cells, strict=True))}
+        for row, (_, *cells) in zip(replayed, events, strict=True)
+    ]
+    rewrite(results, moved)
+    assert home.run_here("replay", results).exit_code == 2
+    assert set(billing_server.billed().values()) == {1}
+
+
 @pytest.mark.parametrize("correction", ["corrected before", "cut off behind"])
 def test_a_sorted_column_is_noticed_beside_other_edits(
     home: Home, billing_server: BillingServer, correction: str

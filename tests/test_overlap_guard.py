@@ -213,6 +213,34 @@ def test_a_wrong_log_hides_none_that_was_posted(home: Home, billing_server: Bill
     assert set(billing_server.billed().values()) == {1}
 
 
+def test_a_wrong_log_hides_no_short_one_that_was_posted(home: Home, billing_server: BillingServer) -> None:
+    """All of its events come again in a much longer log: looked for like that is the last log in the place alone."""
+    path = write_csv(home.folder / "usage.csv", usage_rows(5))
+    assert home.run_here("upload", path).exit_code == 0
+    billing_server.respond = lambda received: (
+        reply(422) if received.method == "POST" and received.billed_row.device_id != "dev-40" else contract(received)
+    )
+    assert home.run_here("upload", write_csv(path, usage_rows(60)[40:])).exit_code == 1
+    billing_server.respond = contract
+    write_csv(path, [(*row, "eu") for row in usage_rows(38)], columns=(*EVENT_COLUMNS, "region"))
+    assert home.run_here("upload", path).exit_code == 2
+    assert set(billing_server.billed().values()) == {1}
+
+
+def test_a_last_log_that_posted_nothing_excuses_no_other(home: Home, billing_server: BillingServer) -> None:
+    """It has the same events; but it is the log before it that posted them."""
+    path = home.folder / "usage.csv"
+    assert home.run_here("upload", write_csv(path, usage_rows(20))).exit_code == 0
+    assert home.run_here("upload", write_csv(path, usage_rows(40)[20:])).exit_code == 0
+    write_csv(path, [(*row, "eu") for row in usage_rows(20)], columns=(*EVENT_COLUMNS, "region"))
+    billing_server.respond = lambda _: reply(401)
+    assert home.run_here("upload", path, "--allow-overlap").exit_code == 3
+    billing_server.respond = contract
+    write_csv(path, [(*row, "eu") for row in usage_rows(20)], columns=(*EVENT_COLUMNS, "zone"))
+    assert home.run_here("upload", path).exit_code == 2
+    assert set(billing_server.billed().values()) == {1}
+
+
 def test_a_run_that_ends_after_a_newer_one_does_not_hide_that(home: Home, billing_server: BillingServer) -> None:
     """A slow upload of a log that another was put in the place of meanwhile."""
     path = write_csv(home.folder / "usage.csv", usage_rows(20))
