@@ -148,7 +148,7 @@ RUBBISH_BY_NAME: Mapping[str, Answer] = _rubbish()
 
 
 def _says_no(status: int, headers: Mapping[str, str]) -> bool:
-    """Tell whether no backend would answer so after recording the event (design, section 2)."""
+    """Tell whether no backend would answer so after recording the event."""
     return 400 <= status < 500 or status in {301, 307, 308} or (status == 503 and "Retry-After" in headers)
 
 

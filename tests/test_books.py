@@ -13,8 +13,7 @@ import pytest
 
 from uploader.amounts import Amounts
 from uploader.books import Account, Books, Entry
-from uploader.model import Outcome, Reason, RowState
-from uploader.schema import Units
+from uploader.model import Outcome, Reason, RowState, Units
 
 ACME_5 = Units("acme", "api.calls", 5)
 ACME_7 = Units("acme", "api.calls", 7)

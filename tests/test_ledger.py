@@ -179,7 +179,7 @@ def test_a_ledger_is_its_owners_alone(ledger: Ledger, folder: Path) -> None:
 
 
 def test_sqlite_is_set_to_survive_a_power_loss(ledger: Ledger) -> None:
-    """WAL and synchronous=FULL, which lost none of the acknowledged commits (design, section 5); EXCLUSIVE locking."""
+    """WAL and synchronous=FULL, which lost none of the acknowledged commits; EXCLUSIVE locking."""
     connection = ledger._database._connection  # noqa: SLF001 -- a connection's settings are seen on it alone
     pragmas = {
         name: connection.execute(f"pragma {name}").fetchone()[0]

@@ -1,4 +1,4 @@
-"""The table of outcomes (design, section 2), and what the wire contract sends (section 1)."""
+"""The table of outcomes, and what the wire contract sends (``uploader/api.py``)."""
 
 from __future__ import annotations
 

@@ -14,9 +14,9 @@ import pytest
 
 from tests.command import EVENT_COLUMNS
 from uploader.errors import InputError, SchemaError
-from uploader.model import Cell, Outcome, Reason, Row, UsageEvent
+from uploader.model import Cell, Outcome, Reason, Row, Units, UsageEvent
 from uploader.readers import open_usage_log
-from uploader.schema import RowCheck, RowSchema, Units
+from uploader.schema import RowCheck, RowSchema
 
 ROOT = Path(__file__).parent.parent
 LOG = Path("usage.csv")

@@ -22,8 +22,7 @@ from tests.held_back import HeldBack
 from uploader.books import Books
 from uploader.errors import ImbalanceError
 from uploader.file_report import FileReport
-from uploader.model import Outcome, Reason, RowState
-from uploader.schema import Units
+from uploader.model import Outcome, Reason, RowState, Units
 from uploader.summary import exit_code_of, summarize
 
 SCHEMA = jsonschema_rs.Draft202012Validator(

@@ -12,7 +12,8 @@ from typing import Protocol
 
 from uploader.books import Books
 from uploader.database import unusable
-from uploader.glance import Glance
+from uploader.event_reader import EventReader
+from uploader.glance import Glance, nearest_folder
 from uploader.guards import (
     InputFacts,
     choose_run,
@@ -28,7 +29,7 @@ from uploader.lock import turn
 from uploader.log_check import demand_within_budget
 from uploader.marker import demand_known_marks
 from uploader.model import Outcome, RowState, UsageEvent
-from uploader.notes import Note
+from uploader.notes import Level, Note
 from uploader.overlap import RowSketches, merged
 from uploader.overlap_guard import (
     demand_little_overlap,
@@ -38,12 +39,11 @@ from uploader.overlap_guard import (
     demand_other_events_since,
     distinct,
 )
-from uploader.own_events import OwnEvents, OwnIds, demand_known_claims, event_in, own_events_of
+from uploader.own_events import OwnEvents, demand_known_claims, own_events_of
 from uploader.plan import Plan
 from uploader.readers import UsageLog
 from uploader.reservation import Names, Reservation, choose_names, files_beside, results_folder
 from uploader.run_file import RunFacts, is_known, remembered
-from uploader.schema import RowCheck
 from uploader.seen import SeenRows
 from uploader.writing import reserved
 
@@ -65,7 +65,7 @@ class FirstPass:
     bad: array[int]
 
 
-def read_through(log: UsageLog, check: RowCheck, own_ids: OwnIds | None, plan: Plan) -> FirstPass:
+def read_through(log: UsageLog, reader: EventReader, plan: Plan, *, say: Callable[[Note], None]) -> FirstPass:
     """Make the first pass: read every row, post nothing; afterwards the log's hash and row count are known.
 
     Raises:
@@ -75,10 +75,13 @@ def read_through(log: UsageLog, check: RowCheck, own_ids: OwnIds | None, plan: P
     sketches = sketches_of(log, plan)
     bad = array("Q")
     for batch in log.batches():
-        books.take_in_all(rows=len(batch.rows), stated=check.units_stated(batch.rows))
+        books.take_in_all(rows=len(batch.rows), stated=reader.check.units_stated(batch.rows))
         sketches.add_all([row.cells for row in batch.rows if not row.fault])
         if plan.max_failed is not None:
-            bad.extend(row.number for row in batch.rows if isinstance(event_in(row, check, own_ids), Outcome))
+            bad.extend(row.number for row in batch.rows if isinstance(reader.event(row), Outcome))
+    say(Note(f"{log.row_count:,} rows read", "file_read", path=log.path, counts={"rows": log.row_count}))
+    if log.row_count == 0:
+        say(Note("it has no row: is its export whole?", "no_rows", level=Level.WARNING, path=log.path))
     return FirstPass(books=books, sketches=sketches, bad=bad)
 
 
@@ -95,7 +98,7 @@ def _demand_few_bad(log: UsageLog, bad: array[int], plan: Plan, identity: RunIde
 
 def admitted_run(
     log: UsageLog,
-    facts: InputFacts,
+    input_facts: InputFacts,
     first_pass: FirstPass,
     plan: Plan,
     *,
@@ -119,7 +122,7 @@ def admitted_run(
         content_sha256=log.content_sha256,
         mapping=plan.mapping,
     )
-    identity = choose_run(plan.ledger_folder, first, facts, asks_for_all_again=plan.again, event_id=plan.event_id)
+    identity = choose_run(plan.ledger_folder, first, input_facts, asks_for_all_again=plan.again, event_id=plan.event_id)
     demand_schema(log.path, _latest_known(plan.ledger_folder, identity), schema_path=plan.schema_path)
     demand_another(log.path, identity, path_by_run_id=path_by_run_id)
     _demand_few_bad(log, first_pass.bad, plan, identity)
@@ -164,7 +167,7 @@ class Knowledge(Protocol):
         """Sum up what earlier commands recorded."""
 
 
-def _rows_to_go(log: UsageLog, check: RowCheck, own_ids: OwnIds | None, known: Knowledge, plan: Plan) -> RowSketches:
+def _rows_to_go(log: UsageLog, reader: EventReader, known: Knowledge, plan: Plan) -> RowSketches:
     """Sketch the rows that a run which goes on would post."""
     sketch = sketches_of(log, plan)
     for batch in log.batches():
@@ -174,35 +177,50 @@ def _rows_to_go(log: UsageLog, check: RowCheck, own_ids: OwnIds | None, known: K
                 row.cells
                 for row in batch.rows
                 if not (row.number in before and before[row.number].outcome.may_be_recorded)
-                and isinstance(event_in(row, check, own_ids), UsageEvent)
+                and isinstance(reader.event(row), UsageEvent)
             ]
         )
     return sketch
 
 
-def others_since(
+def demand_room_to_go_on(
     log: UsageLog,
-    check: RowCheck,
-    own_ids: OwnIds | None,
+    reader: EventReader,
+    input_facts: InputFacts,
     plan: Plan,
     seen: SeenRows,
     *,
     known: Knowledge,
     facts: RunFacts,
 ) -> list[Note]:
-    """Compare the rows that a run which goes on would post with what others posted since; one that begins has been.
+    """Compare a run that goes on with what others did since, and see whether the ledger's disk can hold the rest of it.
 
     known: what the run's ledger knows of its rows, and ``facts`` of itself.
 
+    Gives what is odd and no reason to refuse.
+
     Raises:
-        LedgerRefusal: most of them were posted; nothing was by this command.
+        LedgerRefusal: others posted most of its rows, or there is no room; nothing was posted by this command.
+    """
+    notes = _others_since(log, reader, plan, seen, known=known, facts=facts)
+    copy = note_of_copy(input_facts, facts.get("input_path"), event_id=plan.event_id)
+    demand_room(nearest_folder(plan.ledger_folder), rows=log.row_count - known.history().may_be_recorded)
+    return notes if copy is None else [*notes, copy]
+
+
+def _others_since(
+    log: UsageLog, reader: EventReader, plan: Plan, seen: SeenRows, *, known: Knowledge, facts: RunFacts
+) -> list[Note]:
+    """Compare the rows that a run which goes on would post with what others posted since; one that begins has been.
+
+    Raises:
+        LedgerRefusal: most of them were posted.
     """
     if "compared" not in facts or plan.allow_overlap:
         return []
-    history = known.history()
-    if history.accepted + history.in_doubt == log.row_count:
+    if known.history().may_be_recorded == log.row_count:
         return []
-    to_go = functools.cache(lambda: _rows_to_go(log, check, own_ids, known, plan))
+    to_go = functools.cache(lambda: _rows_to_go(log, reader, known, plan))
     way_on = "put those that no run has posted into a file of their own and upload that with --allow-overlap"
     since = facts["compared"]
     demand_other_events_since(seen, lambda: to_go().events(), since, path=log.path, place=log.path, way_on=way_on)
@@ -233,11 +251,10 @@ class Admitted:
 @contextlib.contextmanager
 def admitted(
     log: UsageLog,
-    check: RowCheck,
-    own_ids: OwnIds | None,
+    reader: EventReader,
     plan: Plan,
     *,
-    facts: InputFacts,
+    input_facts: InputFacts,
     first_pass: FirstPass,
     path_by_run_id: Mapping[str, Path],
     say: Callable[[Note], None],
@@ -254,21 +271,16 @@ def admitted(
     """
     with contextlib.ExitStack() as held:
         with turn_to_begin(log.path, plan.ledger_folder, say=say, should_stop=should_stop):
-            identity, seen = admitted_run(log, facts, first_pass, plan, path_by_run_id=path_by_run_id, say=say)
+            identity, seen = admitted_run(log, input_facts, first_pass, plan, path_by_run_id=path_by_run_id, say=say)
             ledger = held.enter_context(Ledger(plan.ledger_folder, identity))
-            for note in others_since(log, check, own_ids, plan, seen, known=ledger, facts=ledger.facts()):
+            for note in demand_room_to_go_on(log, reader, input_facts, plan, seen, known=ledger, facts=ledger.facts()):
                 say(replace(note, run_id=identity.run_id))
-            copy = note_of_copy(facts, ledger.facts().get("input_path"), event_id=plan.event_id)
-            if copy is not None:
-                say(replace(copy, run_id=identity.run_id))
-            history = ledger.history()
-            demand_room(plan.ledger_folder, rows=log.row_count - history.accepted - history.in_doubt)
-            own_events = held.enter_context(own_events_of(ledger, own_ids))
+            own_events = held.enter_context(own_events_of(ledger, reader))
             reservation = held.enter_context(reserved(names_for(log, plan), log, ledger, rows=log.row_count))
             ledger.begin(
                 path=log.path,
                 columns=log.columns,
-                facts=[facts.name, facts.modified_nanoseconds],
+                facts=[input_facts.name, input_facts.modified_nanoseconds],
                 rows=log.row_count,
                 event_id=plan.event_id,
                 schema_path=plan.schema_path,
@@ -278,7 +290,7 @@ def admitted(
             seen.keep(rows.to_bytes())
             # Those that it has kept may be of replays, which corrected some.
             seen.keep_events(merged([*seen.kept_events(), rows.events()]), path=log.path, columns=rows.columns)
-            if history.accepted + history.in_doubt < log.row_count:
+            if ledger.history().may_be_recorded < log.row_count:
                 seen.keep_log(rows.each(), path=log.path)
         yield Admitted(ledger=ledger, own_events=own_events, reservation=reservation, seen=seen)
 

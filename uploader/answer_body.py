@@ -14,7 +14,7 @@ _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?\n")
 _LINE_END = re.compile(rb"\r?\n")
 _MOST_LINE_BYTES = 16 * 1024
 _MOST_RAW_BYTES = 1024 * 1024
-"""Of a whole answer, with its interim heads and the lines between its chunks; else some would never end."""
+"""Bytes of a whole answer, with its interim heads and the lines between its chunks; else some would never end."""
 _DAMAGED = "the head of the answer is cut short or damaged"
 _DAMAGED_CHUNK = "the chunks of the answer are damaged"
 _TOO_LARGE = f"the answer is larger than {MOST_ANSWER_BYTES // 1024} KiB"

@@ -14,7 +14,7 @@ _HEAD_END = re.compile(rb"\n\r?\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?:[ \r][^\n]*)?\n")
 _FOLD = re.compile(rb"\r?\n[ \t]+")
 _MOST_DIGITS = 20
-"""Of a length that are read: with so many it is too large, however it goes on."""
+"""Digits of a length that are read: one with so many is too large, however it goes on."""
 _DAMAGED = re.compile(rb"\r(?!\n)|[\0-\x08\x0b\x0c\x0e-\x1f\x7f]")
 """Forbidden by RFC 9112 section 2.2 and RFC 9110 section 5.5."""
 

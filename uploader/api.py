@@ -9,7 +9,7 @@ from __future__ import annotations
 import email.utils
 import functools
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
 from enum import Enum
@@ -20,12 +20,13 @@ from urllib.parse import quote
 from uploader.model import Outcome, Reason, UsageEvent
 from uploader.records import row_record
 from uploader.settings import PRINTABLE_ASCII, Settings
+from uploader.wording import shown
 
 MOST_ANSWER_BYTES = 64 * 1024
 _MOST_RESPONSE_CHARACTERS = 1024
 NOT_FOR_A_HEADER = "has characters that cannot travel in a header (spaces, control or non-ASCII characters)"
 _LONGEST_SECONDS = 1e9
-"""That a Retry-After is taken at its word for; more digits might not be a number."""
+"""The longest Retry-After that is honoured; more digits might not be a number."""
 _UNKNOWN_CUSTOMER = "the backend knows no customer for this tenant"
 _REDIRECTS_THAT_STOP = frozenset({301, 302, 303, 307, 308})
 _SAFE_TO_RETRY = frozenset({408, 421, 425, 429})
@@ -115,18 +116,6 @@ def _header_problem(value: object) -> str:
     if isinstance(value, str) and PRINTABLE_ASCII.fullmatch(value):
         return ""
     return "is empty" if value is None or value == "" else f"{shown(value)} {NOT_FOR_A_HEADER}"
-
-
-def shown(value: object) -> str:
-    """Quote a cell for a message, cut to a length that a line can hold."""
-    text = repr(value)
-    end_quote = text[-1] if text[-1] in "'\"" else ""
-    return text if len(text) <= 80 else f"{text[:76]}...{end_quote}"
-
-
-def values_in_words(cells: Mapping[str, object], columns: Iterable[str]) -> str:
-    """Name the values of some columns in a message."""
-    return ", ".join(f"{column} {shown(cells.get(column))}" for column in columns)
 
 
 def _meter_problem(meter_id: object) -> str:

@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 from uploader.amounts import AccountKey, Amounts
 from uploader.errors import ImbalanceError
-from uploader.model import Reason, RowState
-from uploader.schema import Units
+from uploader.model import Reason, RowState, Units
 
 _MOST_FAULTS = 5
 
@@ -135,7 +134,7 @@ class Books:
         self.take_in_all(rows=1, stated=stated)
 
     def take_in_all(self, *, rows: int, stated: Iterable[tuple[AccountKey, int]]) -> None:
-        """Enter rows that were read: how many, and of those that state their units tenant and meter, and the units."""
+        """Enter rows that were read; ``stated`` has tenant, meter and units of those whose usage can be read."""
         assert self._came_in is None, "all rows are taken in before one is given out"  # noqa: S101 -- an invariant
         self.rows_in += rows
         by_meter = self.open_amounts.recent_by_tenant_by_meter

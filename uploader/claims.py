@@ -113,7 +113,7 @@ class Claims:
         return changed == 1
 
     def note_accepted(self, event_ids_by_row: Iterable[tuple[int, str]], *, run_id: str) -> None:
-        """Note of rows that their ledger has them as accepted; those that do not own their event are passed over."""
+        """Mark the claims of accepted rows; rows without the claim to their event are skipped."""
         with self._database.transaction() as connection:
             connection.executemany(
                 "update claim set is_accepted = 1 where id = ? and run = ? and row = ? and not is_accepted",

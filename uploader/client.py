@@ -25,6 +25,7 @@ from uploader.settings import (
     key_of_environment,
     stays_inside,
 )
+from uploader.wording import shown
 
 if TYPE_CHECKING:
     import requests
@@ -159,7 +160,7 @@ class MeterClient:
         answer = self._answer("GET", api.look_up_request(self._settings, tenant_id), list, dict)
         found = api.customer_id_of(answer)
         if found is None:
-            log.warning("no customer found for tenant %s", api.shown(tenant_id))
+            log.warning("no customer found for tenant %s", shown(tenant_id))
             return None
         self._customer_id_by_tenant[tenant_id] = found
         return found

@@ -69,9 +69,9 @@ class Database:
             raise
 
     def hold(self) -> None:
-        """Note durably, in the file itself, that commits may from now on stand in the write-ahead log beside it alone.
+        """Mark the file as in use, durably: from now on commits may be in the write-ahead log beside it only.
 
-        A file that was left so is refused when its log is not there any more.
+        A marked file is refused when its log is not there any more.
         """
         with self.transaction() as connection:
             connection.execute("insert into in_use values (?)", (os.getpid(),))

@@ -14,8 +14,10 @@ from uploader.client import settle_route
 from uploader.customers import Customers
 from uploader.descriptors import most_connections
 from uploader.errors import UploaderError
+from uploader.event_reader import EventReader
 from uploader.file_report import FileReport, Start
 from uploader.ledger import Ledger
+from uploader.log_check import fitted_reader
 from uploader.notes import Note
 from uploader.pacing import Pacing
 from uploader.pacing_notes import PacingNotes
@@ -70,6 +72,15 @@ class Desk:
         stop = self.pacing.stop or ("the command was interrupted" if self.watcher.should_stop() else "")
         return stop or (progress.stop if progress else "")
 
+    def fitted_reader(self, log: UsageLog) -> EventReader:
+        """Fit the schema, and what the plan says of columns, to a usage log.
+
+        Raises:
+            InputError: a column is missing, or the file is one that this program wrote.
+        """
+        plan = self.plan
+        return fitted_reader(log, self.schema, plan.mapping, event_id=plan.event_id, base_url=plan.settings.base_url)
+
     def posting(self, log: UsageLog, ledger: Ledger, progress: Progress) -> Posting:
         """Set up the posting of one file."""
         self._begun = (log, ledger, progress)
@@ -79,7 +90,7 @@ class Desk:
         self._say_that_posting_begins(log.path, ledger, progress)
         posting = self.posting_into(ledger, progress, watch=_Watch(self, log.path, ledger).watch)
         history = ledger.history()
-        left = progress.rows - history.accepted - history.in_doubt
+        left = progress.rows - history.may_be_recorded
         if posting.most_failed is not None and left and history.in_doubt > posting.most_failed:
             # Rows in doubt stay so, wherever they stand: else some rows before them would be posted each time.
             progress.stop = over_budget(posting.most_failed)

@@ -22,7 +22,7 @@ from uploader.client import Route, settle_route
 from uploader.errors import UploaderError
 from uploader.glance import nearest_folder, try_ledger_folder
 from uploader.local_disk import fleeting_file_system
-from uploader.log_check import fitted_check
+from uploader.log_check import fitted_reader
 from uploader.model import Reason, UsageEvent
 from uploader.origin import origin_of
 from uploader.plan import Plan
@@ -34,10 +34,11 @@ from uploader.sender import Connection, Sender
 from uploader.settings import Settings
 from uploader.shell import as_argument
 from uploader.tls import context_for, in_words
+from uploader.wording import shown
 
 _FEW_DAYS = 21
 _LITTLE_ROOM_BYTES = 500_000_000
-"""Of a million rows the ledger takes 90 MB, by their own event ids 180 MB; of failed ones more."""
+"""A ledger takes 90 MB for a million rows, 180 MB with their own event ids; more for failed ones."""
 _MOST_CLOCK_SECONDS = 30.0
 
 
@@ -110,10 +111,11 @@ def _examine_ledger(folder: Path) -> Iterator[Finding]:
 def _examine_log(path: Path, schema: RowSchema, plan: Plan) -> tuple[Finding, str | None]:
     try:
         with open_usage_log(path, delimiter=plan.delimiter) as log:
-            check = fitted_check(log, schema, plan.mapping)
+            base_url = plan.settings.base_url
+            reader = fitted_reader(log, schema, plan.mapping, event_id=plan.event_id, base_url=base_url)
             for batch in log.batches():
                 for row in batch.rows:
-                    event = check.event(row)
+                    event = reader.event(row)
                     if isinstance(event, UsageEvent):
                         words = f"{path}: its columns fit the schema; row {row.number} is the first good one"
                         return Finding(State.OK, "log", words), event.tenant_id
@@ -217,13 +219,13 @@ def _judge(settings: Settings, tenant_id: str, exchange: api.Exchange, *, has_pr
 
 
 def _judge_customer(tenant_id: str, exchange: api.Exchange, verdict: api.Verdict, *, has_proxy: bool) -> Finding:
-    tenant = api.shown(tenant_id)
+    tenant = shown(tenant_id)
     if verdict.customer_id:
         milliseconds = exchange.elapsed_seconds * 1000
         return Finding(
             State.OK,
             "look-up",
-            f"tenant {tenant} is customer {api.shown(verdict.customer_id)} ({milliseconds:,.0f} ms)",
+            f"tenant {tenant} is customer {shown(verdict.customer_id)} ({milliseconds:,.0f} ms)",
         )
     if verdict.outcome.reason is Reason.CUSTOMER_NOT_FOUND:
         remedy = "check the tenant, and whether --base-url has the whole path (/api/v1)"

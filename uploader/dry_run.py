@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from uploader.admission import admitted_run, names_for, others_since, read_through
+from uploader.admission import admitted_run, demand_room_to_go_on, names_for, read_through
 from uploader.api import Verdict
 from uploader.books import Books, Entry
 from uploader.calls import Due
@@ -22,16 +22,14 @@ from uploader.dry_events import dry_events
 from uploader.due_rows import due_rows
 from uploader.errors import StoppedError, UploaderError
 from uploader.file_report import FileReport, Start, complaint_about
-from uploader.glance import Glance, nearest_folder, try_ledger_folder
-from uploader.guards import InputFacts, demand_room
+from uploader.glance import Glance, try_ledger_folder
+from uploader.guards import InputFacts
 from uploader.identity import EventIds, RunIdentity
 from uploader.ledger import Sending
-from uploader.log_check import fitted_check
 from uploader.model import REPLAY_BY_REASON, Outcome, Reason, RowState
 from uploader.naming import Naming
 from uploader.overlap import RowSketches
 from uploader.overlap_guard import demand_little_overlap
-from uploader.own_events import own_ids_of
 from uploader.plan import Plan
 from uploader.progress import Progress
 from uploader.readers import UsageLog, open_usage_log
@@ -199,31 +197,27 @@ def _try_or_say_why_not(path: Path, desk: Desk, earlier: _EarlierFiles) -> DryRe
 def _try_file(path: Path, desk: Desk, earlier: _EarlierFiles) -> DryReport:
     start = Start()
     with open_usage_log(path, delimiter=desk.plan.delimiter) as log:
-        check = fitted_check(log, desk.schema, desk.plan.mapping)
-        facts = InputFacts.of(path)
-        own_ids = own_ids_of(log, desk.plan.event_id, base_url=desk.plan.settings.base_url)
-        first_pass = read_through(log, check, own_ids, desk.plan)
+        reader = desk.fitted_reader(log)
+        input_facts = InputFacts.of(path)
+        first_pass = read_through(log, reader, desk.plan, say=desk.watcher.say)
         books = first_pass.books
         identity, seen = admitted_run(
-            log, facts, first_pass, desk.plan, path_by_run_id=earlier.path_by_run_id, say=desk.watcher.say
+            log, input_facts, first_pass, desk.plan, path_by_run_id=earlier.path_by_run_id, say=desk.watcher.say
         )
         earlier.admit(path, identity, first_pass.sketches, desk.plan)
         try_ledger_folder(desk.plan.ledger_folder)
         known = Glance.at(desk.plan.ledger_folder, identity)
-        facts_known = remembered(desk.plan.ledger_folder, identity.run_id)
-        for note in others_since(log, check, own_ids, desk.plan, seen, known=known, facts=facts_known):
-            desk.watcher.say(note)
-        history = known.history()
-        left = log.row_count - history.accepted - history.in_doubt
-        demand_room(nearest_folder(desk.plan.ledger_folder), rows=left)
+        facts = remembered(desk.plan.ledger_folder, identity.run_id)
+        for note in demand_room_to_go_on(log, reader, input_facts, desk.plan, seen, known=known, facts=facts):
+            desk.watcher.say(replace(note, run_id=identity.run_id))
         _try_names(log, identity, desk.plan)
         progress = Progress(rows=log.row_count)
         ledger = _DryLedger(rows=log.row_count)
         with dry_events(desk.plan.ledger_folder, known, scratch=earlier.scratch) as events:
-            naming = Naming(check, own_ids, EventIds(identity))
+            naming = Naming(reader, EventIds(identity))
             _look_up_all(path, desk, due_rows(log, naming, events, known, progress), progress, ledger)
         stop = desk.why_stopped(progress)
-        to_post, accepted_before, tenants = _summed_up(log, check, known, books, ledger)
+        to_post, accepted_before, tenants = _summed_up(log, reader.check, known, books, ledger)
         if imbalance := books.imbalance(accepted=None, may_leave_unsent=bool(stop)):
             raise imbalance
     return DryReport(

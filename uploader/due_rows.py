@@ -34,7 +34,7 @@ def _decided(
         if before is not None and before.outcome.may_be_recorded:
             progress.settle(before)
             continue
-        event = naming.event(row)
+        event = naming.reader.event(row)
         attempts = before.attempts if before else 0
         if isinstance(event, UsageEvent):
             yield Due(row.number, event, naming.event_id(row), attempts=attempts)

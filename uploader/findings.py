@@ -10,10 +10,10 @@ from pathlib import Path
 
 from uploader.books import Entry
 from uploader.mapping import ColumnMap
-from uploader.model import Outcome, Reason, Row, Status, UsageEvent, cell_text
+from uploader.model import EVENT_COLUMNS, Outcome, Reason, Row, Status, Units, UsageEvent, cell_text
 from uploader.replay_log import ReplayLog, open_own_file
 from uploader.results import OWN_COLUMNS
-from uploader.schema import EVENT_COLUMNS, RowSchema, Units
+from uploader.schema import RowSchema
 
 _FIRST_ROWS = 5
 _FIRST_DOUBTS = 50

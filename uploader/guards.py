@@ -24,9 +24,9 @@ from uploader.run_file import RunFacts, has_begun, ledger_path, remembered
 
 _MOST_AGAIN = 100
 _LEAST_BYTES_A_ROW = 75
-"""Of the ledger's disk while a run is under way, when all rows are accepted."""
+"""What an accepted row takes of the ledger's disk while a run is under way."""
 _LOG_BYTES_A_ROW = 2_100
-"""Of SQLite's write-ahead log, which comes to no more than ``_MOST_LOG_BYTES``."""
+"""What a row takes of SQLite's write-ahead log, which comes to no more than ``_MOST_LOG_BYTES``."""
 _MOST_LOG_BYTES = 4_200_000
 _OR_AGAIN = "; to bill all of it again, use --again"
 

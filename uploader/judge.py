@@ -10,16 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from uploader.api import shown, values_in_words, wire_problems
+from uploader.api import wire_problems
 from uploader.calls import Due
 from uploader.errors import LedgerRefusal
+from uploader.event_reader import EventReader
 from uploader.ledger import Ledger
-from uploader.model import Outcome, Reason, Row, RowState, UsageEvent, now_milliseconds
-from uploader.own_events import OwnIds, event_in
+from uploader.model import EVENT_COLUMNS, Outcome, Reason, Row, RowState, UsageEvent, now_milliseconds
 from uploader.replay_log import ReplayEntry
 from uploader.results import NOT_SENT
-from uploader.schema import EVENT_COLUMNS, RowCheck
 from uploader.spreadsheets import damaged_columns, edited_columns
+from uploader.wording import shown, values_in_words
 
 _NOTHING = RowState(0, NOT_SENT)
 _OTHERS_HAVE_THE_EVENT = frozenset({Reason.DUPLICATE, Reason.CONFLICT})
@@ -55,16 +55,16 @@ class Judge:
     ended_early: the replay ended before the turn of some rows; known before any ``states``.
     """
 
-    def __init__(self, check: RowCheck, ledger: Ledger, permissions: Permissions, own_ids: OwnIds | None) -> None:
+    def __init__(self, reader: EventReader, ledger: Ledger, permissions: Permissions) -> None:
         """Begin with the file's first row.
 
         Raises:
             LedgerRefusal: the ledger holds no more of the run than its name.
         """
-        self._check = check
+        self._reader = reader
         self._ledger = ledger
         self._permissions = permissions
-        self._own_ids = own_ids
+        self._own_ids = reader.own_ids
         self._event_id_of = ledger.event_id_of
         facts = ledger.facts()
         rows_of_the_run = facts.get("last_row") or facts.get("rows")
@@ -102,7 +102,7 @@ class Judge:
                 self._state_by_file_row[entry.row.number] = decision.state
                 self.late_edits += decision.state.outcome.reason is None
             if isinstance(decision, Due):
-                values = {**self._own_id_stated(entry), **asdict(decision.event)}
+                values = {**self._reader.own_id_stated(entry.row), **asdict(decision.event)}
                 if values != self._last_posted(entry, original):
                     posted[entry.number] = values
             decisions.append(decision)
@@ -220,9 +220,6 @@ class Judge:
         had = "" if entry.row.fault else f": {values_in_words(posted, self._edited_columns(entry, posted))}"
         return f"its cells were edited; put them back as they were posted last{had}"
 
-    def _own_id_stated(self, entry: ReplayEntry) -> dict[str, str]:
-        return {} if self._own_ids is None else self._own_ids.stated(entry.row)
-
     def _decide(self, entry: ReplayEntry, state: RowState, original: dict[str, Any]) -> Due | RowState | Kept:
         reason = state.outcome.reason
         if reason is Reason.IN_DOUBT:
@@ -254,7 +251,7 @@ class Judge:
             return Kept(_reworded(state, f"{doubt}; not sent again: {words}"))
         event = UsageEvent(**{column: posted[column] for column in EVENT_COLUMNS})
         event_id = self.event_id_of(entry.row, state)
-        respelled = damaged_columns(asdict(event), self._check.stated(entry.row))
+        respelled = damaged_columns(asdict(event), self._reader.check.stated(entry.row))
         note = f"posted again as it was: {values_in_words(posted, respelled)}" if respelled else ""
         return Due(entry.number, event, event_id, attempts=state.attempts, note=note, doubt=doubt)
 
@@ -271,8 +268,10 @@ class Judge:
         return ""
 
     def _edited_columns(self, entry: ReplayEntry, posted: dict[str, Any]) -> list[str]:
-        own_id = [column for column, text in self._own_id_stated(entry).items() if str(posted.get(column)) != text]
-        return [*own_id, *edited_columns(posted, self._check.stated(entry.row))]
+        own_id = [
+            column for column, text in self._reader.own_id_stated(entry.row).items() if str(posted.get(column)) != text
+        ]
+        return [*own_id, *edited_columns(posted, self._reader.check.stated(entry.row))]
 
     def _last_posted(self, entry: ReplayEntry, original: dict[str, Any]) -> dict[str, Any]:
         return self._posted_by_row.get(entry.number, original)
@@ -282,7 +281,7 @@ class Judge:
     ) -> Due | RowState | Kept:
         if entry.row.fault:
             return Kept(replace(state, outcome=Outcome(Reason.MALFORMED, entry.row.fault)))
-        stated = {**self._own_id_stated(entry), **self._check.stated(entry.row)}
+        stated = self._reader.stated(entry.row)
         as_text = self._as_text_by_row.get(entry.number, {})
         may_be_meant = self._permissions.accept_changes
         if unedited := [
@@ -304,10 +303,10 @@ class Judge:
             )
             outcome = Outcome(Reason.CHANGED, f"{words}; put it back, or use --accept-changes")
             return replace(state, outcome=outcome, at_milliseconds=now_milliseconds())
-        event = event_in(entry.row, self._check, self._own_ids)
+        event = self._reader.event(entry.row)
         if isinstance(event, Outcome):
             return replace(state, outcome=event, at_milliseconds=now_milliseconds())
-        values = {**self._own_id_stated(entry), **asdict(event)}
+        values = {**self._reader.own_id_stated(entry.row), **asdict(event)}
         edits = [column for column, value in values.items() if original.get(column) != value]
         note = f"accepted as edited for the replay ({', '.join(edits)})" if edits else ""
         return Due(entry.number, event, self.event_id_of(entry.row, state), attempts=state.attempts, note=note)

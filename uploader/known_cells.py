@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from uploader.model import Cell, UsageEvent
 
 _MOST_KNOWN_CELLS = 20_000
-"""Of each column; some 2 MB. More are forgotten all at once, which costs nothing where the log is sorted."""
+"""Cells remembered of one column; some 2 MB. All are forgotten at once, which costs nothing in a sorted log."""
 _LONGEST_CHARACTERS = 256
 _FEW_DIGITS = 18
 _UNKNOWN = object()

@@ -53,6 +53,11 @@ class History:
     last_row: int
     at_milliseconds: int
 
+    @property
+    def may_be_recorded(self) -> int:
+        """Rows that the backend recorded, or may have: none of them is posted again unless a person says so."""
+        return self.accepted + self.in_doubt
+
 
 class Ledger:
     """One run's ledger, held by this process alone until it is closed.

@@ -7,7 +7,7 @@ that pays, then take small steps, and back off at once when the backend says so.
 since it also rises when this process is the slow one; so a step is judged by the throughput that it brought, and
 latency calls for a trial. "Ours" and "ourselves" are said of calls that wait for this process, and not for the backend.
 
-Whoever looks for a limit that he is not told of must go past it once; what is left to choose is by how much, and how
+A limit that nobody tells can only be found by going past it once; what is left to choose is by how much, and how
 often. By how much is the business of ``climb.py``: gently beyond what the backend is known to have held. How often: not
 for ten seconds after a row was left in doubt. A backend that becomes quicker is another thing, and leaves nothing in
 doubt: when calls are answered in much less time, or throughput rises though fewer are in flight, doubling begins again

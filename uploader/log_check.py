@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from uploader.errors import InputError
+from uploader.event_reader import EventReader
 from uploader.mapping import ColumnMap
 from uploader.readers import UsageLog
-from uploader.schema import RowCheck, RowSchema
+from uploader.schema import RowSchema
 from uploader.settings import FailureBudget
 from uploader.shell import as_argument
 
 
-def fitted_check(log: UsageLog, schema: RowSchema, mapping: ColumnMap) -> RowCheck:
-    """Fit the schema to a usage log.
+def fitted_reader(
+    log: UsageLog, schema: RowSchema, mapping: ColumnMap, *, event_id: str | None, base_url: str
+) -> EventReader:
+    """Fit the schema to a usage log; see ``EventReader.of`` for its own event ids.
 
     Raises:
         InputError: a column is missing, or the file is one that this program wrote.
@@ -22,7 +25,8 @@ def fitted_check(log: UsageLog, schema: RowSchema, mapping: ColumnMap) -> RowChe
             f"{log.path}: its column {own[0]!r} is one that results and failed files have",
             remedy=f"to send its failed rows again: uploader replay {as_argument(log.path)}",
         )
-    return schema.for_columns(log.columns, path=log.path, mapping=mapping)
+    check = schema.for_columns(log.columns, path=log.path, mapping=mapping)
+    return EventReader.of(log, check, event_id=event_id, base_url=base_url)
 
 
 def demand_within_budget(log: UsageLog, bad: int, budget: FailureBudget | None) -> None:

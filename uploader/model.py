@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from uploader.records import row_record
@@ -39,7 +39,7 @@ class Row:
 class Batch:
     """Some consecutive rows, and the form in which their file's format holds them.
 
-    source: what the log's own format needs to write the rows out again unchanged (an Arrow table for
+    source: what the log's own format needs to write the rows out again unchanged (an Arrow record batch for
             Parquet); None where the rows' text is enough.
     """
 
@@ -56,6 +56,18 @@ class UsageEvent:
 
     tenant_id: str
     device_id: str
+    meter_id: str
+    total_usage: int
+
+
+EVENT_COLUMNS = ("tenant_id", "device_id", "meter_id", "total_usage")
+
+
+@row_record(frozen=True, slots=True)
+class Units:
+    """How much usage a row states, as far as it can be read; ``tenant_id`` and ``meter_id`` as text."""
+
+    tenant_id: str
     meter_id: str
     total_usage: int
 
@@ -139,6 +151,15 @@ class Outcome:
     def may_be_recorded(self) -> bool:
         """Whether the backend recorded the row, or may have: it is not posted again unless a person says so."""
         return self.reason is None or self.reason is Reason.IN_DOUBT
+
+    def after_doubt(self, doubt: str) -> Outcome:
+        """Keep a row in doubt that an earlier attempt left so, unless it is accepted now.
+
+        doubt: the detail that the earlier attempt left; empty when the row was certainly not recorded.
+        """
+        if not doubt or self.may_be_recorded:
+            return self
+        return replace(self, reason=Reason.IN_DOUBT, detail=f"{doubt}; a later attempt: {self.detail}")
 
 
 @row_record(frozen=True, slots=True)

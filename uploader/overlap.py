@@ -20,8 +20,7 @@ from datasketches import compact_theta_sketch, theta_a_not_b, theta_union, updat
 from uploader.cell_readers import ABSENT, reader_of
 from uploader.errors import LedgerRefusal
 from uploader.mapping import ColumnMap
-from uploader.model import Cell, cell_text
-from uploader.schema import EVENT_COLUMNS
+from uploader.model import EVENT_COLUMNS, Cell, cell_text
 
 _LG_SAMPLE = 13
 _LG_SAMPLE_OF_EVENTS = 11
@@ -237,10 +236,10 @@ def overlap_with(rows: bytes, earlier_by_run_id: Mapping[str, bytes]) -> Overlap
 
 
 def rows_of_log_again(rows: bytes, *, run_id: str, log: bytes, posted: Iterable[bytes], most_share: float) -> float:
-    """Estimate how many rows of an earlier log are among some, if those have most of it, and of what of it was posted.
+    """Estimate how many rows of an earlier log are in this one; 0 unless most of that log is, with rows it had posted.
 
-    Else 0; so it is of a log so much shorter that too few of its rows could be in both samples. That some were posted
-    of which too few are in the samples to tell whether they are among the rows counts as if they were.
+    0 also for a log so much shorter that too few of its rows could be in both samples. When too few of the posted rows
+    are in the samples to tell whether they are in this log, they count as if they were.
 
     most_share: of the log, that may be among the rows.
     """

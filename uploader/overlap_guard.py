@@ -42,9 +42,9 @@ def demand_not_grown(seen: SeenRows, rows: bytes, *, path: Path) -> None:
 
 
 def demand_other_events(seen: SeenRows, events: Callable[[], bytes], *, path: Path, columns: Sequence[str]) -> None:
-    """Refuse a new log with most events of one that was in its place under other columns: none is a row of that.
+    """Refuse a new log if most of its events are those of an earlier log at the same path with other columns.
 
-    Compared are the last logs there; and all earlier ones, unless most of its events are the last ones' too.
+    Compared are the last logs there, and all earlier ones unless most of its events are the last ones' too.
 
     events: sketches them; not called when there was no such log.
 

@@ -13,87 +13,17 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from uploader.api import shown
 from uploader.calls import Due
 from uploader.claims import Claim, Claims, claims_path
-from uploader.errors import InputError, LedgerRefusal
+from uploader.errors import LedgerRefusal
+from uploader.event_reader import EventReader
 from uploader.identity import OwnEventIds, RunIdentity
-from uploader.known_cells import Column
 from uploader.ledger import Ledger
-from uploader.model import Cell, Outcome, Reason, Row, RowState, UsageEvent, now_milliseconds
-from uploader.open_log import Log
+from uploader.model import Outcome, Reason, RowState, now_milliseconds
 from uploader.run_file import known_run, ledger_path
-from uploader.schema import RowCheck
 from uploader.seen import knows_runs_by_own_ids
 
 _LEDGER_GONE = "and that run's ledger is gone; ask the backend's owners whether they have it"
-
-
-class OwnIds:
-    """The column of a log that names its events."""
-
-    def __init__(self, column: str, columns: Sequence[str], *, base_url: str, path: Path) -> None:
-        """Find the column.
-
-        Raises:
-            InputError: the log has none of that name.
-        """
-        if column not in columns:
-            raise InputError(
-                f"{path}: no column named {column!r}, which --event-id names",
-                remedy=f"its columns are {', '.join(columns)}",
-            )
-        self.column = column
-        self._at = columns.index(column)
-        self._of = OwnEventIds(base_url).of
-
-    @property
-    def column_alone(self) -> Column:
-        """The column, with a judge of its cells."""
-        return Column(self._at, _demanded_text)
-
-    def own_id(self, row: Row) -> str:
-        """Give the id that the log has for a row; empty when it has none that can be used."""
-        return "" if row.fault else _text(row.cells[self._at])
-
-    def event_id(self, row: Row) -> str:
-        """Give a row's event id; empty when the row has no id of its own that can be used."""
-        return self.event_id_of(self.own_id(row))
-
-    def event_id_of(self, own_id: str) -> str:
-        """Give the event id that the log's own id makes; empty for none."""
-        return self._of(own_id) if own_id else ""
-
-    def stated(self, row: Row) -> dict[str, str]:
-        """Give the row's own id by its column, to be compared with an edited copy."""
-        return {self.column: self.own_id(row)}
-
-    def checked(self, row: Row, event: UsageEvent | Outcome) -> UsageEvent | Outcome:
-        """Give a row's event as the schema judged it, unless its id cannot be used."""
-        if row.fault or _text(row.cells[self._at]):
-            return event
-        cell = row.cells[self._at]
-        problem = "is empty" if cell in (None, "") else f"{shown(cell)} is neither text nor an integer"
-        words = [event.detail] if isinstance(event, Outcome) else []
-        return Outcome(Reason.INVALID, "; ".join([*words, f"{self.column}: {problem}"]))
-
-
-def own_ids_of(log: Log, event_id: str | None, *, base_url: str) -> OwnIds | None:
-    """Find the column of a log's own ids, ``event_id``; None when events are not named by them.
-
-    Raises:
-        InputError: the log has no such column.
-    """
-    return None if event_id is None else OwnIds(event_id, log.columns, base_url=base_url, path=log.path)
-
-
-def event_in(row: Row, check: RowCheck, own_ids: OwnIds | None) -> UsageEvent | Outcome:
-    """Give a row's usage event, or why it cannot be posted: what the schema says of it, and the log's own id.
-
-    own_ids: None where events are not named by the log.
-    """
-    event = check.event(row)
-    return event if own_ids is None else own_ids.checked(row, event)
 
 
 class Owner(Protocol):
@@ -108,16 +38,6 @@ class Owner(Protocol):
 
     def own_ids(self, rows: Sequence[int]) -> dict[int, str]:
         """Give the log's own ids that some rows had last, where they are kept: a replay may have changed them."""
-
-
-def _text(cell: Cell) -> str:
-    return str(cell) if isinstance(cell, str) or type(cell) is int else ""
-
-
-def _demanded_text(cell: Cell) -> str:
-    if text := _text(cell):
-        return text
-    raise ValueError
 
 
 class OwnEvents:
@@ -141,7 +61,7 @@ class OwnEvents:
         wanted = [Claim.of(due.event_id, due.event, run_id=self._run_id, row=due.row) for due in dues]
         settled_by_row = dict(self._settled_by_others(wanted, self._stake(wanted)))
         return [
-            _kept_in_doubt(decision, settled_by_row[decision.row])
+            _with_history(settled_by_row[decision.row], decision)
             if isinstance(decision, Due) and decision.row in settled_by_row
             else decision
             for decision in decisions
@@ -227,13 +147,13 @@ class OwnEvents:
 
 
 @contextlib.contextmanager
-def own_events_of(ledger: Ledger, own_ids: OwnIds | None) -> Iterator[OwnEvents | None]:
+def own_events_of(ledger: Ledger, reader: EventReader) -> Iterator[OwnEvents | None]:
     """Open the claims of a run that goes by the log's own ids; give None for any other.
 
     Raises:
         LedgerRefusal: they cannot be used, or their file was lost.
     """
-    if own_ids is None:
+    if reader.own_ids is None:
         yield None
         return
     folder = ledger.path.parent
@@ -255,12 +175,8 @@ def demand_known_claims(ledger_folder: Path) -> None:
         )
 
 
-def _kept_in_doubt(due: Due, state: RowState) -> RowState:
-    """Say what another row's claim makes of a row, which stays in doubt if an earlier attempt left it so."""
-    state = dataclasses.replace(state, attempts=due.attempts)
-    if not due.doubt or state.outcome.reason is None:
-        return state
-    return dataclasses.replace(state, outcome=Outcome(Reason.IN_DOUBT, f"{due.doubt}; {state.outcome.detail}"))
+def _with_history(state: RowState, due: Due) -> RowState:
+    return dataclasses.replace(state, attempts=due.attempts, outcome=state.outcome.after_doubt(due.doubt))
 
 
 def _repeated(own: Claim, other: Claim) -> RowState:

@@ -29,7 +29,7 @@ _USAGE_AT = 3
 _MANY = 10
 """When more than one cell in so many is none of the integers looked for, each distinct cell is judged instead."""
 _MOST_KNOWN_CELLS = 100_000
-"""Of each column; some 20 MB. More are forgotten all at once."""
+"""Cells remembered of one column; some 20 MB. More are forgotten all at once."""
 _LONGEST_CHARACTERS = 64
 _DIGITS_OF_64_BITS = r"\A[0-9]{1,18}\z"
 _BAD = object()

@@ -12,8 +12,9 @@ from uploader.settings import FailureBudget, Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a command was asked to do, beside how to reach the backend.
+    """What a command was asked to do.
 
+    settings:      how to reach the backend.
     schema_path:   None for the schema of this package.
     delimiter:     of CSV files; None for what their name says.
     results:       name of the one results file; None to derive it from the usage log's.

@@ -290,9 +290,7 @@ def over_budget(most_failed: int) -> str:
 
 
 def _with_history(outcome: Outcome, due: Due) -> Outcome:
-    """Keep a row in doubt when an earlier attempt may have been recorded and this one was not accepted."""
+    """Give what a row came to, with what was known of it before: the note of an accepted one, and any doubt."""
     if outcome.reason is None:
         return replace(outcome, detail=due.note) if due.note else outcome
-    if not due.doubt or outcome.reason is Reason.IN_DOUBT:
-        return outcome
-    return replace(outcome, reason=Reason.IN_DOUBT, detail=f"{due.doubt}; a later attempt: {outcome.detail}")
+    return outcome.after_doubt(due.doubt)

@@ -11,6 +11,7 @@ from uploader.admission import turn_to_begin
 from uploader.books import Books
 from uploader.desk import Watcher
 from uploader.errors import InputError, LedgerRefusal
+from uploader.event_reader import EventReader
 from uploader.guards import demand_schema
 from uploader.identity import RunIdentity
 from uploader.judge import Judge, Permissions
@@ -19,7 +20,7 @@ from uploader.mapping import ColumnMap
 from uploader.model import UsageEvent
 from uploader.notes import Note
 from uploader.overlap_guard import demand_cells_in_their_rows, demand_little_overlap_since, demand_other_events_since
-from uploader.own_events import OwnEvents, OwnIds, event_in, own_events_of, own_ids_of
+from uploader.own_events import OwnEvents, own_events_of
 from uploader.plan import Plan
 from uploader.replay_log import NOBODYS, ReplayLog
 from uploader.replay_sketch import ReplaySketch
@@ -140,13 +141,13 @@ def admitted_replay(
         demand_schema(log.path, ledger.facts(), schema_path=plan.schema_path)
         reservation = held.enter_context(reserved(names, log, ledger, rows=log.row_count))
         event_id = ledger.facts().get("event_id")
-        own_ids = own_ids_of(log, event_id, base_url=identity.base_url)
-        judge = Judge(check, ledger, permissions, own_ids)
+        reader = EventReader.of(log, check, event_id=event_id, base_url=identity.base_url)
+        judge = Judge(reader, ledger, permissions)
         seen = SeenRows(plan.ledger_folder, identity, event_id=event_id)
         replayed_before = seen.own_replays()
-        own_events = held.enter_context(own_events_of(ledger, own_ids))
+        own_events = held.enter_context(own_events_of(ledger, reader))
         with turn_to_begin(log.path, plan.ledger_folder, say=watcher.say, should_stop=watcher.should_stop):
-            to_send, edited, moved = _rows_to_send(log, check, own_ids, ledger)
+            to_send, edited, moved = _rows_to_send(log, reader, ledger)
             if not plan.allow_overlap:
                 moved_by_column = moved.cells_by_column()
                 demand_cells_in_their_rows(seen, edited.each(), moved_by_column=moved_by_column, path=log.path)
@@ -199,9 +200,7 @@ def _what_others_sent(log: ReplayLog, to_send: ReplaySketch, seen: SeenRows, led
     return [replace(note, run_id=ledger.identity.run_id) for note in notes]
 
 
-def _rows_to_send(
-    log: ReplayLog, check: RowCheck, own_ids: OwnIds | None, ledger: Ledger
-) -> tuple[ReplaySketch, ReplaySketch, MovedCells]:
+def _rows_to_send(log: ReplayLog, reader: EventReader, ledger: Ledger) -> tuple[ReplaySketch, ReplaySketch, MovedCells]:
     """Sketch the rows that may be posted, and those of them that are known to be edited; find cells that were moved."""
     to_send, edited, moved = ReplaySketch(log, ledger), ReplaySketch(log, ledger), MovedCells()
     for entries in log.entries():
@@ -212,18 +211,18 @@ def _rows_to_send(
             entry
             for entry in entries
             if not (entry.number in known and known[entry.number].outcome.may_be_recorded)
-            and isinstance(event_in(entry.row, check, own_ids), UsageEvent)
+            and isinstance(reader.event(entry.row), UsageEvent)
         ]
         for entry in entries:
             if entry.number in last and not entry.row.fault:
                 is_recorded = entry.number in known and known[entry.number].outcome.may_be_recorded
-                moved.add(last[entry.number], check.stated(entry.row), is_recorded=is_recorded)
+                moved.add(last[entry.number], reader.check.stated(entry.row), is_recorded=is_recorded)
         to_send.add(due)
         edited.add(
             [
                 entry
                 for entry in due
-                if entry.number in originals and edited_columns(originals[entry.number], check.stated(entry.row))
+                if entry.number in originals and edited_columns(originals[entry.number], reader.check.stated(entry.row))
             ]
         )
     return to_send, edited, moved

@@ -52,7 +52,7 @@ class ReplayEntry:
 
 @dataclass(slots=True)
 class ReplayLog:
-    """The usage log's columns of a results or failed file; always CSV.
+    """The usage log's columns of a results or failed file; its own results are always CSV, whatever it is.
 
     row_count: known after the first complete pass.
     """

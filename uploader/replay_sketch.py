@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from uploader.ledger import Ledger
-from uploader.model import Cell
+from uploader.model import EVENT_COLUMNS, Cell
 from uploader.overlap import RowSketches, merged
 from uploader.overlap_guard import take_place_if_posted
 from uploader.replay_log import ReplayEntry, ReplayLog
-from uploader.schema import EVENT_COLUMNS
 from uploader.seen import SeenRows
 
 
@@ -78,7 +77,7 @@ def keep_log_if_posted(seen: SeenRows, ledger: Ledger) -> None:
         LedgerFault: the sketch cannot be written.
     """
     history, log, facts = ledger.history(), seen.own_log(), ledger.facts()
-    posted = history.accepted + history.in_doubt
+    posted = history.may_be_recorded
     if log and posted == facts.get("rows"):
         seen.keep(merged(filter(None, [seen.own_posted(), *log])))
         seen.forget_log()

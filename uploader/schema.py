@@ -15,15 +15,14 @@ from typing import Any, TypeAlias
 
 import jsonschema_rs
 
-from uploader.api import NOT_FOR_A_HEADER, WIRE_PROBLEM_BY_COLUMN, shown, wire_problems
+from uploader.api import NOT_FOR_A_HEADER, WIRE_PROBLEM_BY_COLUMN, wire_problems
 from uploader.cell_readers import ABSENT, reader_of, stated_range
 from uploader.errors import InputError, SchemaError, SettingsError
 from uploader.known_cells import Column, KnownCells
 from uploader.mapping import AS_IT_STANDS, ColumnMap
-from uploader.model import Cell, Outcome, Reason, Row, UsageEvent, cell_text
-from uploader.records import row_record
+from uploader.model import EVENT_COLUMNS, Cell, Outcome, Reason, Row, Units, UsageEvent, cell_text
+from uploader.wording import shown
 
-EVENT_COLUMNS = ("tenant_id", "device_id", "meter_id", "total_usage")
 _ColumnReader: TypeAlias = tuple[str, int, Callable[[Cell], Any]]  # name, place in a row, how its cells are read
 
 _HEADER_PATTERN = r"^[\x21-\x7e]+$"
@@ -44,15 +43,6 @@ _JUDGES_CELLS_ALONE = frozenset(
     }
 )
 """With no other keywords a row is good if each required column is there and each cell is good (JSON Schema 10.3)."""
-
-
-@row_record(frozen=True, slots=True)
-class Units:
-    """How much usage a row states, as far as it can be read; ``tenant_id`` and ``meter_id`` as text."""
-
-    tenant_id: str
-    meter_id: str
-    total_usage: int
 
 
 class RowSchema:

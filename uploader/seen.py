@@ -21,7 +21,7 @@ from uploader.run_file import remembered
 
 _REPLAYS = ".replays"
 _EARLIER = "earlier"
-"""Below the folder of events, those of logs that others have replaced: of what a run has still to send they may be."""
+"""The subfolder for logs that a later one has replaced: an unfinished run may still send rows of them."""
 COMPARED_WITH_NONE: Mapping[str, int] = MappingProxyType({})
 
 
@@ -49,7 +49,7 @@ class SeenRows:
         return {run: rows for run, rows in kept.items() if self._checksums[run] != but_for.get(run)}
 
     def checksums(self) -> dict[str, int]:
-        """Give, by run, by what the sketches given last are known again: a copy of the ledger has other times."""
+        """Give the checksum of each sketch that was read last, by run. Not its time: a restored ledger has others."""
         if self._checksums is None:
             self.kept_by_run()
         return self._checksums or {}
@@ -152,7 +152,7 @@ class SeenRows:
             self._write(kept, changed(kept.read_bytes()))
 
     def replace_events(self, path: Path, *, of: Iterable[str]) -> None:
-        """Have logs that were in a place before be the last ones there no more: this run has posted that.
+        """Move the sketches of logs that were at this path to the earlier ones: this run's log has replaced them.
 
         of: their runs, as in ``checksums``; one that began later stays.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from uploader.api import values_in_words
 from uploader.books import Books
+from uploader.event_reader import EventReader
 from uploader.ledger import Ledger
 from uploader.model import Batch, Cell, Reason, Row, RowState, cell_text
 from uploader.naming import Naming
@@ -14,9 +14,10 @@ from uploader.overlap import RowSketches
 from uploader.own_events import OwnEvents
 from uploader.readers import UsageLog
 from uploader.results import NOT_SENT
+from uploader.wording import values_in_words
 
 _MOST_CHARACTERS_KEPT = 4_096
-"""Of a failed row; one with more is known again by its cells as a spreadsheet left them alone."""
+"""Longer failed rows are not kept in full; an overlap with a replay of them compares only the cells in its file."""
 
 
 class SettledRows:
@@ -42,16 +43,18 @@ class SettledRows:
             state_by_row = self._ledger.known([row.number for row in batch.rows])
             states = [state_by_row.get(row.number) or RowState(row.number, NOT_SENT) for row in batch.rows]
             if all(state.outcome.reason is None for state in states):  # as most are; at once it takes half the time
-                self._books.give_out_accepted(rows=len(states), stated=self._naming.check.units_stated(batch.rows))
+                self._books.give_out_accepted(
+                    rows=len(states), stated=self._naming.reader.check.units_stated(batch.rows)
+                )
             else:
                 for row, state in zip(batch.rows, states, strict=True):
-                    self._books.give_out(self._naming.check.units(row), state)
-                _keep_originals(log, batch.rows, states, self._naming, self._ledger)
+                    self._books.give_out(self._naming.reader.check.units(row), state)
+                _keep_originals(log, batch.rows, states, self._naming.reader, self._ledger)
             if self._posted is not None:
                 self._posted.add_all(_cells_posted(batch.rows, states))
             if self._own_events is not None:
                 self._note_events(self._own_events, batch.rows, states)
-            yield batch, _told_of_edits(batch.rows, states, self._naming, self._ledger)
+            yield batch, _told_of_edits(batch.rows, states, self._naming.reader, self._ledger)
 
     def event_id_of(self, row: Row, _state: RowState) -> str:
         """Give the event id that a row of the batch that was given last was posted under, or would be."""
@@ -66,13 +69,13 @@ class SettledRows:
         own_events.note_accepted((number, event_id) for number, event_id in ids if event_id)
 
 
-def _told_of_edits(rows: Sequence[Row], states: list[RowState], naming: Naming, ledger: Ledger) -> list[RowState]:
+def _told_of_edits(rows: Sequence[Row], states: list[RowState], reader: EventReader, ledger: Ledger) -> list[RowState]:
     """Have rows in doubt say what a replay posted last, where the log's own cells are others."""
     doubtful = {row.number: at for at, row in enumerate(rows) if states[at].outcome.reason is Reason.IN_DOUBT}
     posted_by_row = ledger.edits.posted([*doubtful]) if doubtful else {}
     for number, posted in posted_by_row.items():
         row, state = rows[doubtful[number]], states[doubtful[number]]
-        stated = {} if row.fault else naming.stated(row)
+        stated = {} if row.fault else reader.stated(row)
         if edits := [column for column, value in posted.items() if stated.get(column) != value]:
             detail = f"{state.outcome.detail}; posted last by a replay, with {values_in_words(posted, edits)}"
             states[doubtful[number]] = replace(state, outcome=replace(state.outcome, detail=detail))
@@ -80,15 +83,15 @@ def _told_of_edits(rows: Sequence[Row], states: list[RowState], naming: Naming, 
 
 
 def _keep_originals(
-    log: UsageLog, rows: Sequence[Row], states: Sequence[RowState], naming: Naming, ledger: Ledger
+    log: UsageLog, rows: Sequence[Row], states: Sequence[RowState], reader: EventReader, ledger: Ledger
 ) -> None:
     failed = [
         row for row, state in zip(rows, states, strict=True) if state.outcome.reason is not None and not row.fault
     ]
     if not failed:
         return
-    stated = {row.number: naming.stated(row) for row in failed}
-    as_text = {row.number: naming.read_otherwise(row, log.as_text(row)) for row in failed}
+    stated = {row.number: reader.stated(row) for row in failed}
+    as_text = {row.number: reader.read_otherwise(row, log.as_text(row)) for row in failed}
     log_cells = {row.number: [cell_text(cell) for cell in row.cells] for row in failed}
     ledger.edits.keep_originals(
         stated,

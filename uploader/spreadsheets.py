@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from uploader.schema import EVENT_COLUMNS
+from uploader.model import EVENT_COLUMNS
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,500}(?:[.,][0-9]{1,500})?(?:E[+-]?[0-9]{1,3})?", re.IGNORECASE)
 _MONTH = (
@@ -26,9 +26,9 @@ _MANY_CELLS = 10
 """More than are by chance what other rows had."""
 _MOST = 0.5
 _NEARLY_ALL_DIFFER = 0.9
-"""Of so many usages; where fewer do, small numbers, half of them are among the others by chance."""
+"""Share of the edited usages that must be distinct: of small ones, which repeat, half match others by chance."""
 _MOST_NAMES = 1_000
-"""That a person renames at a time; of so many, each in a row or two, nothing could be told."""
+"""More than a person renames at a time; and of so many, each in a row or two, nothing could be told."""
 _WHOLE_EVENT = "all of them"
 _WITHIN_15_DIGITS = Decimal("1e-14")
 _CURRENCY_WORDS = re.compile("(?:CHF|kr|z\u0142|[A-Z]{1,2}(?=\\$))", re.IGNORECASE)

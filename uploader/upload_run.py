@@ -16,12 +16,10 @@ from uploader.file_report import FileReport, Start, report_of_run
 from uploader.guards import InputFacts
 from uploader.identity import EventIds
 from uploader.ledger import Ledger
-from uploader.log_check import fitted_check
 from uploader.marker import Marker
 from uploader.naming import Naming
 from uploader.notes import Level, Note
 from uploader.overlap_guard import take_place_if_posted
-from uploader.own_events import own_ids_of
 from uploader.plan import Plan
 from uploader.progress import Progress
 from uploader.readers import UsageLog, open_usage_log
@@ -92,18 +90,15 @@ def _upload_or_say_why_not(path: Path, desk: Desk) -> FileReport:
 def _upload_file(path: Path, desk: Desk, start: Start) -> FileReport:
     desk.watcher.say(Note("being read", "file_begun", path=path))
     with open_usage_log(path, delimiter=desk.plan.delimiter) as log:
-        check = fitted_check(log, desk.schema, desk.plan.mapping)
-        own_ids = own_ids_of(log, desk.plan.event_id, base_url=desk.plan.settings.base_url)
-        facts = InputFacts.of(path)
-        first_pass = read_through(log, check, own_ids, desk.plan)
+        reader = desk.fitted_reader(log)
+        input_facts = InputFacts.of(path)
+        first_pass = read_through(log, reader, desk.plan, say=desk.watcher.say)
         books = first_pass.books
-        _say_what_was_read(log, desk.watcher)
         with admitted(
             log,
-            check,
-            own_ids,
+            reader,
             desk.plan,
-            facts=facts,
+            input_facts=input_facts,
             first_pass=first_pass,
             path_by_run_id=desk.path_by_run_id,
             say=desk.watcher.say,
@@ -113,7 +108,7 @@ def _upload_file(path: Path, desk: Desk, start: Start) -> FileReport:
             marker = _lay_marker(log, run.reservation, run.ledger)
             progress = Progress(rows=log.row_count)
             _say_what_is_known(path, run.ledger, progress, desk.watcher)
-            naming = Naming(check, own_ids, EventIds(run.ledger.identity))
+            naming = Naming(reader, EventIds(run.ledger.identity))
             due = due_rows(log, naming, run.own_events, run.ledger, progress)
             desk.posting(log, run.ledger, progress).post_all(due)
             stop = desk.why_stopped(progress)
@@ -139,7 +134,7 @@ def _end_run(
     """Write the results, and have the ledger know that they are durable; give how many rows it has as accepted."""
     history = run.ledger.history()
     # The sketch of the first pass stands when every row was posted.
-    posted = None if history.accepted + history.in_doubt == log.row_count else sketches_of(log, desk.plan)
+    posted = None if history.may_be_recorded == log.row_count else sketches_of(log, desk.plan)
     settled = SettledRows(naming, run.ledger, books, own_events=run.own_events, posted=posted)
     write_out(log, run.reservation, run.ledger, settled.states(log), event_id_of=settled.event_id_of)
     run_id = run.ledger.identity.run_id
@@ -152,20 +147,13 @@ def _end_run(
         run.seen,
         path=log.path,
         rows=log.row_count,
-        posted=history.accepted + history.in_doubt,
+        posted=history.may_be_recorded,
         compared=run.ledger.facts()["compared_first"],
     )
     progress.posted_otherwise = run.ledger.end(is_finished=not stop, totals=books.totals())
     if progress.posted_otherwise:
         desk.watcher.say(_note_of_edits(log.path, progress.posted_otherwise, run_id=run_id))
     return history.accepted
-
-
-def _say_what_was_read(log: UsageLog, watcher: Watcher) -> None:
-    counts = {"rows": log.row_count}
-    watcher.say(Note(f"{log.row_count:,} rows read", "file_read", path=log.path, counts=counts))
-    if log.row_count == 0:
-        watcher.say(Note("it has no row: is its export whole?", "no_rows", level=Level.WARNING, path=log.path))
 
 
 def _lay_marker(log: UsageLog, reservation: Reservation, ledger: Ledger) -> Marker:
@@ -183,7 +171,7 @@ def _say_what_is_known(path: Path, ledger: Ledger, progress: Progress, watcher: 
     if history.last_row == 0:
         return
     day = datetime.fromtimestamp(history.at_milliseconds / 1000, timezone.utc).date()
-    left = progress.rows - history.accepted - history.in_doubt
+    left = progress.rows - history.may_be_recorded
     doubtful = f" and {history.in_doubt:,} left in doubt" if history.in_doubt else ""
     text = f"{history.accepted:,} of {progress.rows:,} rows were accepted{doubtful} by {day}; {left:,} are left"
     counts = {"rows": progress.rows, "accepted": history.accepted, "in_doubt": history.in_doubt, "left": left}

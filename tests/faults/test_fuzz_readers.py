@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from tests.faults.tally import Extent
 from uploader.errors import UploaderError
-from uploader.log_check import fitted_check
+from uploader.log_check import fitted_reader
 from uploader.mapping import AS_IT_STANDS
-from uploader.model import Row
+from uploader.model import EVENT_COLUMNS, Row
 from uploader.readers import open_usage_log
-from uploader.schema import EVENT_COLUMNS, RowSchema
+from uploader.schema import RowSchema
 
 HEADER = ",".join(EVENT_COLUMNS).encode()
 SCHEMA = RowSchema.load(None)
@@ -65,12 +65,12 @@ def read_all(path: Path) -> list[Row]:
         for row in first:
             assert bool(row.fault) == (not row.cells)
             assert row.fault or len(row.cells) == len(log.columns)
-        check = fitted_check(log, SCHEMA, AS_IT_STANDS)
+        reader = fitted_reader(log, SCHEMA, AS_IT_STANDS, event_id=None, base_url="")
         for row in first:
-            check.event(row)
-            check.units(row)
+            reader.event(row)
+            reader.check.units(row)
             if not row.fault:
-                check.stated(row)
+                reader.stated(row)
                 log.record_text(row)
         return first
 
