@@ -152,3 +152,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def cells(rows: Iterable[Mapping[str, Any]], column: str) -> list[Any]:
     """Take one column out of read rows."""
     return [row[column] for row in rows]
+
+
+def upload_and_correct(home: Home, rows: list[BilledRow]) -> None:
+    """Upload rows none of which can be read as they stand, and correct all of them in the failed file."""
+    write_csv(home.folder / "usage.csv", [(*row[:3], f"{row[3]} units") for row in rows])
+    assert home.run_here("upload", "usage.csv").exit_code == 1
+    failed = home.folder / "usage.failed.csv"
+    failed.write_text(failed.read_text().replace(" units,", ","))

@@ -181,6 +181,7 @@ def simulate(
         retries=2,
         patience_seconds=600,
         chance=random.Random(2),  # noqa: S311 -- a simulation
+        was_good_before=lambda: False,
         max_rate_per_second=max_rate_per_second,
     )
     story = Story()

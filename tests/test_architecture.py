@@ -18,7 +18,7 @@ ROWS = [
     {"commands", "console", "doctor", "dry_run", "log_lines", "report", "runs", "sandbox", "validate"},
     {"charts", "dry_events", "effective", "export", "findings", "frames", "replay_run", "summary", "upload_run"},
     {"replay_admission"},
-    {"adoption", "due_rows", "judge", "replay_sketch", "sandbox_backend", "settled_rows"},
+    {"adoption", "due_rows", "judge", "moved_cells", "replay_sketch", "sandbox_backend", "settled_rows"},
     {"admission", "naming"},
     {"desk", "glance", "guards", "overlap_guard", "own_events", "workbook", "writing"},
     {"file_report", "log_check", "pacing_notes", "posting", "replay_log", "spreadsheets"},

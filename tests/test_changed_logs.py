@@ -8,6 +8,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from tests.billing_server import BillingServer
 from tests.command import EVENT_COLUMNS, Home, ended, read_rows, usage_rows, write_csv
 from tests.faults.scene import rewrite
 from tests.held_back import HeldBack, kill_an_upload
+from uploader.moved_cells import MovedCells
 
 ROWS = usage_rows(40)
 Respond = Callable[[Received], Answer]
@@ -83,7 +85,8 @@ def test_a_log_that_was_changed_after_some_of_its_rows_failed_is_refused(
     write_csv(home.folder / "usage.csv", ROWS[::-1])
     refused = home.run_here("upload", "usage.csv")
     assert refused.exit_code == 2
-    assert "-- correct failed rows in the failed file and replay that" in refused.said
+    assert "if these are the same events, correct failed rows in the failed file and replay that" in refused.said
+    assert "if it is another period's usage, say which with --period LABEL" in refused.said
     assert billing_server.billed() == Counter(ROWS[:15])
 
 
@@ -352,6 +355,39 @@ def test_a_sorted_column_is_noticed_beside_other_edits(
     assert len(billing_server.billed()) == 1
 
 
+@pytest.mark.parametrize("count", [60, 60_000], ids=["", "in a long file, of which some values are counted"])
+def test_usage_that_was_sorted_alone_is_noticed_though_some_of_it_is_alike(count: int) -> None:
+    """Many a usage is 0; beside that a person corrected two."""
+    rows = [_event(number, usage=0 if number % 6 == 0 else (7919 * number) % 999_983) for number in range(count)]
+    usages = [*sorted(row["total_usage"] for row in rows[2:]), 5, 6]
+    moved, corrected = MovedCells(rows=count), MovedCells(rows=count)
+    for row, usage in zip(rows, usages, strict=True):
+        moved.add(row, {**row, "total_usage": usage}, is_recorded=False)
+        corrected.add(row, {**row, "total_usage": (row["total_usage"] * 13 + 5) % 1000}, is_recorded=False)
+    assert moved.cells_by_column()["total_usage"] >= 0.8 * count
+    assert corrected.cells_by_column() == {}
+
+
+def _event(number: int, *, usage: int) -> dict[str, Any]:
+    return {"tenant_id": "acme", "device_id": f"d{number}", "meter_id": "api", "total_usage": usage}
+
+
+def test_a_name_that_was_corrected_is_posted_though_the_rows_are_like_posted_ones_then(
+    home: Home, billing_server: BillingServer
+) -> None:
+    """Hours of one device look alike without their time; each of these rows became what a person says it is."""
+    rows = [BilledRow(f"t{at % 20}", "d", "api", at % 4) for at in range(240)]
+    wrong = [row._replace(meter_id="ap") for row in rows[:20]]
+    billing_server.respond = takes(rows, otherwise=reply(422))
+    write_csv(home.folder / "usage.csv", [*rows[20:], *wrong])
+    assert home.run_here("upload", "usage.csv").exit_code == 1
+    failed = read_rows(home.folder / "usage.failed.csv")
+    rewrite(home.folder / "usage.failed.csv", [{**row, "meter_id": "api"} for row in failed])
+    run = home.run_here("replay", "usage.failed.csv")
+    assert run.exit_code == 0, run.said
+    assert billing_server.billed() == Counter(rows)
+
+
 @pytest.mark.parametrize("column", ["tenant_id", "meter_id"])
 def test_names_that_were_swapped_are_posted(home: Home, billing_server: BillingServer, column: str) -> None:
     """Each of two names became the other in all rows: it is what a person corrects, and no sorting."""
@@ -457,7 +493,7 @@ def with_an_empty_first_row(home: Home) -> None:
 
 def with_those_of_a_replay_alone(home: Home) -> None:
     """Replay, and keep the results of that."""
-    assert home.run_here("replay", "usage.failed.csv").exit_code == 3
+    assert home.run_here("replay", "usage.failed.csv").exit_code == 1
     for name in ("usage.results.csv", "usage.failed.csv", "usage.replay1.failed.csv"):
         (home.folder / name).unlink()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.billing_answers import Answer, Then, reply
-from tests.billing_contract import Received, contract
+from tests.billing_contract import Received, contract, scripted
 from tests.billing_server import BillingServer
 from tests.command import EVENT_COLUMNS, Home, usage_rows, write_csv
 from tests.held_back import kill_an_upload
@@ -99,6 +99,31 @@ def test_of_a_run_that_exists_it_says_what_is_left(home: Home, billing_server: B
     assert "  in doubt since an earlier upload (confirm): 1 rows, 102 units" in run.stdout
     assert (ledger_says(home), files_in(home)) == (before, files)
     assert len(billing_server.posts) == posts
+
+
+def test_a_budget_that_rows_in_doubt_exceed_lets_nothing_be_posted(home: Home, billing_server: BillingServer) -> None:
+    """As the upload itself, which would stop before its first post."""
+    rows = usage_rows(6)
+    billing_server.respond = scripted(posts=[reply(500)] * 2)
+    write_csv(home.folder / "usage.csv", rows)
+    command = ("upload", "usage.csv", "--concurrency", "1", "--max-failed", "1")
+    assert home.run_here(*command).exit_code == 3
+    run = home.run_here(*command, "--dry-run")
+    assert run.exit_code == 3, run.said
+    assert "usage.csv: 0 of 6 rows would be posted" in run.stdout
+    assert "would stop early: more than 1 rows failed" in run.stdout
+    assert len(billing_server.posts) == 2
+
+
+def test_a_copy_of_a_file_that_is_there_still_is_told(home: Home, billing_server: BillingServer) -> None:
+    """The upload's own warning: two flat days may be alike."""
+    path = write_csv(home.folder / "usage.csv", usage_rows(3))
+    assert home.run_here("upload", path).exit_code == 0
+    (home.folder / "elsewhere").mkdir()
+    shutil.copy2(path, home.folder / "elsewhere" / "usage.csv")
+    for options in (("--dry-run",), ()):
+        assert "which is there still" in home.run_here("upload", "elsewhere/usage.csv", *options).said
+    assert len(billing_server.posts) == 3
 
 
 def test_a_crashed_runs_row_counts_as_in_doubt_and_stays_as_the_crash_left_it(

@@ -281,6 +281,21 @@ def test_rows_that_were_uploaded_by_another_kind_of_ids_are_noticed(
     assert billing_server.billed() == Counter(ROWS[:7])
 
 
+def test_rows_that_others_had_accepted_are_told(home: Home, billing_server: BillingServer) -> None:
+    """Ids that begin anew each day are those of other events; where some rows are known again it is no warning."""
+    write_log(home, "monday.csv", numbered(ROWS[:4]))
+    write_log(home, "tuesday.csv", numbered(ROWS[:4]))
+    write_log(home, "grown.csv", numbered(ROWS))
+    assert "accepted before" not in upload(home, "monday.csv", "--period", "monday").said
+    told = upload(home, "tuesday.csv", "--period", "tuesday")
+    assert told.exit_code == 0
+    assert "WARNING tuesday.csv: 4 of 4 rows are events that other rows had accepted before" in told.said
+    assert "if they are new usage, their id is that of other events" in told.said
+    assert "INFO grown.csv: 4 of 8 rows are events" in upload(home, "grown.csv").said
+    assert "accepted before" not in upload(home, "grown.csv").said
+    assert billing_server.billed() == Counter(ROWS)
+
+
 def test_lost_claims_are_noticed(home: Home, billing_server: BillingServer) -> None:
     """Without the file of claims nothing would keep events from being posted twice."""
     write_log(home, "usage.csv", numbered(ROWS[:7]))

@@ -307,3 +307,22 @@ def test_the_usage_may_be_the_id(home: Home, billing_server: BillingServer) -> N
     assert home.run_here("upload", "two.csv", *command).exit_code == 0
     assert home.run_here("upload", "one.csv", *command).exit_code == 0
     assert billing_server.billed() == Counter(ROWS[:3])
+
+
+def test_rows_whose_event_others_have_stay_so_in_a_stopped_replay(home: Home, billing_server: BillingServer) -> None:
+    """That would have been asked in their turn; with the ledger lost, nothing else keeps them from being sent."""
+    billing_server.respond = failing("dev-1", answer=Answer(then=Then.FIN))
+    uploaded(home, [("a", ROWS[0]), ("b", ROWS[1])], name="first.csv")
+    billing_server.respond = contract
+    rows = usage_rows(2500, tenants=["acme"])[2:]
+    bad = [(str(at), row._replace(tenant_id="")) for at, row in enumerate(rows)]
+    failed = uploaded(home, [*bad, ("a", ROWS[0]._replace(total_usage=7)), ("b", ROWS[1])], name="more.csv")
+    edit(failed, {at: {"tenant_id": "acme"} for at in range(len(rows))})
+    billing_server.respond = lambda received: contract(received) if received.method == "GET" else reply(401)
+    stopped = replayed(home, "more.failed.csv", exit_code=3)
+    assert cells(stopped, "upload_reason")[-3:] == ["not_sent", "conflict", "duplicate"]
+    billing_server.respond = contract
+    shutil.rmtree(home.ledger)
+    home.run_here("replay", "more.replay1.failed.csv", "--without-ledger")
+    assert set(billing_server.billed().values()) == {1}
+    assert billing_server.billed().keys() <= {*ROWS[:2], *rows}

@@ -53,6 +53,20 @@ def test_the_same_content_in_another_guise_is_refused(
     assert len(billing_server.posts) == 6
 
 
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_headers_alone_are_no_copies_of_each_other(
+    home: Home, billing_server: BillingServer, options: tuple[str, ...]
+) -> None:
+    """Two days without usage are as good as one, whether in one command or night after night."""
+    days = [write_csv(home.folder / f"{day}.csv", []) for day in ("saturday", "sunday")]
+    for paths in (days, days[:1], days[1:], [write_csv(days[0], [])]):
+        run = home.run_here("upload", *paths, *options)
+        assert run.exit_code == 0, run.said
+        assert run.said.count("is its export whole?") == len(paths)
+        assert "same content" not in run.said
+    assert not billing_server.received
+
+
 def test_a_moved_file_continues_its_run(home: Home, billing_server: BillingServer) -> None:
     """A file that only moved to another folder is the same upload: nothing is posted again."""
     path = write_csv(home.folder / "usage.csv", usage_rows(6))

@@ -40,7 +40,14 @@ class Run:
 
     def __init__(self, *, retries: int = 2, patience_seconds: float = 600, seed: int = 1) -> None:
         chance = random.Random(seed)  # noqa: S311 -- jitter, not a secret
-        self.pacing = Pacing(concurrency=32, retries=retries, patience_seconds=patience_seconds, chance=chance)
+        self.was_good_before = False
+        self.pacing = Pacing(
+            concurrency=32,
+            retries=retries,
+            patience_seconds=patience_seconds,
+            chance=chance,
+            was_good_before=lambda: self.was_good_before,
+        )
         self.now_seconds = 1000.0
 
     def tell(self, story: str) -> None:
@@ -302,6 +309,14 @@ def test_twenty_same_rejections_at_the_start_end_the_run(run: Run) -> None:
     assert run.pacing.stop == ""
     run.tell("r")
     assert "HTTP 400" in run.pacing.stop
+
+
+@pytest.mark.parametrize("story", ["r" * 500, "U" * 500])
+def test_a_backend_that_was_good_before_is_not_at_fault(run: Run, story: str) -> None:
+    """Where posts were accepted before, the first answers speak against rows and tenants, not against the set-up."""
+    run.was_good_before = True
+    run.tell(story)
+    assert run.pacing.stop == ""
 
 
 @pytest.mark.parametrize("other", [ACCEPTED, DOUBT, UNAVAILABLE, rejected(404)])

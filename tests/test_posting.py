@@ -108,6 +108,7 @@ class Scene:
                 retries=self.settings.retries,
                 patience_seconds=self.settings.patience_seconds,
                 chance=NoBackOff(),
+                was_good_before=lambda: False,
             ),
             progress=self.progress,
             should_stop=self.should_stop,

@@ -10,14 +10,14 @@ import os
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import trustme
 
-from tests.billing_answers import reply
-from tests.billing_contract import contract, scripted
+from tests.billing_answers import Answer, reply
+from tests.billing_contract import BilledRow, Received, contract, scripted
 from tests.billing_server import BillingServer
 from tests.command import EVENT_COLUMNS, Home, cells, ended, read_rows, usage_rows, write_csv
 from tests.dead_ports import refusing_port
@@ -156,6 +156,61 @@ def test_five_first_tenants_that_are_all_unknown_stop_the_run(home: Home, billin
     billing_server.respond = contract
     assert home.run_here(*ONE_AT_A_TIME).exit_code == 0
     assert billing_server.billed() == Counter(rows)
+
+
+def test_rejected_rows_at_the_top_do_not_keep_a_run_from_its_end(home: Home, billing_server: BillingServer) -> None:
+    """They go out first each time; once it has rows accepted, they say nothing of the set-up."""
+    rejected = usage_rows(25, tenants=["acme"])
+    rows = [BilledRow("acme", f"good-{number}", "api.calls", number) for number in range(30)]
+    billing_server.respond = lambda received: (
+        reply(422) if received.method == "POST" and received.billed_row in rejected else contract(received)
+    )
+    write_csv(home.folder / "usage.csv", [*rows[:1], *rejected, *rows[1:]])
+    with home.started(*ONE_AT_A_TIME, "--max-rate", "50") as process:
+        billing_server.wait_for(posts=27)
+        process.terminate()
+        assert ended(process).exit_code == 143
+    for _ in range(2):
+        assert home.run_here(*ONE_AT_A_TIME).exit_code == 1
+        assert billing_server.billed() == Counter(rows)
+    assert home.run_here("replay", "usage.failed.csv", "--concurrency", "1").exit_code == 1
+
+
+def test_unknown_tenants_at_the_top_stop_no_night_at_a_backend_that_was_good_before(
+    home: Home, billing_server: BillingServer
+) -> None:
+    """An earlier run had rows accepted there: it is the tenants that are not set up yet. Elsewhere it is a stop."""
+    billing_server.respond = lambda received: (
+        reply(404) if received.method == "GET" and received.tenant_id.startswith("new-") else contract(received)
+    )
+    known = usage_rows(6)
+    write_csv(home.folder / "monday.csv", known[:3])
+    write_csv(home.folder / "tuesday.csv", [*usage_rows(6, tenants=[f"new-{at}" for at in range(6)]), *known[3:]])
+    assert home.run_here("upload", "monday.csv").exit_code == 0
+    night = home.run_here("upload", "tuesday.csv", "--concurrency", "1")
+    assert night.exit_code == 1, night.said
+    assert billing_server.billed() == Counter(known)
+    elsewhere = home.run_here("upload", "tuesday.csv", "--base-url", f"{home.base_url}/elsewhere")
+    assert elsewhere.exit_code == 3, elsewhere.said
+    assert "check the base URL" in elsewhere.stdout
+
+
+def test_a_budget_that_the_last_row_exceeds_stops_nothing(home: Home, billing_server: BillingServer) -> None:
+    """Every row had its turn: the run has finished, and the same command says the same."""
+    rows = usage_rows(8)
+    billing_server.respond = takes_devices({row.device_id for row in rows[:6]})
+    write_csv(home.folder / "usage.csv", rows)
+    for _ in range(2):
+        run = home.run_here(*ONE_AT_A_TIME, "--max-failed", "1")
+        assert run.exit_code == 1, run.said
+    assert billing_server.billed() == Counter(rows[:6])
+
+
+def takes_devices(device_ids: set[str]) -> Callable[[Received], Answer]:
+    """Answer rightly, but reject the posts of all other devices."""
+    return lambda received: (
+        contract(received) if received.method == "GET" or received.billed_row.device_id in device_ids else reply(422)
+    )
 
 
 def test_a_port_that_refuses_ends_the_run_when_patience_is_over(tmp_path: Path) -> None:

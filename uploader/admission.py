@@ -124,7 +124,7 @@ def admitted_run(
     )
     identity = choose_run(plan.ledger_folder, first, input_facts, asks_for_all_again=plan.again, event_id=plan.event_id)
     demand_schema(log.path, _latest_known(plan.ledger_folder, identity), schema_path=plan.schema_path)
-    demand_another(log.path, identity, path_by_run_id=path_by_run_id)
+    demand_another(log.path, identity, rows=log.row_count, path_by_run_id=path_by_run_id)
     _demand_few_bad(log, first_pass.bad, plan, identity)
     if plan.event_id is not None:  # before anything is made, though the claims' own door asks too
         demand_known_claims(plan.ledger_folder)
@@ -203,7 +203,7 @@ def demand_room_to_go_on(
         LedgerRefusal: others posted most of its rows, or there is no room; nothing was posted by this command.
     """
     notes = _others_since(log, reader, plan, seen, known=known, facts=facts)
-    copy = note_of_copy(input_facts, facts.get("input_path"), event_id=plan.event_id)
+    copy = note_of_copy(input_facts, facts.get("input_path"), event_id=plan.event_id) if log.row_count else None
     demand_room(nearest_folder(plan.ledger_folder), rows=log.row_count - known.history().may_be_recorded)
     return notes if copy is None else [*notes, copy]
 
@@ -221,7 +221,10 @@ def _others_since(
     if known.history().may_be_recorded == log.row_count:
         return []
     to_go = functools.cache(lambda: _rows_to_go(log, reader, known, plan))
-    way_on = "put those that no run has posted into a file of their own and upload that with --allow-overlap"
+    way_on = (
+        "if these are the same events, put those that no run has posted into a file of their own and upload that with "
+        "--allow-overlap"
+    )
     since = facts["compared"]
     demand_other_events_since(seen, lambda: to_go().events(), since, path=log.path, place=log.path, way_on=way_on)
     return demand_little_overlap_since(

@@ -16,7 +16,7 @@ from uploader.descriptors import most_connections
 from uploader.errors import UploaderError
 from uploader.event_reader import EventReader
 from uploader.file_report import FileReport, Start
-from uploader.ledger import Ledger
+from uploader.ledger import History, Ledger
 from uploader.log_check import fitted_reader
 from uploader.notes import Note
 from uploader.pacing import Pacing
@@ -25,6 +25,7 @@ from uploader.plan import Plan
 from uploader.posting import Posting, Recorder, over_budget
 from uploader.progress import Progress
 from uploader.readers import UsageLog
+from uploader.run_file import has_accepted_rows
 from uploader.schema import RowSchema
 from uploader.sender import Connection, Sender
 
@@ -68,7 +69,7 @@ class Desk:
     def why_stopped(self, progress: Progress | None = None) -> str:
         """Say why the command ends early, or one file's posting with this progress; empty when it does not."""
         if progress is not None and progress.settled == progress.rows:
-            return self.pacing.stop or progress.stop  # an interruption came too late to stop anything
+            return self.pacing.stop  # an interruption, or one failure too many, came too late to stop anything
         stop = self.pacing.stop or ("the command was interrupted" if self.watcher.should_stop() else "")
         return stop or (progress.stop if progress else "")
 
@@ -84,21 +85,24 @@ class Desk:
     def posting(self, log: UsageLog, ledger: Ledger, progress: Progress) -> Posting:
         """Set up the posting of one file."""
         self._begun = (log, ledger, progress)
-        if ledger.history().accepted:
-            self.pacing.know_backend()
         self.watcher.begin(log.path, progress)
         self._say_that_posting_begins(log.path, ledger, progress)
-        posting = self.posting_into(ledger, progress, watch=_Watch(self, log.path, ledger).watch)
-        history = ledger.history()
-        left = progress.rows - history.may_be_recorded
-        if posting.most_failed is not None and left and history.in_doubt > posting.most_failed:
-            # Rows in doubt stay so, wherever they stand: else some rows before them would be posted each time.
-            progress.stop = over_budget(posting.most_failed)
-        return posting
+        return self.posting_into(ledger, progress, ledger.history(), watch=_Watch(self, log.path, ledger).watch)
 
-    def posting_into(self, ledger: Recorder, progress: Progress, *, watch: Callable[[Progress], None]) -> Posting:
-        """Set up a posting, of which nothing is said and whose outcomes any recorder may take."""
+    def posting_into(
+        self, ledger: Recorder, progress: Progress, history: History, *, watch: Callable[[Progress], None]
+    ) -> Posting:
+        """Set up a posting, of which nothing is said and whose outcomes any recorder may take.
+
+        history: what earlier commands recorded of the run.
+        """
         budget = self.plan.max_failed
+        most_failed = None if budget is None else budget.most_failed(rows=progress.rows)
+        if most_failed is not None and history.may_be_recorded < progress.rows and history.in_doubt > most_failed:
+            # Rows in doubt stay so, wherever they stand: else some rows before them would be posted each time.
+            progress.stop = over_budget(most_failed)
+        if history.accepted:
+            self.pacing.know_backend()
         return Posting(
             settings=self.plan.settings,
             ledger=ledger,
@@ -108,7 +112,7 @@ class Desk:
             progress=progress,
             should_stop=self.watcher.should_stop,
             watch=watch,
-            most_failed=None if budget is None else budget.most_failed(rows=progress.rows),
+            most_failed=most_failed,
         )
 
     def _say_that_posting_begins(self, path: Path, ledger: Ledger, progress: Progress) -> None:
@@ -177,6 +181,7 @@ def open_desk(plan: Plan, watcher: Watcher) -> Iterator[Desk]:
         retries=settings.retries,
         patience_seconds=settings.patience_seconds,
         chance=random.Random(),  # noqa: S311 -- jitter, not a secret
+        was_good_before=lambda: has_accepted_rows(plan.ledger_folder, base_url=settings.base_url),
         max_rate_per_second=settings.max_rate,
     )
     with contextlib.closing(sender):

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from uploader.admission import admitted_run, demand_room_to_go_on, names_for, read_through
 from uploader.api import Verdict
 from uploader.books import Books, Entry
-from uploader.calls import Due
 from uploader.customers import Customers
 from uploader.desk import Desk, Watcher, open_desk
 from uploader.dry_events import dry_events
@@ -215,7 +214,8 @@ def _try_file(path: Path, desk: Desk, earlier: _EarlierFiles) -> DryReport:
         ledger = _DryLedger(rows=log.row_count)
         with dry_events(desk.plan.ledger_folder, known, scratch=earlier.scratch) as events:
             naming = Naming(reader, EventIds(identity))
-            _look_up_all(path, desk, due_rows(log, naming, events, known, progress), progress, ledger)
+            posting = desk.posting_into(ledger, progress, known.history(), watch=_pacing_watch(path, desk))
+            posting.post_all(due_rows(log, naming, events, known, progress))
         stop = desk.why_stopped(progress)
         to_post, accepted_before, tenants = _summed_up(log, reader.check, known, books, ledger)
         if imbalance := books.imbalance(accepted=None, may_leave_unsent=bool(stop)):
@@ -256,13 +256,9 @@ def _try_names(log: UsageLog, identity: RunIdentity, plan: Plan) -> None:
                 place.rmdir()
 
 
-def _look_up_all(
-    path: Path, desk: Desk, rows: Iterator[Due | RowState], progress: Progress, ledger: _DryLedger
-) -> None:
-    def watch(progress: Progress) -> None:  # the counts are not shown: they would speak of rows as accepted
-        desk.pacing_notes.look(path, stop=desk.why_stopped(progress))
-
-    desk.posting_into(ledger, progress, watch=watch).post_all(rows)
+def _pacing_watch(path: Path, desk: Desk) -> Callable[[Progress], None]:
+    # The counts are not shown: they would speak of rows as accepted.
+    return lambda progress: desk.pacing_notes.look(path, stop=desk.why_stopped(progress))
 
 
 def _summed_up(

@@ -41,6 +41,13 @@ class Edits:
         cells_by_row |= {row: {**cells_by_row[row], _AS_TEXT: as_text} for row, as_text in as_text_by_row.items()}
         cells_by_row |= {row: {**cells_by_row[row], _LOG_CELLS: cells} for row, cells in log_cells_by_row.items()}
         self._keep("insert or ignore into original values (?, ?)", cells_by_row)
+        known = self._kept("original", [*log_cells_by_row])  # a row may have failed before without being kept in full
+        late = {
+            row: {**known[row], _LOG_CELLS: cells}
+            for row, cells in log_cells_by_row.items()
+            if _LOG_CELLS not in known[row]
+        }
+        self._keep("insert or replace into original values (?, ?)", late)
 
     def originals(self, rows: Sequence[int]) -> CellsByRow:
         """Give back what ``keep_originals`` kept of some rows."""

@@ -96,7 +96,8 @@ def choose_run(
         return identity
     if knowledge.get("event_id") != event_id:
         raise _otherwise_named(facts, latest, knowledge.get("event_id"))
-    if event_id is None and knowledge["input"] != [facts.name, facts.modified_nanoseconds]:
+    is_another_file = knowledge["input"] != [facts.name, facts.modified_nanoseconds]
+    if event_id is None and is_another_file and knowledge["rows"]:  # a header alone is nothing to be billed
         raise _same_content(facts, latest, knowledge)
     return latest
 
@@ -131,16 +132,17 @@ def demand_room(folder: Path, *, rows: int) -> None:
         )
 
 
-def demand_another(path: Path, run: RunIdentity, *, path_by_run_id: Mapping[str, Path]) -> None:
+def demand_another(path: Path, run: RunIdentity, *, rows: int, path_by_run_id: Mapping[str, Path]) -> None:
     """Refuse a second file of one content in one command: a copy, or another day's usage.
 
+    rows:           of the file; one without any is nothing to be billed.
     path_by_run_id: the files before it.
 
     Raises:
         LedgerRefusal: one of them is of the same content, and another file.
     """
     before = path_by_run_id.get(run.run_id)
-    if before is not None:
+    if before is not None and rows:
         raise LedgerRefusal(
             f"{path}: the same content as {before}",
             remedy="if it is a copy, leave it out; if this is another period's usage, upload each by itself, with "

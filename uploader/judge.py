@@ -152,6 +152,8 @@ class Judge:
         was_reached = not self.ended_early or state.at_milliseconds >= self._began_milliseconds
         if was_reached or outcome.reason is None or outcome.reason is Reason.NOT_SENT:
             return state
+        if outcome.reason in _OTHERS_HAVE_THE_EVENT:  # whose event it is would have been asked in its turn alone
+            return state
         decision = self._decide(entry, state, original)
         if outcome.reason is Reason.IN_DOUBT:
             words = f"{outcome.detail}; the replay ended before its turn: upload_replay said {entry.word!r}"

@@ -12,11 +12,15 @@ from uploader.errors import LedgerRefusal
 from uploader.notes import Level, Note
 from uploader.seen import COMPARED_WITH_NONE, SeenRows
 
-_PUT_APART = "put the rows that are new into a file of their own; to send failed rows again, replay the failed file"
-_REPLAY_OR_APART = (
-    "correct failed rows in the failed file and replay that; put the rows that are new into a file of their own"
+_PUT_APART = (
+    "if it is another period's usage, say which with --period LABEL; if these are the same events, put the rows that "
+    "are new into a file of their own, and replay the failed file to send failed rows again"
 )
-_OR_ALLOW = "; if these are other events that look the same, use --allow-overlap"
+_REPLAY_OR_APART = (
+    "if it is another period's usage, say which with --period LABEL; if these are the same events, correct failed rows "
+    "in the failed file and replay that, and put the rows that are new into a file of their own"
+)
+_OR_ALLOW = "; if they are other events that look the same, use --allow-overlap"
 _MOST_SHARE = 0.5
 _SHARE_WORTH_A_WORD = 0.05
 _ALL = 1.0
@@ -177,13 +181,14 @@ def demand_little_overlap_since(
 
 
 def demand_cells_in_their_rows(
-    seen: SeenRows, edited: Sequence[bytes], *, moved_by_column: Mapping[str, int], path: Path
+    seen: SeenRows, edited: Sequence[bytes], moved_by_column: Mapping[str, int], *, path: Path
 ) -> None:
     """Refuse to replay edited rows of which many have the cells of other rows.
 
     So it is when only some columns of the file were sorted. Other rows of the file tell by themselves; of those that
     their upload has posted its sketch does, but for after a kill, when all rows of the log count as posted.
 
+    edited:          sketches of those rows; none when the edits cannot have come of a sort.
     moved_by_column: the cells that stand in other rows of the file than they did, see ``MovedCells``.
 
     Raises:

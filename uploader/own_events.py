@@ -41,7 +41,10 @@ class Owner(Protocol):
 
 
 class OwnEvents:
-    """The claims of one run to its events."""
+    """The claims of one run to its events.
+
+    accepted_elsewhere: rows so far that were not posted, since other rows had their events accepted.
+    """
 
     def __init__(self, ledger_folder: Path, run: Owner, claims: Claims) -> None:
         self._folder = ledger_folder
@@ -49,6 +52,7 @@ class OwnEvents:
         self._run_id = run.identity.run_id
         self._id_of = OwnEventIds(run.identity.base_url).of
         self._claims = claims
+        self.accepted_elsewhere = 0
 
     def claimed(self, decisions: Sequence[Due | RowState]) -> list[Due | RowState]:
         """Claim the events of the rows that are due; a row whose event is another's is settled by what became of that.
@@ -60,6 +64,7 @@ class OwnEvents:
             return list(decisions)
         wanted = [Claim.of(due.event_id, due.event, run_id=self._run_id, row=due.row) for due in dues]
         settled_by_row = dict(self._settled_by_others(wanted, self._stake(wanted)))
+        self.accepted_elsewhere += sum(state.outcome.reason is None for state in settled_by_row.values())
         return [
             _with_history(settled_by_row[decision.row], decision)
             if isinstance(decision, Due) and decision.row in settled_by_row

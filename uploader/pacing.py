@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import random
 from collections import Counter, deque
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 from uploader.api import Verdict
@@ -46,6 +47,7 @@ class Pacing:
     """The policy of one command.
 
     concurrency:         calls in flight at the most; None to find out what the backend takes.
+    was_good_before:     whether posts were accepted there before; asked when first answers speak against the set-up.
     max_rate_per_second: posts started a second at the most; None for no cap.
     stop:                why no further call may start; empty while the run may go on.
     trouble:             what the last call came to that got no good answer; empty while there was none.
@@ -59,6 +61,7 @@ class Pacing:
         retries: int,
         patience_seconds: float,
         chance: random.Random,
+        was_good_before: Callable[[], bool],
         max_rate_per_second: float | None = None,
     ) -> None:
         self.stop = ""
@@ -70,6 +73,7 @@ class Pacing:
         self._most_tries = retries + 1
         self._patience_seconds = patience_seconds
         self._chance = chance
+        self._was_good_before = was_good_before
         self._retries_left = _RETRIES_AT_FIRST
         self._paused_until_seconds = 0.0
         self._next_pause_seconds = _FIRST_PAUSE_SECONDS
@@ -95,8 +99,9 @@ class Pacing:
         self._adaptive_limit.note_turn(now_seconds=now_seconds, in_flight=in_flight, waited_seconds=waited_seconds)
 
     def know_backend(self) -> None:
-        """Learn that posts were accepted there before: unknown tenants say nothing of the base URL and the key."""
+        """Learn that posts were accepted there before: unknown tenants and rejected rows say nothing of the set-up."""
         self._has_known_a_tenant = True
+        self._first_answers = None
 
     def wait_seconds(self, *, now_seconds: float) -> float:
         """Tell how long no call may start; 0 when one may."""
@@ -167,6 +172,8 @@ class Pacing:
         if is_refused:
             what = f"the backend refuses to look any of the first {_UNKNOWN_TENANTS} tenants up (HTTP {answer})"
             self.end(f"{what}; check the base URL, and what the key may do")
+        elif self._was_good_before():
+            self.know_backend()
         else:
             self.end(f"the backend knows none of the first {_UNKNOWN_TENANTS} tenants; check the base URL")
 
@@ -282,6 +289,8 @@ class Pacing:
         self._first_answers.add(status if verdict.outcome.reason is Reason.REJECTED else None)
         if len(self._first_answers) > 1 or None in self._first_answers:
             self._first_answers = None
+        elif self._answers == _SAME_REJECTIONS and self._was_good_before():
+            self.know_backend()
         elif self._answers == _SAME_REJECTIONS:
             rows = f"each of the first {_SAME_REJECTIONS} rows"
             self.end(f"the backend rejected {rows} with HTTP {status}; check the set-up")

@@ -18,6 +18,7 @@ from uploader.judge import Judge, Permissions
 from uploader.ledger import Ledger
 from uploader.mapping import ColumnMap
 from uploader.model import UsageEvent
+from uploader.moved_cells import MovedCells
 from uploader.notes import Note
 from uploader.overlap_guard import demand_cells_in_their_rows, demand_little_overlap_since, demand_other_events_since
 from uploader.own_events import OwnEvents, own_events_of
@@ -28,7 +29,7 @@ from uploader.reservation import Reservation, choose_replay_names
 from uploader.run_file import known_run, remembered
 from uploader.schema import RowCheck, RowSchema
 from uploader.seen import SeenRows
-from uploader.spreadsheets import MovedCells, edited_columns
+from uploader.spreadsheets import edited_columns
 from uploader.writing import reserved
 
 
@@ -149,8 +150,9 @@ def admitted_replay(
         with turn_to_begin(log.path, plan.ledger_folder, say=watcher.say, should_stop=watcher.should_stop):
             to_send, edited, moved = _rows_to_send(log, reader, ledger)
             if not plan.allow_overlap:
-                moved_by_column = moved.cells_by_column()
-                demand_cells_in_their_rows(seen, edited.each(), moved_by_column=moved_by_column, path=log.path)
+                demand_cells_in_their_rows(
+                    seen, [] if moved.are_renamings else edited.each(), moved.cells_by_column(), path=log.path
+                )
                 for note in _what_others_sent(log, to_send, seen, ledger):
                     watcher.say(note)
             to_send.keep(seen, before=replayed_before)
@@ -183,7 +185,7 @@ def _what_others_sent(log: ReplayLog, to_send: ReplaySketch, seen: SeenRows, led
     facts = ledger.facts()
     if "compared_first" not in facts:
         return []
-    way_on = "take those rows out of the file"
+    way_on = "if these are the same events, take those rows out of the file"
     if "input_path" in facts:  # which an adopted run does not know
         place = Path(facts["input_path"])
         demand_other_events_since(
@@ -202,7 +204,7 @@ def _what_others_sent(log: ReplayLog, to_send: ReplaySketch, seen: SeenRows, led
 
 def _rows_to_send(log: ReplayLog, reader: EventReader, ledger: Ledger) -> tuple[ReplaySketch, ReplaySketch, MovedCells]:
     """Sketch the rows that may be posted, and those of them that are known to be edited; find cells that were moved."""
-    to_send, edited, moved = ReplaySketch(log, ledger), ReplaySketch(log, ledger), MovedCells()
+    to_send, edited, moved = ReplaySketch(log, ledger), ReplaySketch(log, ledger), MovedCells(rows=log.row_count)
     for entries in log.entries():
         numbers = [entry.number for entry in entries]
         known, originals = ledger.known(numbers), ledger.edits.originals(numbers)

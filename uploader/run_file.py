@@ -184,6 +184,27 @@ def has_begun(facts: RunFacts) -> bool:
     return bool({"input", "adopted"} & facts.keys())
 
 
+def has_accepted_rows(folder: Path, *, base_url: str) -> bool:
+    """Tell whether a destination has accepted rows of a run that has ended, as far as its runs can be looked into."""
+    latest_first = sorted(folder.glob("r*.sqlite"), key=_modified_seconds, reverse=True)
+    for path in latest_first:
+        if holder(path.with_suffix(".lock")):
+            continue
+        with contextlib.suppress(LedgerRefusal):  # begun since, or damaged
+            facts = remembered(folder, path.stem)
+            is_there = "identity" in facts and RunIdentity.from_canonical(facts["identity"]).base_url == base_url
+            if is_there and facts.get("totals", {}).get("accepted", [0])[0]:
+                return True
+    return False
+
+
+def _modified_seconds(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 def known_run(folder: Path, run_id: str) -> RunIdentity:
     """Find what a run was about.
 

@@ -16,6 +16,7 @@ from uploader.database import unusable
 from uploader.durable import disk_faults, write_durably
 from uploader.errors import LedgerRefusal
 from uploader.identity import RunIdentity
+from uploader.lock import turn
 from uploader.model import Reason, Status
 from uploader.run_file import remembered
 
@@ -75,9 +76,10 @@ class SeenRows:
             kept_there = {kept for place in _places(path) for kept in self._folder.glob(f"logs/{place}-*.theta")}
             for kept in sorted(kept_there):
                 run = kept.stem.split("-")[1].partition(".")[0]
-                if run in posted:
+                rows = _read_if_there(kept)
+                if run in posted and rows is not None:
                     sketches = [posted[at].read_bytes() for at in (run, _replays(run)) if at in posted]
-                    yield run, kept.read_bytes(), sketches
+                    yield run, rows, sketches
 
     def keep_log(self, rows: Sequence[bytes], *, path: Path) -> None:
         """Keep the sketches of this run's whole log, and where that is, until all of it is posted.
@@ -132,11 +134,12 @@ class SeenRows:
         Raises:
             LedgerFault: it cannot be written.
         """
-        for place in _places(path):
-            name = f"{place}-{_short(sorted(columns))}-{self._run_id}{self._claims_by}.theta"
-            kept = self._folder / "events" / name
-            replaced = kept.parent / _EARLIER / name
-            self._write(replaced if replaced.exists() else kept, events)
+        with self._alone():
+            for place in _places(path):
+                name = f"{place}-{_short(sorted(columns))}-{self._run_id}{self._claims_by}.theta"
+                kept = self._folder / "events" / name
+                replaced = kept.parent / _EARLIER / name
+                self._write(replaced if replaced.exists() else kept, events)
 
     def kept_events(self) -> list[bytes]:
         """Give the sketches of this run's events that ``keep_events`` kept."""
@@ -148,8 +151,9 @@ class SeenRows:
         Raises:
             LedgerFault: one cannot be written.
         """
-        for kept in self._own_events():
-            self._write(kept, changed(kept.read_bytes()))
+        with self._alone():
+            for kept in self._own_events():
+                self._write(kept, changed(kept.read_bytes()))
 
     def replace_events(self, path: Path, *, of: Iterable[str]) -> None:
         """Move the sketches of logs that were at this path to the earlier ones: this run's log has replaced them.
@@ -160,11 +164,12 @@ class SeenRows:
             LedgerFault: a sketch cannot be moved.
         """
         runs = set(of)
-        for before in {kept for place in _places(path) for kept in self._folder.glob(f"events/{place}-*.theta")}:
-            if _part(before, 2) in runs:
-                with disk_faults(before):
-                    (before.parent / _EARLIER).mkdir(exist_ok=True, mode=0o700)
-                    before.replace(before.parent / _EARLIER / before.name)
+        with self._alone():
+            for before in {kept for place in _places(path) for kept in self._folder.glob(f"events/{place}-*.theta")}:
+                if _part(before, 2) in runs:
+                    with disk_faults(before):
+                        (before.parent / _EARLIER).mkdir(exist_ok=True, mode=0o700)
+                        before.replace(before.parent / _EARLIER / before.name)
 
     def own_log(self) -> list[bytes]:
         """Give the sketches of this run's whole log, first that of its rows as they stand; none when all was posted."""
@@ -207,6 +212,14 @@ class SeenRows:
         self._write(self._path(_REPLAYS), rows)
 
     @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the turn of those that move or rewrite sketches which another run's end may move."""
+        with disk_faults(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with turn(self._folder / "events.lock", waits=lambda: None, should_stop=lambda: False):
+                yield
+
+    @contextlib.contextmanager
     def _as_it_can_be_read(self) -> Iterator[None]:
         try:
             # Some versions of Python pass over folders that may not be looked into.
@@ -223,8 +236,10 @@ class SeenRows:
             for kept in {kept for place in places for kept in self._folder.glob(f"{folder}/{place}-*.theta")}:
                 run = _part(kept, 2)
                 is_told_apart_by_ids = self._claims_by and kept.stem.endswith(self._claims_by)
-                if run != self._run_id and _part(kept, 1) not in alike and not is_told_apart_by_ids:
-                    yield run, kept.read_bytes()
+                if run == self._run_id or _part(kept, 1) in alike or is_told_apart_by_ids:
+                    continue
+                if (events := _read_if_there(kept)) is not None:
+                    yield run, events
 
     def _is_as_it_was(self, run: str, then: Mapping[str, int]) -> bool:
         now = self.checksums()
@@ -252,6 +267,14 @@ class SeenRows:
 
     def _path(self, part: str) -> Path:
         return self._folder / f"{self._run_id}{part}{self._claims_by}.theta"
+
+
+def _read_if_there(kept: Path) -> bytes | None:
+    """Read a sketch that a run which ends just now may give up, or move to the earlier ones: those are read later."""
+    try:
+        return kept.read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def _run_of(path: Path) -> str:

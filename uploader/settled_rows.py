@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from uploader.books import Books
 from uploader.event_reader import EventReader
 from uploader.ledger import Ledger
-from uploader.model import Batch, Cell, Reason, Row, RowState, cell_text
+from uploader.model import REPLAY_BY_REASON, Batch, Cell, Reason, Replay, Row, RowState, cell_text
 from uploader.naming import Naming
 from uploader.overlap import RowSketches
 from uploader.own_events import OwnEvents
@@ -18,6 +19,12 @@ from uploader.wording import values_in_words
 
 _MOST_CHARACTERS_KEPT = 4_096
 """Longer failed rows are not kept in full; an overlap with a replay of them compares only the cells in its file."""
+_MOST_CHARACTERS_IN_ALL = 32_000_000
+"""Of the rows of one run that are kept in full: what a person corrects in a spreadsheet is less."""
+_MOST_BYTES_A_CHARACTER = 12
+"""As JSON writes it, and twice while SQLite moves it."""
+_ROOM_LEFT_BYTES = 64_000_000
+"""What other runs may need of the ledger's disk meanwhile."""
 
 
 class SettledRows:
@@ -36,6 +43,7 @@ class SettledRows:
         self._own_events = own_events
         self._posted = posted
         self._last_own_id_by_row: dict[int, str] = {}
+        self._characters_kept = 0
 
     def states(self, log: UsageLog) -> Iterator[tuple[Batch, list[RowState]]]:
         """Enter all rows of the log in the books as they come out, and give what became of them, batch by batch."""
@@ -49,7 +57,7 @@ class SettledRows:
             else:
                 for row, state in zip(batch.rows, states, strict=True):
                     self._books.give_out(self._naming.reader.check.units(row), state)
-                _keep_originals(log, batch.rows, states, self._naming.reader, self._ledger)
+                self._keep_originals(log, batch.rows, states)
             if self._posted is not None:
                 self._posted.add_all(_cells_posted(batch.rows, states))
             if self._own_events is not None:
@@ -59,6 +67,34 @@ class SettledRows:
     def event_id_of(self, row: Row, _state: RowState) -> str:
         """Give the event id that a row of the batch that was given last was posted under, or would be."""
         return self._naming.event_id(row, last_own_id=self._last_own_id_by_row.get(row.number, ""))
+
+    def _keep_originals(self, log: UsageLog, rows: Sequence[Row], states: Sequence[RowState]) -> None:
+        reason_by_row = {state.row: state.outcome.reason for state in states}
+        failed = [row for row in rows if reason_by_row[row.number] is not None and not row.fault]
+        if not failed:
+            return
+        reader = self._naming.reader
+        as_text = {row.number: reader.read_otherwise(row, log.as_text(row)) for row in failed}
+        to_be_corrected = [row for row in failed if _is_to_be_corrected(reason_by_row[row.number])]
+        self._ledger.edits.keep_originals(
+            {row.number: reader.stated(row) for row in failed},
+            as_text_by_row={number: cells for number, cells in as_text.items() if cells},
+            log_cells_by_row=self._log_cells(to_be_corrected),
+        )
+
+    def _log_cells(self, rows: Sequence[Row]) -> dict[int, list[str]]:
+        """Give all cells of rows, as far as the ledger has room for them: what is to come matters more."""
+        cells_by_row = {row.number: [cell_text(cell) for cell in row.cells] for row in rows}
+        length_by_row = {number: sum(map(len, cells)) for number, cells in cells_by_row.items()}
+        kept = {
+            number: cells for number, cells in cells_by_row.items() if length_by_row[number] <= _MOST_CHARACTERS_KEPT
+        }
+        characters = self._characters_kept + sum(length_by_row[number] for number in kept)
+        needed_bytes = characters * _MOST_BYTES_A_CHARACTER + _ROOM_LEFT_BYTES
+        if characters > _MOST_CHARACTERS_IN_ALL or shutil.disk_usage(self._ledger.path.parent).free < needed_bytes:
+            return {}
+        self._characters_kept = characters
+        return kept
 
     def _note_events(self, own_events: OwnEvents, rows: Sequence[Row], states: Sequence[RowState]) -> None:
         pairs = list(zip(rows, states, strict=True))
@@ -82,24 +118,8 @@ def _told_of_edits(rows: Sequence[Row], states: list[RowState], reader: EventRea
     return states
 
 
-def _keep_originals(
-    log: UsageLog, rows: Sequence[Row], states: Sequence[RowState], reader: EventReader, ledger: Ledger
-) -> None:
-    failed = [
-        row for row, state in zip(rows, states, strict=True) if state.outcome.reason is not None and not row.fault
-    ]
-    if not failed:
-        return
-    stated = {row.number: reader.stated(row) for row in failed}
-    as_text = {row.number: reader.read_otherwise(row, log.as_text(row)) for row in failed}
-    log_cells = {row.number: [cell_text(cell) for cell in row.cells] for row in failed}
-    ledger.edits.keep_originals(
-        stated,
-        as_text_by_row={number: cells for number, cells in as_text.items() if cells},
-        log_cells_by_row={
-            number: cells for number, cells in log_cells.items() if sum(map(len, cells)) <= _MOST_CHARACTERS_KEPT
-        },
-    )
+def _is_to_be_corrected(reason: Reason | None) -> bool:
+    return reason is not None and REPLAY_BY_REASON[reason] is Replay.FIX
 
 
 def _cells_posted(rows: Sequence[Row], states: Sequence[RowState]) -> list[Sequence[Cell]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter, defaultdict
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -22,14 +21,6 @@ _DATE_OR_TIME = re.compile(
     rf"|[0-9]{{1,4}}[-/. ]?{_MONTH}(?:[-/., ]{{0,2}}[0-9]{{1,4}})?",
     re.IGNORECASE,
 )
-_MANY_CELLS = 10
-"""More than are by chance what other rows had."""
-_MOST = 0.5
-_NEARLY_ALL_DIFFER = 0.9
-"""Share of the edited usages that must be distinct: of small ones, which repeat, half match others by chance."""
-_MOST_NAMES = 1_000
-"""More than a person renames at a time; and of so many, each in a row or two, nothing could be told."""
-_WHOLE_EVENT = "all of them"
 _WITHIN_15_DIGITS = Decimal("1e-14")
 _CURRENCY_WORDS = re.compile("(?:CHF|kr|z\u0142|[A-Z]{1,2}(?=\\$))", re.IGNORECASE)
 _LOOSE = re.compile(r"[0-9]{1,500}[.,]?[0-9]{0,500}|[.,][0-9]{1,500}")
@@ -40,64 +31,6 @@ def edited_columns(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
     """Name the event's columns that a person edited: what a spreadsheet did to them by itself does not count."""
     damaged = damaged_columns(before, now)
     return [column for column in EVENT_COLUMNS if before.get(column) != now.get(column) and column not in damaged]
-
-
-class MovedCells:
-    """Tells edits of a column from cells that stand in other rows than they did, as when it alone was sorted.
-
-    It is no move where each of a few values became one other, as when a meter is renamed or two tenants are swapped;
-    nor where whole events of rows that were not recorded were moved: each is still sent once.
-    """
-
-    def __init__(self) -> None:
-        self._edited_by_column: Counter[str] = Counter()
-        self._gained_by_column: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        self._renaming_by_column: dict[str, dict[str, str] | None] = {column: {} for column in EVENT_COLUMNS}
-        self._has_recorded_row = False
-
-    def add(self, before: Mapping[str, Any], now: Mapping[str, Any], *, is_recorded: bool) -> None:
-        """Take a row into account: the cells that it had last, and those that it has now."""
-        edited = edited_columns(before, now)
-        for column in EVENT_COLUMNS:
-            had = str(before.get(column))
-            has = str(now.get(column)) if column in edited else had
-            self._note_name(column, had, has)
-            if column in edited:
-                self._note_edit(column, had, has)
-        if edited:
-            self._note_edit(
-                _WHOLE_EVENT, *(str([cells.get(name) for name in EVENT_COLUMNS]) for cells in (before, now))
-            )
-            self._has_recorded_row |= is_recorded
-
-    def cells_by_column(self) -> dict[str, int]:
-        """Count the moved cells of each column of which they are at least a few, and most of what was edited."""
-        moved_by_column = {
-            column: edited - sum(count for count in self._gained_by_column[column].values() if count > 0)
-            for column, edited in self._edited_by_column.items()
-        }
-        many = {
-            column: moved
-            for column, moved in moved_by_column.items()
-            if moved >= _MANY_CELLS and moved >= _MOST * self._edited_by_column[column] and self._tells(column)
-        }
-        return {} if _WHOLE_EVENT in many and not self._has_recorded_row else many
-
-    def _tells(self, column: str) -> bool:
-        if column == "total_usage":
-            return len(self._gained_by_column[column]) >= _NEARLY_ALL_DIFFER * self._edited_by_column[column]
-        renaming = self._renaming_by_column.get(column)
-        return renaming is None or len(renaming) > _MOST * self._edited_by_column[column]
-
-    def _note_edit(self, column: str, had: str, has: str) -> None:
-        self._edited_by_column[column] += 1
-        self._gained_by_column[column][has] += 1
-        self._gained_by_column[column][had] -= 1
-
-    def _note_name(self, column: str, had: str, has: str) -> None:
-        renaming = self._renaming_by_column[column]
-        if renaming is not None and (renaming.setdefault(had, has) != has or len(renaming) > _MOST_NAMES):
-            self._renaming_by_column[column] = None
 
 
 def damaged_columns(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

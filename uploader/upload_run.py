@@ -112,6 +112,7 @@ def _upload_file(path: Path, desk: Desk, start: Start) -> FileReport:
             due = due_rows(log, naming, run.own_events, run.ledger, progress)
             desk.posting(log, run.ledger, progress).post_all(due)
             stop = desk.why_stopped(progress)
+            _say_what_others_had(log, run, desk)
             accepted = _end_run(log, run, naming, books, progress, desk=desk, stop=stop)
             marker.remove()
         imbalance = books.imbalance(accepted=accepted, may_leave_unsent=bool(stop))
@@ -176,6 +177,19 @@ def _say_what_is_known(path: Path, ledger: Ledger, progress: Progress, watcher: 
     text = f"{history.accepted:,} of {progress.rows:,} rows were accepted{doubtful} by {day}; {left:,} are left"
     counts = {"rows": progress.rows, "accepted": history.accepted, "in_doubt": history.in_doubt, "left": left}
     watcher.say(Note(text, "run_continued", path=path, run_id=ledger.identity.run_id, counts=counts))
+
+
+def _say_what_others_had(log: UsageLog, run: Admitted, desk: Desk) -> None:
+    """Say how many rows were not posted since their events were known; all of a log's are rarely meant to be."""
+    rows = run.own_events.accepted_elsewhere if run.own_events else 0
+    if not rows:
+        return
+    are_all = rows == log.row_count
+    text = f"{rows:,} of {log.row_count:,} rows are events that other rows had accepted before, and were not posted"
+    text += f"; if they are new usage, their {desk.plan.event_id} is that of other events" if are_all else ""
+    level = Level.WARNING if are_all else Level.INFO
+    run_id = run.ledger.identity.run_id
+    desk.watcher.say(Note(text, "accepted_elsewhere", level=level, path=log.path, run_id=run_id, counts={"rows": rows}))
 
 
 def _note_of_edits(path: Path, rows: int, *, run_id: str) -> Note:

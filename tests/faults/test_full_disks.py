@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.billing_server import BillingServer
+from tests.command import EVENT_COLUMNS, Home, read_rows, usage_rows, write_csv
 from tests.faults.misdeeds import NEVER_RECORDED, answering
 from tests.faults.mounts import fill, set_read_only, tmpfs
 from tests.faults.scene import AtPost, NewScene, failed_of, the_error
@@ -57,6 +59,18 @@ def test_a_ledger_disk_that_is_too_small_refuses_the_run(new_scene: NewScene, tm
             assert done.exit_code == 2
             assert "bytes are free, and the ledger needs 4,950,000 for 10,000 rows" in the_error(done)
         assert not scene.server.posts
+
+
+def test_failed_rows_leave_a_small_ledger_disk_some_room(tmp_path: Path, billing_server: BillingServer) -> None:
+    """Long rows that a person is to correct are kept in full only where there is room for more than them."""
+    rows = [(*row[:3], "none", "x" * 2000) for row in usage_rows(6000)]
+    write_csv(tmp_path / "usage.csv", rows, columns=(*EVENT_COLUMNS, "note"))
+    home = Home(folder=tmp_path, base_url=billing_server.base_url)
+    with tmpfs(tmp_path / "disk", size_bytes=12 << 20) as disk:
+        run = home.run_here("upload", "usage.csv", "--ledger", disk)
+        assert run.exit_code == 1, run.said
+        assert len(read_rows(tmp_path / "usage.failed.csv")) == len(rows)
+        assert home.run_here("upload", "usage.csv", "--ledger", disk).exit_code == 1
 
 
 def test_a_results_disk_that_fills_up_costs_no_row(new_scene: NewScene, tmp_path: Path, extent: Extent) -> None:
