@@ -29,6 +29,7 @@ class Edits:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._read_last: tuple[list[int], CellsByRow] = ([], {})
 
     def keep_originals(
         self, cells_by_row: CellsByRow, *, as_text_by_row: CellsByRow, log_cells_by_row: Mapping[int, Sequence[str]]
@@ -53,16 +54,16 @@ class Edits:
         """Give back what ``keep_originals`` kept of some rows."""
         return {
             row: {column: cell for column, cell in cells.items() if column not in (_AS_TEXT, _LOG_CELLS)}
-            for row, cells in self._kept("original", rows).items()
+            for row, cells in self._original(rows).items()
         }
 
     def as_text(self, rows: Sequence[int]) -> CellsByRow:
         """Give back which cells of some rows are read as something else once they are written as text, and as what."""
-        return {row: cells[_AS_TEXT] for row, cells in self._kept("original", rows).items() if _AS_TEXT in cells}
+        return {row: cells[_AS_TEXT] for row, cells in self._original(rows).items() if _AS_TEXT in cells}
 
     def log_cells(self, rows: Sequence[int]) -> dict[int, list[str]]:
         """Give back all cells that the log had in some rows, as text, in the order of its columns."""
-        return {row: cells[_LOG_CELLS] for row, cells in self._kept("original", rows).items() if _LOG_CELLS in cells}
+        return {row: cells[_LOG_CELLS] for row, cells in self._original(rows).items() if _LOG_CELLS in cells}
 
     def keep_posted(self, cells_by_row: CellsByRow) -> None:
         """Keep what is about to be posted for some rows, where that is not what was posted before or the original."""
@@ -95,7 +96,14 @@ class Edits:
             own_ids_by_row.setdefault(row, []).append(own_id)
         return own_ids_by_row
 
+    def _original(self, rows: Sequence[int]) -> CellsByRow:
+        """Read what is kept of some rows; once where several ask for parts of the same in turn."""
+        if self._read_last[0] != list(rows):
+            self._read_last = (list(rows), self._kept("original", rows))
+        return self._read_last[1]
+
     def _keep(self, statement: str, cells_by_row: CellsByRow) -> None:
+        self._read_last = ([], {})
         with self._database.transaction() as connection:
             connection.executemany(statement, [(row, json.dumps(cells)) for row, cells in cells_by_row.items()])
 

@@ -42,6 +42,7 @@ def damaged_columns(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
         column
         for column in before
         if column in now
+        and before[column] != now[column]
         and (
             _is_damaged(before[column], now[column])
             or (column != "total_usage" and _is_written_otherwise(before[column], now[column]))
