@@ -21,7 +21,6 @@ from uploader.results import NOT_SENT
 from uploader.spreadsheets import damaged_columns, edited_columns
 from uploader.wording import shown, values_in_words
 
-_NOTHING = RowState(0, NOT_SENT)
 _OTHERS_HAVE_THE_EVENT = frozenset({Reason.DUPLICATE, Reason.CONFLICT})
 _WORDS_THAT_SEND = frozenset({"", "yes", "fix", "confirm", "resend"})
 
@@ -47,12 +46,35 @@ class Kept:
     state: RowState
 
 
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """A row of the file, and all that is known of the row of the upload whose number it has.
+
+    recorded: what the ledger says became of that; None when it says nothing.
+    state:    the same, in the light of what the file says; not sent when neither says anything.
+    original: the cells that the upload had, as far as the ledger keeps them.
+    posted:   those that a replay posted last; None without one.
+    as_text:  those of the upload that are read as something else once they are written as text, as that is read.
+    """
+
+    entry: ReplayEntry
+    recorded: RowState | None
+    state: RowState
+    original: dict[str, Any]
+    posted: dict[str, Any] | None
+    as_text: dict[str, Any]
+
+    @property
+    def last_posted(self) -> dict[str, Any]:
+        """The cells that were posted last; empty when the ledger has none of them."""
+        return self.original if self.posted is None else self.posted
+
+
 class Judge:
     """Decides of each row of the file whether it is posted, by what the ledger knows and a person wrote.
 
     late_edits:  rows so far that were accepted before with other values than the file has now.
     failed_rows: rows of the run whose failed states were given so far.
-    ended_early: the replay ended before the turn of some rows; known before any ``states``.
     """
 
     def __init__(self, reader: EventReader, ledger: Ledger, permissions: Permissions) -> None:
@@ -79,31 +101,22 @@ class Judge:
         self._last_judged = 0
         self.late_edits = 0
         self.failed_rows = 0
-        self.ended_early = False
         self._event_id_by_unread_row: dict[int, str] = {}
         self._state_by_file_row: dict[int, RowState] = {}
-        self._posted_by_row: dict[int, dict[str, Any]] = {}
-        self._as_text_by_row: dict[int, dict[str, Any]] = {}
 
     def decide(self, entries: Sequence[ReplayEntry]) -> list[Due | RowState | Kept]:
         """Decide of the next rows; a state that is given as such is to be recorded."""
-        known = self._known(entries)
-        numbers = [entry.number for entry in entries]
-        originals = self._ledger.edits.originals(numbers)
-        self._posted_by_row = self._ledger.edits.posted(numbers)
-        self._as_text_by_row = self._ledger.edits.as_text(numbers)
         decisions = []
         posted: dict[int, dict[str, Any]] = {}
-        for entry in entries:
-            original = originals.get(entry.number, {})
-            found = self._identify(entry, known, original)
-            decision = found if isinstance(found, Kept) else self._decide(entry, found, original)
-            if isinstance(decision, Kept) and decision.state is not known.get(entry.number):
+        for case in self._cases(entries):
+            entry = case.entry
+            decision = self._kept(case) or self._decide(case)
+            if isinstance(decision, Kept) and decision.state is not case.recorded:
                 self._state_by_file_row[entry.row.number] = decision.state
                 self.late_edits += decision.state.outcome.reason is None
             if isinstance(decision, Due):
                 values = {**self._reader.own_id_stated(entry.row), **asdict(decision.event)}
-                if values != self._last_posted(entry, original):
+                if values != case.last_posted:
                     posted[entry.number] = values
             decisions.append(decision)
             self._last_judged = entry.row.number
@@ -112,18 +125,16 @@ class Judge:
             self._ledger.edits.keep_posted(posted)
         return decisions
 
-    def states(self, entries: Sequence[ReplayEntry]) -> list[RowState]:
-        """Give what the results say of some rows, once posting has ended; it may have ended before their turn."""
-        known = self._known(entries)
-        numbers = [entry.number for entry in entries]
-        originals = self._ledger.edits.originals(numbers)
-        self._posted_by_row = self._ledger.edits.posted(numbers)
-        self._as_text_by_row = self._ledger.edits.as_text(numbers)
+    def states(self, entries: Sequence[ReplayEntry], *, ended_early: bool) -> list[RowState]:
+        """Give what the results say of some rows, once posting has ended.
+
+        ended_early: the turn of some rows never came.
+        """
         # No command has known these by an id that their cells may have now.
         self._event_id_by_unread_row = {
             entry.row.number: entry.event_id for entry in entries if entry.row.number > self._last_judged
         }
-        states = [self._state_in_the_end(entry, known, originals.get(entry.number, {})) for entry in entries]
+        states = [self._state_in_the_end(case, ended_early=ended_early) for case in self._cases(entries)]
         self.failed_rows += sum(state.row > 0 and state.outcome.reason is not None for state in states)
         return states
 
@@ -133,41 +144,55 @@ class Judge:
             return self._event_id_of(state.row)
         return self._event_id_by_unread_row.get(entry_row.number) or self._own_ids.event_id(entry_row)
 
-    def _state_in_the_end(
-        self, entry: ReplayEntry, known: Mapping[int, RowState], original: dict[str, Any]
-    ) -> RowState:
-        if entry.row.number <= self._last_judged:
-            kept = self._state_by_file_row.get(entry.row.number)
-            found = Kept(kept) if kept else _state(entry, known)
+    def _cases(self, entries: Sequence[ReplayEntry]) -> list[_Case]:
+        numbers = [entry.number for entry in entries]
+        recorded, edits = self._ledger.known(numbers), self._ledger.edits
+        original, posted, as_text = edits.originals(numbers), edits.posted(numbers), edits.as_text(numbers)
+        return [
+            _Case(
+                entry,
+                recorded.get(entry.number),
+                _state(entry, recorded.get(entry.number)),
+                original.get(entry.number, {}),
+                posted.get(entry.number),
+                as_text.get(entry.number, {}),
+            )
+            for entry in entries
+        ]
+
+    def _state_in_the_end(self, case: _Case, *, ended_early: bool) -> RowState:
+        number = case.entry.row.number
+        if number > self._last_judged:
+            kept = self._kept(case)
+            state = kept.state if kept else None
         else:
-            found = self._identify(entry, known, original)
-        state = found.state if isinstance(found, Kept) else self._unless_unreached(entry, found, original)
+            state = self._state_by_file_row.get(number)
+        if state is None:
+            state = self._unless_unreached(case) if ended_early else case.state
         if state.outcome.reason is None and not state.outcome.detail and self._is_accepted_uncompared[state.row]:
             return _reworded(state, "accepted before this replay, which did not compare its cells")
         return state
 
-    def _unless_unreached(self, entry: ReplayEntry, state: RowState, original: dict[str, Any]) -> RowState:
+    def _unless_unreached(self, case: _Case) -> RowState:
         """Have a row say so whose turn did not come: what became of it before is no verdict on what it is now."""
-        outcome = state.outcome
-        was_reached = not self.ended_early or state.at_milliseconds >= self._began_milliseconds
+        state, outcome = case.state, case.state.outcome
+        was_reached = state.at_milliseconds >= self._began_milliseconds
         if was_reached or outcome.reason is None or outcome.reason is Reason.NOT_SENT:
             return state
         if outcome.reason in _OTHERS_HAVE_THE_EVENT:  # whose event it is would have been asked in its turn alone
             return state
-        decision = self._decide(entry, state, original)
+        decision = self._decide(case)
         if outcome.reason is Reason.IN_DOUBT:
-            words = f"{outcome.detail}; the replay ended before its turn: upload_replay said {entry.word!r}"
+            words = f"{outcome.detail}; the replay ended before its turn: upload_replay said {case.entry.word!r}"
             return state if isinstance(decision, Kept) else _reworded(state, words)
         if not isinstance(decision, Due):
             return state
         words = f"the replay ended before its turn; until then: {outcome.reason.value}, {outcome.detail}"
         return replace(state, outcome=Outcome(Reason.NOT_SENT, words))
 
-    def _known(self, entries: Sequence[ReplayEntry]) -> dict[int, RowState]:
-        return self._ledger.known([entry.number for entry in entries])
-
-    def _identify(self, entry: ReplayEntry, known: Mapping[int, RowState], original: dict[str, Any]) -> RowState | Kept:
-        """Find the original row's state; a row that is of no run, or stands in the file twice, is kept."""
+    def _kept(self, case: _Case) -> Kept | None:
+        """Keep a row that is of no run, stands in the file twice or was accepted; None for one to decide of."""
+        entry = case.entry
         if entry.number == 0:
             return Kept(RowState(0, Outcome(Reason.MALFORMED, entry.row.fault)))
         if self._own_ids is None and not self._event_id_of(entry.number):
@@ -175,7 +200,7 @@ class Judge:
                 "not sent: the file that this run was adopted from does not have the row; ask whoever has its ledger"
             )
             return Kept(RowState(entry.number, Outcome(Reason.IN_DOUBT, words)))
-        if entry.number >= len(self._is_seen) or not self._has_its_event_id(entry, known, original):
+        if entry.number >= len(self._is_seen) or not self._has_its_event_id(case):
             words = (
                 f"upload_row {entry.number} and upload_event_id {entry.event_id!r} are not those of a row of this run "
                 f"({entry.run_id}); put them back as they were"
@@ -185,36 +210,35 @@ class Judge:
             words = f"row {entry.number} stands in the file twice; only the first was looked at"
             return Kept(RowState(0, Outcome(Reason.DUPLICATE, words)))
         self._is_seen[entry.number] = True
-        state = _state(entry, known)
-        if state.outcome.reason is not None:
-            return state
+        if case.state.outcome.reason is not None:
+            return None
         # Of what the upload posted at once, the ledger has no cells.
-        self._is_accepted_uncompared[entry.number] = not self._last_posted(entry, original)
-        return Kept(self._told_of_later_edits(entry, state, original))
+        self._is_accepted_uncompared[entry.number] = not case.last_posted
+        return Kept(self._told_of_later_edits(case))
 
-    def _told_of_later_edits(self, entry: ReplayEntry, state: RowState, original: dict[str, Any]) -> RowState:
+    def _told_of_later_edits(self, case: _Case) -> RowState:
         """Have an accepted row say so whose cells are neither what was posted nor what the upload had."""
-        posted = self._last_posted(entry, original)
-        if not posted or entry.row.fault or self._is_as_it_was(entry, posted, original):
-            return state
-        had = values_in_words(posted, self._edited_columns(entry, posted))
-        return _reworded(state, f"accepted before with {had}; what this file has instead was not posted")
+        posted = case.last_posted
+        if not posted or case.entry.row.fault or self._is_as_it_was(case):
+            return case.state
+        had = values_in_words(posted, self._edited_columns(case.entry, posted))
+        return _reworded(case.state, f"accepted before with {had}; what this file has instead was not posted")
 
-    def _is_as_it_was(self, entry: ReplayEntry, posted: dict[str, Any], original: dict[str, Any]) -> bool:
+    def _is_as_it_was(self, case: _Case) -> bool:
         """Tell whether a row has the cells that were posted last, or those of the upload, whose files have them."""
-        if entry.row.fault:
-            return not original  # nor could the upload read it
-        return any(cells and not self._edited_columns(entry, cells) for cells in (posted, original))
+        if case.entry.row.fault:
+            return not case.original  # nor could the upload read it
+        return any(cells and not self._edited_columns(case.entry, cells) for cells in (case.last_posted, case.original))
 
-    def _has_its_event_id(self, entry: ReplayEntry, known: Mapping[int, RowState], original: dict[str, Any]) -> bool:
+    def _has_its_event_id(self, case: _Case) -> bool:
         """Tell whether the file's event id is one that the row has had: a proof that its number was not displaced."""
+        entry, recorded = case.entry, case.recorded
         if self._own_ids is None:
             return entry.event_id == self._event_id_of(entry.number)
-        posted = self._posted_by_row.get(entry.number)
-        if not original and not posted and known.get(entry.number, _NOTHING).outcome.reason is None:
+        if not case.original and not case.posted and recorded is not None and recorded.outcome.reason is None:
             return entry.seems_recorded and entry.event_id == self._own_ids.event_id(entry.row)
         column = self._own_ids.column
-        own_ids = [str(cells.get(column) or "") for cells in (original, posted) if cells is not None]
+        own_ids = [str(cells.get(column) or "") for cells in (case.original, case.posted) if cells is not None]
         own_ids += self._ledger.edits.former_own_ids([entry.number]).get(entry.number, [])
         return entry.event_id in map(self._own_ids.event_id_of, own_ids)
 
@@ -222,23 +246,23 @@ class Judge:
         had = "" if entry.row.fault else f": {values_in_words(posted, self._edited_columns(entry, posted))}"
         return f"its cells were edited; put them back as they were posted last{had}"
 
-    def _decide(self, entry: ReplayEntry, state: RowState, original: dict[str, Any]) -> Due | RowState | Kept:
-        reason = state.outcome.reason
+    def _decide(self, case: _Case) -> Due | RowState | Kept:
+        entry, state, reason = case.entry, case.state, case.state.outcome.reason
         if reason is Reason.IN_DOUBT:
-            return self._decide_doubt(entry, state, original)
+            return self._decide_doubt(case)
         if reason in _OTHERS_HAVE_THE_EVENT and self._ledger.identity.adopted_run_id:
             words = "not sent: the lost ledger knew which row has this event; give it an id of its own in a usage log"
             return Kept(_reworded(state, words))
         if entry.word not in _WORDS_THAT_SEND:
             words = f"not sent: upload_replay says {entry.word!r}; it was certainly not recorded: write yes to send it"
             return Kept(_reworded(state, words))
-        return self._post_as_it_is_now(entry, state, original)
+        return self._post_as_it_is_now(case)
 
-    def _decide_doubt(self, entry: ReplayEntry, state: RowState, original: dict[str, Any]) -> Due | RowState | Kept:
+    def _decide_doubt(self, case: _Case) -> Due | RowState | Kept:
+        entry, state, posted = case.entry, case.state, case.last_posted
         doubt = state.outcome.detail
         if entry.word == "recorded":
-            posted = self._last_posted(entry, original)
-            if posted and not self._is_as_it_was(entry, posted, original):
+            if posted and not self._is_as_it_was(case):
                 words = f"{doubt}; not taken as recorded: {self._put_back(entry, posted)}"
                 return Kept(_reworded(state, words))
             outcome = Outcome(None, "recorded, by a person's word", state.outcome.http_status, state.outcome.response)
@@ -248,8 +272,7 @@ class Judge:
             is_another_word = entry.word and entry.word != "confirm"
             words = f"{doubt}; upload_replay says {entry.word!r}: write resend or recorded"
             return Kept(_reworded(state, words) if is_another_word else state)
-        posted = self._last_posted(entry, original)
-        if words := self._why_not_again(entry, state, posted):
+        if words := self._why_not_again(case):
             return Kept(_reworded(state, f"{doubt}; not sent again: {words}"))
         event = UsageEvent(**{column: posted[column] for column in EVENT_COLUMNS})
         event_id = self.event_id_of(entry.row, state)
@@ -257,8 +280,9 @@ class Judge:
         note = f"posted again as it was: {values_in_words(posted, respelled)}" if respelled else ""
         return Due(entry.number, event, event_id, attempts=state.attempts, note=note, doubt=doubt)
 
-    def _why_not_again(self, entry: ReplayEntry, state: RowState, posted: dict[str, Any]) -> str:
+    def _why_not_again(self, case: _Case) -> str:
         """Say what forbids another attempt at a row in doubt that a person allowed; empty for nothing."""
+        entry, state, posted = case.entry, case.state, case.last_posted
         if state.attempts == 0 or not _can_be_posted(posted):
             return "the ledger does not hold what was posted"
         if entry.row.fault or self._edited_columns(entry, posted):
@@ -275,20 +299,15 @@ class Judge:
         ]
         return [*own_id, *edited_columns(posted, self._reader.check.stated(entry.row))]
 
-    def _last_posted(self, entry: ReplayEntry, original: dict[str, Any]) -> dict[str, Any]:
-        return self._posted_by_row.get(entry.number, original)
-
-    def _post_as_it_is_now(
-        self, entry: ReplayEntry, state: RowState, original: dict[str, Any]
-    ) -> Due | RowState | Kept:
+    def _post_as_it_is_now(self, case: _Case) -> Due | RowState | Kept:
+        entry, state, original = case.entry, case.state, case.original
         if entry.row.fault:
             return Kept(replace(state, outcome=Outcome(Reason.MALFORMED, entry.row.fault)))
         stated = self._reader.stated(entry.row)
-        as_text = self._as_text_by_row.get(entry.number, {})
         may_be_meant = self._permissions.accept_changes
         if unedited := [
             column
-            for column, cell in as_text.items()
+            for column, cell in case.as_text.items()
             if stated.get(column) == cell and not (may_be_meant and column != "total_usage")
         ]:
             words = "; ".join(
@@ -314,9 +333,9 @@ class Judge:
         return Due(entry.number, event, self.event_id_of(entry.row, state), attempts=state.attempts, note=note)
 
 
-def _state(entry: ReplayEntry, known: Mapping[int, RowState]) -> RowState:
+def _state(entry: ReplayEntry, recorded: RowState | None) -> RowState:
     """Believe the ledger; but where it has a row as not recorded and the file has it as more, nobody knows."""
-    state = known.get(entry.number) or RowState(entry.number, NOT_SENT)
+    state = recorded or RowState(entry.number, NOT_SENT)
     if not entry.seems_recorded or state.outcome.may_be_recorded:
         return state
     words = "may have been recorded: the file says so, and the ledger does not know of it; is it the upload's ledger?"

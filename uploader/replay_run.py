@@ -58,8 +58,7 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions, start: Start)
             due = _due_rows(log, run.judge, run.own_events, progress)
             desk.posting(source, run.ledger, progress).post_all(due)
             stop = desk.why_stopped(progress)
-            run.judge.ended_early = bool(stop)
-            rows_elsewhere = _end_run(log, check, run, books, desk)
+            rows_elsewhere = _end_run(log, check, run, books, desk, ended_early=bool(stop))
             progress.posted_otherwise = run.judge.late_edits
         imbalance = books.imbalance(accepted=None, may_leave_unsent=True)
     report = report_of_run(
@@ -77,14 +76,16 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions, start: Start)
     return replace(report, rows_of_no_run=rows_of_no_run, rows_elsewhere=rows_elsewhere)
 
 
-def _end_run(log: ReplayLog, check: RowCheck, run: AdmittedReplay, books: Books, desk: Desk) -> int:
+def _end_run(
+    log: ReplayLog, check: RowCheck, run: AdmittedReplay, books: Books, desk: Desk, *, ended_early: bool
+) -> int:
     """Write the results, and have the ledger and the sketches know what became of the rows.
 
     Gives how many rows of the run have failed that the file does not have.
     """
     ledger, judge, run_id = run.ledger, run.judge, run.ledger.identity.run_id
     posted = ReplaySketch(log, ledger)
-    answered = _answered(log, check, judge, books, posted)
+    answered = _answered(log, check, judge, books, posted, ended_early=ended_early)
     write_out(log, run.reservation, ledger, answered, event_id_of=judge.event_id_of)
     desk.watcher.say(results_note(log.path, run.reservation, run_id=run_id))
     if judge.late_edits:
@@ -131,10 +132,10 @@ def _due_rows(
 
 
 def _answered(
-    log: ReplayLog, check: RowCheck, judge: Judge, books: Books, posted: ReplaySketch
+    log: ReplayLog, check: RowCheck, judge: Judge, books: Books, posted: ReplaySketch, *, ended_early: bool
 ) -> Iterator[tuple[Batch, list[RowState]]]:
     for entries in log.entries():
-        states = judge.states(entries)
+        states = judge.states(entries, ended_early=ended_early)
         for entry, state in zip(entries, states, strict=True):
             books.give_out(check.units(entry.row), state)
         posted.add(
