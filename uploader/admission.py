@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from uploader.books import Books
 from uploader.database import unusable
@@ -24,11 +23,11 @@ from uploader.guards import (
     note_of_copy,
 )
 from uploader.identity import RunIdentity
-from uploader.ledger import History, Ledger
+from uploader.ledger import Knowledge, Ledger
 from uploader.lock import turn
 from uploader.log_check import demand_within_budget
 from uploader.marker import demand_known_marks
-from uploader.model import Outcome, RowState, UsageEvent
+from uploader.model import Outcome, UsageEvent
 from uploader.notes import Level, Note
 from uploader.overlap import RowSketches, merged
 from uploader.overlap_guard import (
@@ -155,16 +154,6 @@ def _latest_known(folder: Path, identity: RunIdentity) -> RunFacts:
     if (facts := remembered(folder, identity.run_id)) or not identity.again:
         return facts
     return remembered(folder, replace(identity, again=identity.again - 1).run_id)
-
-
-class Knowledge(Protocol):
-    """What is asked of a run's ledger."""
-
-    def known(self, rows: Sequence[int]) -> dict[int, RowState]:
-        """Give the states of those rows that have one, by row number."""
-
-    def history(self) -> History:
-        """Sum up what earlier commands recorded."""
 
 
 def _rows_to_go(log: UsageLog, reader: EventReader, known: Knowledge, plan: Plan) -> RowSketches:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from uploader.admission import Knowledge
 from uploader.calls import Due
+from uploader.ledger import Knowledge
 from uploader.model import Row, RowState, UsageEvent, now_milliseconds
 from uploader.naming import Naming
 from uploader.own_events import OwnEvents

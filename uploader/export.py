@@ -15,7 +15,7 @@ from uploader.durable import fsync_folder
 from uploader.errors import InputError, RefusedError
 from uploader.model import Row
 from uploader.readers import UsageLog
-from uploader.replay_log import ReplayLog, open_own_file
+from uploader.replay_log import demand_own_columns, open_own_file
 from uploader.shell import as_argument
 from uploader.workbook import MOST_CHARACTERS, MOST_COLUMNS, MOST_ROWS, Workbook
 
@@ -46,7 +46,7 @@ def export(path: Path, *, workbook: Path | None, delimiter: str | None) -> tuple
             remedy=f"edit it, save it, and run: uploader replay {as_argument(path)}",
         )
     with open_own_file(path, delimiter=delimiter) as log:
-        ReplayLog(log)  # which demands our columns
+        demand_own_columns(log)
         _demand_that_it_fits(log)
         with _new_file(target) as file, tempfile.TemporaryDirectory(prefix="uploader-export-") as scratch:
             book = Workbook(file, log.columns, scratch=Path(scratch))

@@ -11,7 +11,7 @@ from pathlib import Path
 from uploader.books import Entry
 from uploader.mapping import ColumnMap
 from uploader.model import EVENT_COLUMNS, Outcome, Reason, Row, Status, Units, UsageEvent, cell_text
-from uploader.replay_log import ReplayLog, open_own_file
+from uploader.replay_log import demand_own_columns, open_own_file
 from uploader.results import OWN_COLUMNS
 from uploader.schema import RowSchema
 
@@ -261,7 +261,7 @@ def read_findings(path: Path, *, mapping: ColumnMap) -> Findings:
     """
     findings = Findings()
     with open_own_file(path, delimiter=None) as log:
-        ReplayLog(log)  # which says what is wrong with a file that is not ours
+        demand_own_columns(log)
         mapping = mapping.only(EVENT_COLUMNS)  # further columns are those of a schema of the user's own
         check = RowSchema.load(None).for_columns(log.columns, path=path, mapping=mapping)
         event_cells = EventCells(log.columns, mapping=mapping, path=path)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uploader.model import cell_text
-from uploader.replay_log import ReplayLog, open_own_file
+from uploader.replay_log import demand_own_columns, open_own_file
 from uploader.results import OWN_COLUMNS
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def read_results(path: Path | str) -> pd.DataFrame:
 
     path = Path(path)
     with open_own_file(path, delimiter=None) as log:
-        ReplayLog(log)  # which says what is wrong with a file that is not ours
+        demand_own_columns(log)
         kind, delimiter = log.kind, log.delimiter
         has_no_reader = path.suffix.lower() in (".xlsx", ".zst")
         rows = [row.cells for batch in log.batches() for row in batch.rows if row.cells] if has_no_reader else []

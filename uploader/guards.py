@@ -22,7 +22,8 @@ from uploader.notes import Level, Note
 from uploader.replay_log import open_own_file
 from uploader.run_file import RunFacts, has_begun, ledger_path, remembered
 
-_MOST_AGAIN = 100
+_RUNS_OF_A_CONTENT = 2
+"""The first, and the one that ``--again`` may begin."""
 _LEAST_BYTES_A_ROW = 75
 """What an accepted row takes of the ledger's disk while a run is under way."""
 _LOG_BYTES_A_ROW = 2_100
@@ -66,7 +67,7 @@ def choose_run(
 ) -> RunIdentity:
     """Choose the run that an upload begins or continues.
 
-    identity: of the content's first run; further ones, that ``--again`` began, count up from it.
+    identity: of the content's first run; the one that ``--again`` began counts up from it.
     event_id: the column of the log's own ids, with which a copy is as good as the file; None without.
 
     Raises:
@@ -183,7 +184,7 @@ def demand_known_results(
     Raises:
         LedgerRefusal: there are such results.
     """
-    of_this_content = {replace(first, again=again).run_id for again in range(_MOST_AGAIN)}
+    of_this_content = {replace(first, again=again).run_id for again in range(_RUNS_OF_A_CONTENT)}
     named = ((path, _run_named_in(path, delimiter)) for path in itertools.takewhile(os.path.lexists, choices))
     named_beside = ((path, _run_named_in(path, delimiter)) for path in beside)
     for path, run_id in itertools.chain(named, filter(lambda found: found[1] in of_this_content, named_beside)):
@@ -231,7 +232,7 @@ def _demand_none_adopted(folder: Path, facts: InputFacts, identity: RunIdentity)
     Raises:
         LedgerRefusal: there is one.
     """
-    for again in range(identity.again, _MOST_AGAIN):
+    for again in range(identity.again, _RUNS_OF_A_CONTENT):
         later = replace(identity, again=again)
         if ledger_path(folder, later.run_id).exists():
             _demand_not_adopted(facts, later, remembered(folder, later.run_id))

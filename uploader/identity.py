@@ -23,7 +23,7 @@ class RunIdentity:
     base_url:       normalised.
     period:         the operator's label for a billing period; empty without one.
     content_sha256: hex digest of the usage log's decompressed content.
-    again:          how often all of it was asked to be billed once more.
+    again:          1 of the run that ``--again`` began, to bill all of it once more.
     adopted_run_id: of a run that is known from a file of its results alone, so that its content is not known, and its
                     period by a person's word; empty for any other.
     mapping:        how the log's columns are seen.

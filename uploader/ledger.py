@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from uploader.adopted import AdoptedEventIds, Adoption
 from uploader.database import Database, question_marks, unusable
@@ -57,6 +57,23 @@ class History:
     def may_be_recorded(self) -> int:
         """Rows that the backend recorded, or may have: none of them is posted again unless a person says so."""
         return self.accepted + self.in_doubt
+
+
+class Knowledge(Protocol):
+    """What is asked of a run's ledger, whether it is held or was only looked at."""
+
+    @property
+    def identity(self) -> RunIdentity:
+        """What the run is about."""
+
+    def known(self, rows: Sequence[int]) -> dict[int, RowState]:
+        """Give the states of those rows that have one, by row number."""
+
+    def own_ids(self, rows: Sequence[int]) -> dict[int, str]:
+        """Give the log's own ids that some rows had last, where they are kept: a replay may have changed them."""
+
+    def history(self) -> History:
+        """Sum up what earlier commands recorded."""
 
 
 class Ledger:

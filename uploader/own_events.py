@@ -11,33 +11,18 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
 
 from uploader.calls import Due
 from uploader.claims import Claim, Claims, claims_path
 from uploader.errors import LedgerRefusal
 from uploader.event_reader import EventReader
-from uploader.identity import OwnEventIds, RunIdentity
-from uploader.ledger import Ledger
+from uploader.identity import OwnEventIds
+from uploader.ledger import Knowledge, Ledger
 from uploader.model import Outcome, Reason, RowState, now_milliseconds
 from uploader.run_file import known_run, ledger_path
 from uploader.seen import knows_runs_by_own_ids
 
 _LEDGER_GONE = "and that run's ledger is gone; ask the backend's owners whether they have it"
-
-
-class Owner(Protocol):
-    """What is asked of the ledger whose row has an event."""
-
-    @property
-    def identity(self) -> RunIdentity:
-        """What the run is about."""
-
-    def known(self, rows: Sequence[int]) -> dict[int, RowState]:
-        """Give the states of those rows that have one."""
-
-    def own_ids(self, rows: Sequence[int]) -> dict[int, str]:
-        """Give the log's own ids that some rows had last, where they are kept: a replay may have changed them."""
 
 
 class OwnEvents:
@@ -46,7 +31,7 @@ class OwnEvents:
     accepted_elsewhere: rows so far that were not posted, since other rows had their events accepted.
     """
 
-    def __init__(self, ledger_folder: Path, run: Owner, claims: Claims) -> None:
+    def __init__(self, ledger_folder: Path, run: Knowledge, claims: Claims) -> None:
         self._folder = ledger_folder
         self._run = run
         self._run_id = run.identity.run_id
@@ -132,7 +117,7 @@ class OwnEvents:
     def _take_over(self, standing: Claim, claim: Claim) -> bool:
         return self._claims.take_over(standing, claim)
 
-    def _owner(self, run_id: str) -> AbstractContextManager[Owner]:
+    def _owner(self, run_id: str) -> AbstractContextManager[Knowledge]:
         return Ledger(self._folder, known_run(self._folder, run_id))
 
     def _is_of(self, own_id: str | None, claim: Claim) -> bool:

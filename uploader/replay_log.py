@@ -50,6 +50,26 @@ class ReplayEntry:
     row: Row
 
 
+def demand_own_columns(log: UsageLog) -> None:
+    """Refuse a file that is no results or failed file.
+
+    Raises:
+        InputError: our columns are not there.
+    """
+    missing = [column for column in _NEEDED_COLUMNS if column not in log.columns]
+    if not missing:
+        return
+    remedy = "put its upload_... columns back as they were, each under its own name: they say whose row each is"
+    if len(missing) == len(_NEEDED_COLUMNS):
+        remedy = (
+            f"if it was one, {remedy}, and uploaded as a new log, rows in doubt could be billed twice; "
+            f"a log of new usage alone: uploader upload {as_argument(log.path)}"
+        )
+    raise InputError(
+        f"{log.path}: no column named {missing[0]!r}, so it is not a results or failed file", remedy=remedy
+    )
+
+
 @dataclass(slots=True)
 class ReplayLog:
     """The usage log's columns of a results or failed file; its own results are always CSV, whatever it is.
@@ -75,19 +95,8 @@ class ReplayLog:
         Raises:
             InputError: they are not there.
         """
+        demand_own_columns(self.source)
         columns = self.source.columns
-        missing = [column for column in _NEEDED_COLUMNS if column not in columns]
-        if missing:
-            remedy = "put its upload_... columns back as they were, each under its own name: they say whose row each is"
-            if len(missing) == len(_NEEDED_COLUMNS):
-                remedy = (
-                    f"if it was one, {remedy}, and uploaded as a new log, rows in doubt could be billed twice; "
-                    f"a log of new usage alone: uploader upload {as_argument(self.source.path)}"
-                )
-            raise InputError(
-                f"{self.source.path}: no column named {missing[0]!r}, so it is not a results or failed file",
-                remedy=remedy,
-            )
         self.path = self.source.path
         self.delimiter, self.line_end, self.has_bom = self.source.delimiter, self.source.line_end, self.source.has_bom
         self._own_at = {column: at for at, column in enumerate(columns) if column in OWN_COLUMNS}

@@ -297,10 +297,13 @@ def _short(texts: Sequence[str]) -> str:
 
 def _places(path: Path) -> list[str]:
     """Name the places of a log, however its path is spelled: where it is, and where a link has it."""
-    there = os.path.join(os.path.realpath(path.parent), path.name)  # noqa: PTH118 -- for ".." as for any other name
-    return [
-        hashlib.sha256(os.fsencode(place)).hexdigest()[:16] for place in dict.fromkeys((os.path.realpath(path), there))
-    ]
+    both = dict.fromkeys((os.path.realpath(path), place_of(path)))
+    return [hashlib.sha256(os.fsencode(place)).hexdigest()[:16] for place in both]
+
+
+def place_of(path: Path) -> str:
+    """Name where a log is, however its path is spelled; a link to one is another place."""
+    return os.path.join(os.path.realpath(path.parent), path.name)  # noqa: PTH118 -- for ".." as for any other name
 
 
 def knows_runs_by_own_ids(ledger_folder: Path) -> bool:

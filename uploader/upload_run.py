@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,6 +23,7 @@ from uploader.plan import Plan
 from uploader.progress import Progress
 from uploader.readers import UsageLog, open_usage_log
 from uploader.reservation import Reservation
+from uploader.seen import place_of
 from uploader.settled_rows import SettledRows
 from uploader.writing import results_note, write_out
 
@@ -60,8 +60,7 @@ def each_once(paths: Sequence[Path], plan: Plan, *, say: Callable[[Note], None])
 
 def _place_of(path: Path) -> str:
     try:
-        # A link by another name may be a stale one, to a file that is not meant: it is refused as a copy is.
-        return os.path.join(os.path.realpath(path.parent), path.name)  # noqa: PTH118 -- for ".." as for any other name
+        return place_of(path)  # a link by another name may be a stale one: it is refused as a copy is
     except (OSError, ValueError):  # which opening it will tell
         return str(path)
 

@@ -65,16 +65,13 @@ def test_waiting_ends_when_the_time_is_over(billing_server: BillingServer) -> No
         assert sender.in_flight == 0
 
 
-def test_a_connection_idle_for_long_is_not_used_again(billing_server: BillingServer) -> None:
+def test_a_connection_idle_for_long_is_not_used_again(billing_server: BillingServer, clock: Clock) -> None:
     """The backend may be closing it, and that race would cost a doubt."""
-    billing_server.respond = scripted(posts=[RIGHT, Answer(then=Then.HANG)])
-    with sending(timeout_seconds=3.1) as sender:
-        sender.start("idle", post_to(billing_server.base_url, "idle"))
-        sender.start("clock", post_to(billing_server.base_url, "clock"))
-        ended(sender)
-        assert post_one(sender, billing_server, "late").reason is None
-    posts = {post.headers["x-device-id"]: post for post in billing_server.posts}
-    assert posts["late"].connection == 2
+    with sending() as sender:
+        for device_id, after_seconds in (("first", 0), ("soon", 1.9), ("late", 2.1)):
+            clock.advance(seconds=after_seconds)
+            assert post_one(sender, billing_server, device_id).reason is None
+    assert [post.index_on_connection > 0 for post in billing_server.posts] == [False, True, False]
 
 
 def test_a_connection_that_the_backend_closed_unannounced_is_not_used_again(billing_server: BillingServer) -> None:
