@@ -25,7 +25,7 @@ from uploader.overlap import RowSketches
 from uploader.plan import Plan
 from uploader.replay_log import ReplayEntry, ReplayLog, open_own_file
 from uploader.reservation import name_reserved_by
-from uploader.run_file import is_known
+from uploader.run_file import accepted_in, is_known
 from uploader.schema import RowCheck
 from uploader.seen import SeenRows
 
@@ -68,7 +68,7 @@ def adopt(log: ReplayLog, check: RowCheck, *, run_id: str, plan: Plan, say: Call
                     "last_row": taken.last_row,
                     "compared_first": {},
                     "totals": totals,
-                    "units_uploaded": totals.get("accepted", [0, 0])[1],
+                    "units_uploaded": accepted_in(totals)[1],
                     "started_milliseconds": now_milliseconds(),
                 }
             )

@@ -25,7 +25,7 @@ from uploader.local_disk import network_file_system
 from uploader.lock import Lock
 from uploader.model import Outcome, Reason, RowState, now_milliseconds
 from uploader.records import row_record
-from uploader.run_file import LEDGER_VERSION, TABLES, RunFacts, facts_in, islands, keep_facts, ledger_path
+from uploader.run_file import LEDGER_VERSION, TABLES, RunFacts, accepted_in, facts_in, islands, keep_facts, ledger_path
 from uploader.run_totals import keep_units_uploaded, run_totals
 
 _CRASHED = "may have been recorded: the upload ended while the row was being sent"
@@ -178,7 +178,7 @@ class Ledger:
 
         Gives how many rows were accepted as a replay had edited them; the totals that are kept have what was posted.
         """
-        edited = keep_units_uploaded(self._database, units_of_log=totals.get("accepted", [0, 0])[1])
+        edited = keep_units_uploaded(self._database, units_of_log=accepted_in(totals)[1])
         if is_finished:
             self._shrink()
         self.remember({"is_finished": is_finished, "ended_milliseconds": now_milliseconds()})

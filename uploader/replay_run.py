@@ -14,7 +14,7 @@ from uploader.errors import UploaderError
 from uploader.file_report import FileReport, Start, report_of_run
 from uploader.judge import Judge, Kept, Permissions
 from uploader.ledger import Ledger
-from uploader.model import Batch, RowState, Status
+from uploader.model import Batch, RowState
 from uploader.notes import Level, Note
 from uploader.own_events import OwnEvents
 from uploader.plan import Plan
@@ -22,6 +22,7 @@ from uploader.progress import Progress
 from uploader.replay_admission import AdmittedReplay, admitted_replay, fitted_check, mapping_of, read_through
 from uploader.replay_log import ReplayLog, open_own_file
 from uploader.replay_sketch import ReplaySketch, keep_log_if_posted
+from uploader.run_file import failed_in
 from uploader.schema import RowCheck
 from uploader.writing import results_note, write_out
 
@@ -108,9 +109,7 @@ def _note_of_late_edits(path: Path, rows: int, *, run_id: str) -> Note:
 
 
 def _rows_elsewhere(ledger: Ledger, judge: Judge) -> int:
-    totals = ledger.facts().get("totals", {})
-    failed = sum(rows for reason, (rows, _) in totals.items() if reason != Status.ACCEPTED.value)
-    return max(0, failed - judge.failed_rows)
+    return max(0, failed_in(ledger.facts().get("totals", {})) - judge.failed_rows)
 
 
 def _note_of_rows_elsewhere(path: Path, rows: int, *, run_id: str) -> Note:

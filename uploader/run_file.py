@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -13,6 +13,7 @@ from uploader.database import Database, unusable
 from uploader.errors import LedgerRefusal
 from uploader.identity import RUN_ID, RunIdentity
 from uploader.lock import Lock, holder
+from uploader.model import Status
 
 LEDGER_VERSION = 3
 # Version 1 kept what a replay posted among the facts of the run; version 2 knew no former ids.
@@ -80,6 +81,17 @@ class RunFacts(TypedDict, total=False):
     compared_first: dict[str, int]
     files: dict[str, list[int]]
     announced_files: dict[str, list[int]]
+
+
+def accepted_in(totals: Mapping[str, Sequence[int]]) -> tuple[int, int]:
+    """Give the accepted rows of a run's totals, and their units."""
+    rows, units = totals.get(Status.ACCEPTED.value, (0, 0))
+    return rows, units
+
+
+def failed_in(totals: Mapping[str, Sequence[int]]) -> int:
+    """Give the failed rows of a run's totals, those in doubt too."""
+    return sum(rows for reason, (rows, _) in totals.items() if reason != Status.ACCEPTED.value)
 
 
 def facts_in(database: Database) -> RunFacts:
@@ -193,7 +205,7 @@ def has_accepted_rows(folder: Path, *, base_url: str) -> bool:
         with contextlib.suppress(LedgerRefusal):  # begun since, or damaged
             facts = remembered(folder, path.stem)
             is_there = "identity" in facts and RunIdentity.from_canonical(facts["identity"]).base_url == base_url
-            if is_there and facts.get("totals", {}).get("accepted", [0])[0]:
+            if is_there and accepted_in(facts.get("totals", {}))[0]:
                 return True
     return False
 

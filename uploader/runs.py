@@ -8,7 +8,7 @@ from pathlib import Path
 from uploader.errors import LedgerRefusal, UploaderError
 from uploader.identity import RunIdentity
 from uploader.lock import holder
-from uploader.run_file import RunFacts, has_begun, ledger_path, remembered, run_ids
+from uploader.run_file import RunFacts, accepted_in, failed_in, has_begun, ledger_path, remembered, run_ids
 
 _COLUMNS = (
     "run",
@@ -84,15 +84,14 @@ def _line(folder: Path, run_id: str) -> tuple[str, ...]:
         return ()
     identity = RunIdentity.from_canonical(facts["identity"]) if "identity" in facts else None
     totals = _totals(facts)
-    accepted, units = totals.get("accepted", [0, 0])
-    failed = sum(rows for reason, (rows, _) in totals.items() if reason != "accepted")
+    accepted, units = accepted_in(totals)
     return (
         run_id,
         _moment(facts.get("started_milliseconds")),
         _state(facts),
         f"{facts.get('rows', 0):,}",
         *(
-            (f"{accepted:,}", f"{units:,}", f"{failed:,}", f"{totals.get('in_doubt', [0])[0]:,}")
+            (f"{accepted:,}", f"{units:,}", f"{failed_in(totals):,}", f"{totals.get('in_doubt', [0])[0]:,}")
             if totals or facts.get("rows") == 0
             else ("?",) * 4
         ),

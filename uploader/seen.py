@@ -17,8 +17,8 @@ from uploader.durable import disk_faults, write_durably
 from uploader.errors import LedgerRefusal
 from uploader.identity import RunIdentity
 from uploader.lock import turn
-from uploader.model import Reason, Status
-from uploader.run_file import remembered
+from uploader.model import Reason
+from uploader.run_file import accepted_in, remembered
 
 _REPLAYS = ".replays"
 _EARLIER = "earlier"
@@ -63,7 +63,7 @@ class SeenRows:
             facts = remembered(self._ledger_folder, run)
         except LedgerRefusal:  # it is at work
             return True
-        accepted, _ = facts.get("totals", {}).get("accepted", [0, 0])
+        accepted, _ = accepted_in(facts.get("totals", {}))
         return not ("input" not in facts or facts.get("is_finished") or accepted == facts["rows"])
 
     def logs_in_place_of(self, path: Path) -> Iterator[tuple[str, bytes, list[bytes]]]:
@@ -126,7 +126,8 @@ class SeenRows:
             return True
         if "totals" not in facts or not facts.get("is_summed_up", True):  # its last command was killed
             return True
-        return any(facts["totals"].get(reason, [0])[0] for reason in (Status.ACCEPTED.value, Reason.IN_DOUBT.value))
+        totals = facts["totals"]
+        return bool(accepted_in(totals)[0] or totals.get(Reason.IN_DOUBT.value, [0])[0])
 
     def keep_events(self, events: bytes, *, path: Path, columns: Sequence[str]) -> None:
         """Keep the sketch of this run's events, and where its log is.
