@@ -355,12 +355,12 @@ def test_a_sorted_column_is_noticed_beside_other_edits(
     assert len(billing_server.billed()) == 1
 
 
-@pytest.mark.parametrize("count", [60, 60_000], ids=["", "in a long file, of which some values are counted"])
+@pytest.mark.parametrize("count", [60, 60_000], ids=["", "of which some values are counted"])
 def test_usage_that_was_sorted_alone_is_noticed_though_some_of_it_is_alike(count: int) -> None:
     """Many a usage is 0; beside that a person corrected two."""
     rows = [_event(number, usage=0 if number % 6 == 0 else (7919 * number) % 999_983) for number in range(count)]
     usages = [*sorted(row["total_usage"] for row in rows[2:]), 5, 6]
-    moved, corrected = MovedCells(rows=count), MovedCells(rows=count)
+    moved, corrected = MovedCells(), MovedCells()
     for row, usage in zip(rows, usages, strict=True):
         moved.add(row, {**row, "total_usage": usage}, is_recorded=False)
         corrected.add(row, {**row, "total_usage": (row["total_usage"] * 13 + 5) % 1000}, is_recorded=False)
@@ -372,10 +372,19 @@ def _event(number: int, *, usage: int) -> dict[str, Any]:
     return {"tenant_id": "acme", "device_id": f"d{number}", "meter_id": "api", "total_usage": usage}
 
 
-def test_a_name_that_was_corrected_is_posted_though_the_rows_are_like_posted_ones_then(
-    home: Home, billing_server: BillingServer
-) -> None:
-    """Hours of one device look alike without their time; each of these rows became what a person says it is."""
+@pytest.mark.parametrize("names", [2, 3, 10])
+def test_a_few_names_that_were_sorted_alone_are_noticed_in_a_long_file(names: int) -> None:
+    """Each of them counts, however many rows there are."""
+    meters = [f"meter-{number % names}" for number in range(60_000)]
+    moved = MovedCells()
+    for number, (meter, other) in enumerate(zip(meters, sorted(meters), strict=True)):
+        row = _event(number, usage=1)
+        moved.add({**row, "meter_id": meter}, {**row, "meter_id": other}, is_recorded=False)
+    assert moved.cells_by_column()["meter_id"] >= len(meters) / 3
+
+
+def test_names_that_make_rows_like_posted_ones_are_asked_about(home: Home, billing_server: BillingServer) -> None:
+    """Hours of one device look alike without their time, and so does what went up under another name before."""
     rows = [BilledRow(f"t{at % 20}", "d", "api", at % 4) for at in range(240)]
     wrong = [row._replace(meter_id="ap") for row in rows[:20]]
     billing_server.respond = takes(rows, otherwise=reply(422))
@@ -383,8 +392,10 @@ def test_a_name_that_was_corrected_is_posted_though_the_rows_are_like_posted_one
     assert home.run_here("upload", "usage.csv").exit_code == 1
     failed = read_rows(home.folder / "usage.failed.csv")
     rewrite(home.folder / "usage.failed.csv", [{**row, "meter_id": "api"} for row in failed])
-    run = home.run_here("replay", "usage.failed.csv")
-    assert run.exit_code == 0, run.said
+    refused = home.run_here("replay", "usage.failed.csv")
+    assert refused.exit_code == 2
+    assert "if these are events that were posted, take those rows out of the file; if they are other" in refused.said
+    assert home.run_here("replay", "usage.failed.csv", "--allow-overlap").exit_code == 0
     assert billing_server.billed() == Counter(rows)
 
 

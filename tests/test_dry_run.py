@@ -115,6 +115,18 @@ def test_a_budget_that_rows_in_doubt_exceed_lets_nothing_be_posted(home: Home, b
     assert len(billing_server.posts) == 2
 
 
+def test_a_budget_that_unknown_tenants_exceed_stops_it_as_the_upload(home: Home, billing_server: BillingServer) -> None:
+    """Though every row settles as soon as its tenant is looked up, the last ones with the first."""
+    billing_server.respond = unknown_tenant
+    rows = [*usage_rows(3, tenants=["nobody"]), *usage_rows(40, tenants=["acme"])]
+    write_csv(home.folder / "usage.csv", rows)
+    command = ("upload", "usage.csv", "--max-failed", "2")
+    run = home.run_here(*command, "--dry-run")
+    assert run.exit_code == 3, run.said
+    assert "would stop early: more than 2 rows failed" in run.stdout
+    assert home.run_here(*command).exit_code == 3
+
+
 def test_a_copy_of_a_file_that_is_there_still_is_told(home: Home, billing_server: BillingServer) -> None:
     """The upload's own warning: two flat days may be alike."""
     path = write_csv(home.folder / "usage.csv", usage_rows(3))

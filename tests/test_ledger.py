@@ -130,12 +130,8 @@ def test_a_later_outcome_replaces_an_earlier_one(ledger: Ledger) -> None:
 def test_a_failed_rows_original_cells_are_those_first_kept(folder: Path) -> None:
     """Keeping them again, after an edit, changes nothing; unknown rows have none."""
     with Ledger(folder, IDENTITY) as ledger:
-        ledger.edits.keep_originals(
-            {2: {"tenant_id": "00123", "total_usage": 7}}, as_text_by_row={}, log_cells_by_row={}
-        )
-        ledger.edits.keep_originals(
-            {2: {"tenant_id": "123"}, 5: {"tenant_id": "x"}}, as_text_by_row={}, log_cells_by_row={}
-        )
+        ledger.edits.keep_originals({2: {"tenant_id": "00123", "total_usage": 7}}, as_text_by_row={})
+        ledger.edits.keep_originals({2: {"tenant_id": "123"}, 5: {"tenant_id": "x"}}, as_text_by_row={})
     with Ledger(folder, IDENTITY) as ledger:
         assert ledger.edits.originals([1, 2]) == {2: {"tenant_id": "00123", "total_usage": 7}}
 
@@ -240,7 +236,7 @@ def test_a_full_disk_is_a_fault_and_what_was_committed_before_stays(folder: Path
     "write",
     [
         lambda ledger: ledger.remember({"rows": 1}),
-        lambda ledger: ledger.edits.keep_originals({1: {"tenant_id": "acme"}}, as_text_by_row={}, log_cells_by_row={}),
+        lambda ledger: ledger.edits.keep_originals({1: {"tenant_id": "acme"}}, as_text_by_row={}),
     ],
     ids=["facts", "originals"],
 )

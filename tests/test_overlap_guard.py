@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from tests.billing_answers import reply
-from tests.billing_contract import BilledRow, contract
+from tests.billing_answers import Answer, reply
+from tests.billing_contract import BilledRow, Received, contract
 from tests.billing_server import BillingServer
 from tests.command import EVENT_COLUMNS, Home, ended, read_rows, upload_and_correct, usage_rows, write_csv
 from tests.faults.scene import rewrite
@@ -88,12 +88,38 @@ def test_rows_that_failed_only_after_a_stop_are_known_again_too(home: Home, bill
     assert billing_server.billed() == Counter(rows)
 
 
-def test_a_stop_does_not_fill_the_ledger_with_the_rows_that_it_left(home: Home, billing_server: BillingServer) -> None:
-    """Their cells are in the log; only of what a person is to correct all of them are kept."""
+def test_rows_that_a_stop_left_are_known_again_too(home: Home, billing_server: BillingServer) -> None:
+    """A replay sends them as a spreadsheet spelled their other cells, while one row of the run still fails."""
+    columns, rows = (*EVENT_COLUMNS, "at"), usage_rows(40, tenants=["acme"])
+    days = [f"2026-11-{at % 30 + 1:02}" for at in range(40)]
+    whole = [(*row, day) for row, day in zip(rows, days, strict=True)]
+    path = write_csv(home.folder / "usage.csv", [*whole, ("nobody", "d", "api.calls", 7, days[0])], columns=columns)
+    billing_server.respond = lambda received: (
+        reply(401) if received.method == "POST" and received.billed_row in rows[5:] else knows_acme_alone(received)
+    )
+    assert home.run_here("upload", path, "--concurrency", "1").exit_code == 3
+    billing_server.respond = knows_acme_alone
+    failed = read_rows(home.folder / "usage.failed.csv")
+    rewrite(home.folder / "usage.failed.csv", [{**row, "at": row["at"][2:]} for row in failed])
+    assert home.run_here("replay", "usage.failed.csv").exit_code == 1
+    write_csv(home.folder / "rest.csv", whole[6:], columns=columns)
+    assert home.run_here("upload", "rest.csv").exit_code == 2
+    assert billing_server.billed() == Counter(rows)
+
+
+def knows_acme_alone(received: Received) -> Answer:
+    """Know no other tenant's customer."""
+    return reply(404) if received.method == "GET" and received.tenant_id != "acme" else contract(received)
+
+
+def test_a_stop_does_not_fill_the_ledger_for_good(home: Home, billing_server: BillingServer) -> None:
+    """The cells of rows that were not sent are given up once they are accepted."""
     rows = [(*row, "x" * 1000) for row in usage_rows(1000)]
     path = write_csv(home.folder / "usage.csv", rows, columns=(*EVENT_COLUMNS, "note"))
     billing_server.respond = lambda _: reply(401)
     assert home.run_here("upload", path).exit_code == 3
+    billing_server.respond = contract
+    assert home.run_here("upload", path).exit_code == 0
     (ledger,) = home.ledger.glob("*.sqlite")
     assert ledger.stat().st_size < path.stat().st_size / 2
 

@@ -20,8 +20,13 @@ where not exists (select 1 from outcome where row = posted.row and (reason is nu
 """  # noqa: S608 -- words of ours alone
 
 
-_AS_TEXT, _LOG_CELLS = "upload_as_text", "upload_log_cells"
+_AS_TEXT = "upload_as_text"
 """Beside a row's cells, and no column's name: those of ours begin like that, and a log with one is refused."""
+
+_FORGET_ACCEPTED = f"""
+delete from log_row where exists (select 1 from outcome where row = log_row.row and reason is null)
+  or {in_a_range("log_row.row")}
+"""  # noqa: S608 -- words of ours alone
 
 
 class Edits:
@@ -31,29 +36,18 @@ class Edits:
         self._database = database
         self._read_last: tuple[list[int], CellsByRow] = ([], {})
 
-    def keep_originals(
-        self, cells_by_row: CellsByRow, *, as_text_by_row: CellsByRow, log_cells_by_row: Mapping[int, Sequence[str]]
-    ) -> None:
+    def keep_originals(self, cells_by_row: CellsByRow, *, as_text_by_row: CellsByRow) -> None:
         """Keep failed rows' cells as they were, so that a replay can tell what was edited; the first ones stay.
 
-        as_text_by_row:   those cells that are read as something else once they are written as text, as that is read.
-        log_cells_by_row: all cells of the log, as text.
+        as_text_by_row: those cells that are read as something else once they are written as text, as that is read.
         """
         cells_by_row |= {row: {**cells_by_row[row], _AS_TEXT: as_text} for row, as_text in as_text_by_row.items()}
-        cells_by_row |= {row: {**cells_by_row[row], _LOG_CELLS: cells} for row, cells in log_cells_by_row.items()}
         self._keep("insert or ignore into original values (?, ?)", cells_by_row)
-        known = self._kept("original", [*log_cells_by_row])  # a row may have failed before without being kept in full
-        late = {
-            row: {**known[row], _LOG_CELLS: cells}
-            for row, cells in log_cells_by_row.items()
-            if _LOG_CELLS not in known[row]
-        }
-        self._keep("insert or replace into original values (?, ?)", late)
 
     def originals(self, rows: Sequence[int]) -> CellsByRow:
         """Give back what ``keep_originals`` kept of some rows."""
         return {
-            row: {column: cell for column, cell in cells.items() if column not in (_AS_TEXT, _LOG_CELLS)}
+            row: {column: cell for column, cell in cells.items() if column != _AS_TEXT}
             for row, cells in self._original(rows).items()
         }
 
@@ -61,9 +55,18 @@ class Edits:
         """Give back which cells of some rows are read as something else once they are written as text, and as what."""
         return {row: cells[_AS_TEXT] for row, cells in self._original(rows).items() if _AS_TEXT in cells}
 
+    def keep_log_cells(self, cells_by_row: Mapping[int, Sequence[str]]) -> None:
+        """Keep all cells that the log has in failed rows, as text, in the order of its columns."""
+        self._keep("insert or ignore into log_row values (?, ?)", cells_by_row)
+
     def log_cells(self, rows: Sequence[int]) -> dict[int, list[str]]:
-        """Give back all cells that the log had in some rows, as text, in the order of its columns."""
-        return {row: cells[_LOG_CELLS] for row, cells in self._original(rows).items() if _LOG_CELLS in cells}
+        """Give back what ``keep_log_cells`` kept of some rows."""
+        return self._kept("log_row", rows)
+
+    def forget_log_cells(self) -> None:
+        """Forget all cells of rows that are accepted by now: what was posted of them is in a sketch."""
+        with self._database.transaction() as connection:
+            connection.execute(_FORGET_ACCEPTED)
 
     def keep_posted(self, cells_by_row: CellsByRow) -> None:
         """Keep what is about to be posted for some rows, where that is not what was posted before or the original."""
@@ -102,12 +105,12 @@ class Edits:
             self._read_last = (list(rows), self._kept("original", rows))
         return self._read_last[1]
 
-    def _keep(self, statement: str, cells_by_row: CellsByRow) -> None:
+    def _keep(self, statement: str, cells_by_row: Mapping[int, Any]) -> None:
         self._read_last = ([], {})
         with self._database.transaction() as connection:
             connection.executemany(statement, [(row, json.dumps(cells)) for row, cells in cells_by_row.items()])
 
-    def _kept(self, table: str, rows: Sequence[int]) -> CellsByRow:
+    def _kept(self, table: str, rows: Sequence[int]) -> dict[int, Any]:
         query = f"select row, cells from {table} where row in ({question_marks(rows)})"  # noqa: S608 -- names and question marks
         return {row: json.loads(cells) for row, cells in self._database.rows(query, rows)}
 

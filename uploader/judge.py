@@ -180,7 +180,7 @@ class Judge:
         if was_reached or outcome.reason is None or outcome.reason is Reason.NOT_SENT:
             return state
         if outcome.reason in _OTHERS_HAVE_THE_EVENT:  # whose event it is would have been asked in its turn alone
-            return state
+            return _reworded(state, f"{outcome.detail}; the replay ended before its turn")
         decision = self._decide(case)
         if outcome.reason is Reason.IN_DOUBT:
             words = f"{outcome.detail}; the replay ended before its turn: upload_replay said {case.entry.word!r}"

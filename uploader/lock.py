@@ -15,6 +15,7 @@ _MOST_BYTES = 4096
 _TRIES = 10
 _SECONDS_BETWEEN_TRIES = 0.05
 """Long enough to sit out a command that only looks at the run."""
+_TRIES_FOR_A_MOMENT = 100
 _TRIES_FOR_A_TURN = 12_000
 """Ten minutes: what is done in a turn takes some seconds for each million rows, unless its process was stopped."""
 
@@ -73,6 +74,21 @@ def turn(path: Path, *, waits: Callable[[], None], should_stop: Callable[[], boo
         if not _takes(file, fcntl.LOCK_EX, tries=1):
             waits()
             _wait_for(file, path, should_stop)
+        yield
+    finally:
+        os.close(file)
+
+
+@contextlib.contextmanager
+def moment(path: Path) -> Iterator[None]:
+    """Hold a lock that others have for moments only; whoever hangs with it holds up nobody for longer than seconds.
+
+    Raises:
+        OSError: the file cannot be made or opened.
+    """
+    file = _opened(path)
+    try:
+        _takes(file, fcntl.LOCK_EX, tries=_TRIES_FOR_A_MOMENT)
         yield
     finally:
         os.close(file)

@@ -20,10 +20,56 @@ others by chance."""
 _NO_CHANCE = 0.05
 """Times the root of edits times distinct values. Of edits by chance some ten times as many are no other row's."""
 _MOST_VALUES = 50_000
-"""Of one column of a file that are counted; some 30 MB for all columns."""
+"""Of one column that are counted, some 30 MB for all; of more those alone that stand for the others."""
 _MOST_NAMES = 1_000
 """More than a person renames at a time; and of so many, each in a row or two, nothing could be told."""
 _WHOLE_EVENT = "all of them"
+
+
+class _Values:
+    """The values that the edited cells of one column had, and those that they have.
+
+    edits: how many cells were edited; of many values some stand for all.
+    """
+
+    def __init__(self) -> None:
+        self.edits = 0
+        self._one_in = 1
+        self._had: Counter[str] = Counter()
+        self._has: Counter[str] = Counter()
+
+    def note(self, had: str, has: str) -> None:
+        """Take an edit into account."""
+        self.edits += 1
+        if self._counts(has):
+            self._has[has] += 1
+        if self._counts(had):
+            self._had[had] += 1
+        while len(self._has) + len(self._had) > _MOST_VALUES:
+            self._one_in *= 2
+            for counter in (self._has, self._had):
+                for value in [value for value in counter if not self._counts(value)]:
+                    del counter[value]
+
+    @property
+    def moved(self) -> int:
+        """The cells whose value another cell had."""
+        return min(self.edits, self._one_in * (self._has.total() - self._gained))
+
+    @property
+    def can_be_chance(self) -> bool:
+        """Whether edits of a usage by chance may have as many values that others had: small ones repeat."""
+        distinct, counted = len(self._has.keys() | self._had.keys()), self._has.total()
+        if distinct >= _NEARLY_ALL_DIFFER * counted:
+            return False
+        return distinct < _MANY_CELLS or self._gained > _NO_CHANCE * math.sqrt(counted * distinct)
+
+    @property
+    def _gained(self) -> int:
+        return sum((self._has - self._had).values())
+
+    def _counts(self, value: str) -> bool:
+        return self._one_in == 1 or zlib.crc32(value.encode("utf-8", "surrogatepass")) % self._one_in == 0
 
 
 class MovedCells:
@@ -33,15 +79,8 @@ class MovedCells:
     nor where whole events of rows that were not recorded were moved: each is still sent once.
     """
 
-    def __init__(self, *, rows: int) -> None:
-        """Begin with the first row of a file.
-
-        rows: in the file; of a long one some values stand for all.
-        """
-        self._one_in = 1 + rows // _MOST_VALUES
-        self._edits_by_column: Counter[str] = Counter()
-        self._counted_by_column: Counter[str] = Counter()
-        self._gained_by_column: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    def __init__(self) -> None:
+        self._values_by_column: defaultdict[str, _Values] = defaultdict(_Values)
         self._renaming_by_column: dict[str, dict[str, str] | None] = {column: {} for column in EVENT_COLUMNS}
         self._has_recorded_row = False
 
@@ -53,51 +92,27 @@ class MovedCells:
             has = str(now.get(column)) if column in edited else had
             self._note_name(column, had, has)
             if column in edited:
-                self._note_edit(column, had, has)
+                self._values_by_column[column].note(had, has)
         if edited:
-            self._note_edit(
-                _WHOLE_EVENT, *(str([cells.get(name) for name in EVENT_COLUMNS]) for cells in (before, now))
+            self._values_by_column[_WHOLE_EVENT].note(
+                *(str([cells.get(name) for name in EVENT_COLUMNS]) for cells in (before, now))
             )
             self._has_recorded_row |= is_recorded
 
-    @property
-    def are_renamings(self) -> bool:
-        """Whether all that was edited are names, and each of a few became one other wherever it stands."""
-        edited = self._edits_by_column.keys() - {_WHOLE_EVENT}
-        return "total_usage" not in edited and all(map(self._is_renamed, edited))
-
     def cells_by_column(self) -> dict[str, int]:
         """Count the moved cells of each column of which they are at least a few, and most of what was edited."""
-        many: dict[str, int] = {}
-        for column, edits in self._edits_by_column.items():
-            gained = sum(count for count in self._gained_by_column[column].values() if count > 0)
-            moved = min(edits, self._one_in * (self._counted_by_column[column] - gained))
-            if moved >= _MANY_CELLS and moved >= _MOST * edits and self._tells(column, gained):
-                many[column] = moved
+        many = {
+            column: values.moved
+            for column, values in self._values_by_column.items()
+            if values.moved >= max(_MANY_CELLS, _MOST * values.edits) and self._tells(column, values)
+        }
         return {} if _WHOLE_EVENT in many and not self._has_recorded_row else many
 
-    def _tells(self, column: str, gained: int) -> bool:
-        if column != "total_usage":
-            return not self._is_renamed(column)
-        distinct, counted = len(self._gained_by_column[column]), self._counted_by_column[column]
-        if distinct >= _NEARLY_ALL_DIFFER * counted:
-            return True
-        return distinct >= _MANY_CELLS and gained <= _NO_CHANCE * math.sqrt(counted * distinct)
-
-    def _is_renamed(self, column: str) -> bool:
+    def _tells(self, column: str, values: _Values) -> bool:
+        if column == "total_usage":
+            return not values.can_be_chance
         renaming = self._renaming_by_column.get(column)
-        return renaming is not None and len(renaming) <= _MOST * self._edits_by_column[column]
-
-    def _note_edit(self, column: str, had: str, has: str) -> None:
-        self._edits_by_column[column] += 1
-        if self._stands_for_others(has):
-            self._counted_by_column[column] += 1
-            self._gained_by_column[column][has] += 1
-        if self._stands_for_others(had):
-            self._gained_by_column[column][had] -= 1
-
-    def _stands_for_others(self, value: str) -> bool:
-        return self._one_in == 1 or zlib.crc32(value.encode("utf-8", "surrogatepass")) % self._one_in == 0
+        return renaming is None or len(renaming) > _MOST * values.edits
 
     def _note_name(self, column: str, had: str, has: str) -> None:
         renaming = self._renaming_by_column[column]

@@ -188,7 +188,6 @@ def demand_cells_in_their_rows(
     So it is when only some columns of the file were sorted. Other rows of the file tell by themselves; of those that
     their upload has posted its sketch does, but for after a kill, when all rows of the log count as posted.
 
-    edited:          sketches of those rows; none when the edits cannot have come of a sort.
     moved_by_column: the cells that stand in other rows of the file than they did, see ``MovedCells``.
 
     Raises:
@@ -207,7 +206,12 @@ def demand_cells_in_their_rows(
         overlap = overlap_with(sketch, {"": posted})
         rows = overlap.rows_by_run_id.get("", 0)
         if rows >= _MANY_ROWS and overlap.share > _SHARE_WORTH_A_WORD:
-            raise _moved(f"{path}: some {rows:,.0f} of its edited rows have the cells of other rows, which were posted")
+            raise LedgerRefusal(
+                f"{path}: some {rows:,.0f} of its edited rows have the cells of other rows, which were posted, "
+                "as when only some of the columns are sorted",
+                remedy="if they were, take the file as it was written, and sort whole rows; if "
+                f"these are events that were posted, take those rows out of the file{_OR_ALLOW}",
+            )
 
 
 def distinct(notes: Iterable[Note | None]) -> list[Note]:

@@ -150,9 +150,7 @@ def admitted_replay(
         with turn_to_begin(log.path, plan.ledger_folder, say=watcher.say, should_stop=watcher.should_stop):
             to_send, edited, moved = _rows_to_send(log, reader, ledger)
             if not plan.allow_overlap:
-                demand_cells_in_their_rows(
-                    seen, [] if moved.are_renamings else edited.each(), moved.cells_by_column(), path=log.path
-                )
+                demand_cells_in_their_rows(seen, edited.each(), moved.cells_by_column(), path=log.path)
                 for note in _what_others_sent(log, to_send, seen, ledger):
                     watcher.say(note)
             to_send.keep(seen, before=replayed_before)
@@ -204,7 +202,7 @@ def _what_others_sent(log: ReplayLog, to_send: ReplaySketch, seen: SeenRows, led
 
 def _rows_to_send(log: ReplayLog, reader: EventReader, ledger: Ledger) -> tuple[ReplaySketch, ReplaySketch, MovedCells]:
     """Sketch the rows that may be posted, and those of them that are known to be edited; find cells that were moved."""
-    to_send, edited, moved = ReplaySketch(log, ledger), ReplaySketch(log, ledger), MovedCells(rows=log.row_count)
+    to_send, edited, moved = ReplaySketch(log, ledger), ReplaySketch(log, ledger), MovedCells()
     for entries in log.entries():
         numbers = [entry.number for entry in entries]
         known, originals = ledger.known(numbers), ledger.edits.originals(numbers)

@@ -32,6 +32,7 @@ create table if not exists posted (row integer primary key, cells text not null)
 insert or ignore into posted
   select cast(substr(name, 16) as integer), value from run where name glob 'posted for row *';
 delete from run where name glob 'posted for row *';
+create table if not exists log_row (row integer primary key, cells text not null);
 create table if not exists former_id (row integer, own_id text, primary key (row, own_id)) without rowid;
 create table if not exists counted (row integer primary key);
 create table if not exists adopted_row (row integer primary key, event_id text not null unique);

@@ -16,7 +16,7 @@ from uploader.database import unusable
 from uploader.durable import disk_faults, write_durably
 from uploader.errors import LedgerRefusal
 from uploader.identity import RunIdentity
-from uploader.lock import turn
+from uploader.lock import moment
 from uploader.model import Reason
 from uploader.run_file import accepted_in, remembered
 
@@ -144,7 +144,8 @@ class SeenRows:
 
     def kept_events(self) -> list[bytes]:
         """Give the sketches of this run's events that ``keep_events`` kept."""
-        return [kept.read_bytes() for kept in self._own_events()]
+        with self._alone():
+            return [kept.read_bytes() for kept in self._own_events()]
 
     def change_events(self, changed: Callable[[bytes], bytes]) -> None:
         """Keep another sketch of this run's events in the place of each that ``keep_events`` kept, made of that.
@@ -154,7 +155,8 @@ class SeenRows:
         """
         with self._alone():
             for kept in self._own_events():
-                self._write(kept, changed(kept.read_bytes()))
+                if (events := _read_if_there(kept)) is not None:
+                    self._write(kept, changed(events))
 
     def replace_events(self, path: Path, *, of: Iterable[str]) -> None:
         """Move the sketches of logs that were at this path to the earlier ones: this run's log has replaced them.
@@ -214,10 +216,10 @@ class SeenRows:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold the turn of those that move or rewrite sketches which another run's end may move."""
+        """Keep others from moving or rewriting sketches of a place meanwhile."""
         with disk_faults(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with turn(self._folder / "events.lock", waits=lambda: None, should_stop=lambda: False):
+            with moment(self._folder / "events.lock"):
                 yield
 
     @contextlib.contextmanager

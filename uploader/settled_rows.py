@@ -9,7 +9,7 @@ from dataclasses import replace
 from uploader.books import Books
 from uploader.event_reader import EventReader
 from uploader.ledger import Ledger
-from uploader.model import REPLAY_BY_REASON, Batch, Cell, Reason, Replay, Row, RowState, cell_text
+from uploader.model import Batch, Cell, Reason, Row, RowState, cell_text
 from uploader.naming import Naming
 from uploader.overlap import RowSketches
 from uploader.own_events import OwnEvents
@@ -69,32 +69,29 @@ class SettledRows:
         return self._naming.event_id(row, last_own_id=self._last_own_id_by_row.get(row.number, ""))
 
     def _keep_originals(self, log: UsageLog, rows: Sequence[Row], states: Sequence[RowState]) -> None:
-        reason_by_row = {state.row: state.outcome.reason for state in states}
-        failed = [row for row in rows if reason_by_row[row.number] is not None and not row.fault]
+        failed = [
+            row for row, state in zip(rows, states, strict=True) if state.outcome.reason is not None and not row.fault
+        ]
         if not failed:
             return
         reader = self._naming.reader
         as_text = {row.number: reader.read_otherwise(row, log.as_text(row)) for row in failed}
-        to_be_corrected = [row for row in failed if _is_to_be_corrected(reason_by_row[row.number])]
         self._ledger.edits.keep_originals(
             {row.number: reader.stated(row) for row in failed},
             as_text_by_row={number: cells for number, cells in as_text.items() if cells},
-            log_cells_by_row=self._log_cells(to_be_corrected),
         )
+        self._keep_log_cells(failed)
 
-    def _log_cells(self, rows: Sequence[Row]) -> dict[int, list[str]]:
-        """Give all cells of rows, as far as the ledger has room for them: what is to come matters more."""
+    def _keep_log_cells(self, rows: Sequence[Row]) -> None:
+        """Keep all cells of rows, as far as the ledger has room for them: what is to come matters more."""
         cells_by_row = {row.number: [cell_text(cell) for cell in row.cells] for row in rows}
         length_by_row = {number: sum(map(len, cells)) for number, cells in cells_by_row.items()}
-        kept = {
-            number: cells for number, cells in cells_by_row.items() if length_by_row[number] <= _MOST_CHARACTERS_KEPT
-        }
+        kept = [number for number, length in length_by_row.items() if length <= _MOST_CHARACTERS_KEPT]
         characters = self._characters_kept + sum(length_by_row[number] for number in kept)
         needed_bytes = characters * _MOST_BYTES_A_CHARACTER + _ROOM_LEFT_BYTES
-        if characters > _MOST_CHARACTERS_IN_ALL or shutil.disk_usage(self._ledger.path.parent).free < needed_bytes:
-            return {}
-        self._characters_kept = characters
-        return kept
+        if characters <= _MOST_CHARACTERS_IN_ALL and shutil.disk_usage(self._ledger.path.parent).free >= needed_bytes:
+            self._ledger.edits.keep_log_cells({number: cells_by_row[number] for number in kept})
+            self._characters_kept = characters
 
     def _note_events(self, own_events: OwnEvents, rows: Sequence[Row], states: Sequence[RowState]) -> None:
         pairs = list(zip(rows, states, strict=True))
@@ -116,10 +113,6 @@ def _told_of_edits(rows: Sequence[Row], states: list[RowState], reader: EventRea
             detail = f"{state.outcome.detail}; posted last by a replay, with {values_in_words(posted, edits)}"
             states[doubtful[number]] = replace(state, outcome=replace(state.outcome, detail=detail))
     return states
-
-
-def _is_to_be_corrected(reason: Reason | None) -> bool:
-    return reason is not None and REPLAY_BY_REASON[reason] is Replay.FIX
 
 
 def _cells_posted(rows: Sequence[Row], states: Sequence[RowState]) -> list[Sequence[Cell]]:
