@@ -125,6 +125,9 @@ def test_a_budget_that_unknown_tenants_exceed_stops_it_as_the_upload(home: Home,
     assert run.exit_code == 3, run.said
     assert "would stop early: more than 2 rows failed" in run.stdout
     assert home.run_here(*command).exit_code == 3
+    write_csv(home.folder / "usage.csv", rows[:3])
+    for options in (("--dry-run",), ()):
+        assert home.run_here(*command, *options).exit_code == 1, "no row is left to be posted"
 
 
 def test_a_copy_of_a_file_that_is_there_still_is_told(home: Home, billing_server: BillingServer) -> None:

@@ -274,6 +274,30 @@ def test_a_ledger_of_version_1_is_taken_over(folder: Path) -> None:
         assert connection.execute("pragma user_version").fetchone() == (LEDGER_VERSION,)
 
 
+def test_a_ledger_of_version_3_is_taken_over(folder: Path) -> None:
+    """What it kept of the log among a row's cells is no cell of the row, and rows of the log can be kept."""
+    with Ledger(folder, IDENTITY) as ledger:
+        ledger.edits.keep_originals({2: {"tenant_id": "acme", "upload_log_cells": ["acme", "d"]}}, as_text_by_row={})
+        path = ledger.path
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript("drop table log_row; pragma user_version = 3")
+    with Ledger(folder, IDENTITY) as ledger:
+        assert ledger.edits.originals([2]) == {2: {"tenant_id": "acme"}}
+        assert ledger.edits.log_cells([2]) == {}
+        ledger.edits.keep_log_cells({2: ["acme", "d"]})
+        assert ledger.edits.log_cells([2]) == {2: ["acme", "d"]}
+
+
+def test_the_logs_cells_of_accepted_rows_are_forgotten(ledger: Ledger) -> None:
+    """Those of rows in doubt stay."""
+    ledger.commit(settled=[ACCEPTED, DOUBT], sending=[])
+    ledger.edits.keep_log_cells({1: ["a"], 2: ["b"], 3: ["c"]})
+    ledger.edits.forget_log_cells_of_accepted()
+    assert ledger.edits.log_cells([1, 2, 3]) == {2: ["b"], 3: ["c"]}
+    ledger.edits.forget_log_cells()
+    assert ledger.edits.log_cells([1, 2, 3]) == {}
+
+
 # --- a write-ahead log that is lost -----------------------------------------------------------------------------------
 
 

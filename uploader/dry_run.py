@@ -216,8 +216,9 @@ def _try_file(path: Path, desk: Desk, earlier: _EarlierFiles) -> DryReport:
             naming = Naming(reader, EventIds(identity))
             posting = desk.posting_into(ledger, progress, known.history(), watch=_pacing_watch(path, desk))
             posting.post_all(due_rows(log, naming, events, known, progress))
-        stop = desk.why_stopped(progress) or progress.stop  # rows settle at once here, and with them the last
         to_post, accepted_before, tenants = _summed_up(log, reader.check, known, books, ledger)
+        # Rows settle as soon as their tenant is known here; an upload would have some left to post.
+        stop = desk.why_stopped(progress) or (progress.stop if to_post.rows else "")
         if imbalance := books.imbalance(accepted=None, may_leave_unsent=bool(stop)):
             raise imbalance
     return DryReport(

@@ -21,7 +21,8 @@ where not exists (select 1 from outcome where row = posted.row and (reason is nu
 
 
 _AS_TEXT = "upload_as_text"
-"""Beside a row's cells, and no column's name: those of ours begin like that, and a log with one is refused."""
+"""Beside a row's cells, and no column's name: those of ours begin like that, and a log with one is refused. Ledgers of
+version 3 have all of the log's cells there, too."""
 
 _FORGET_ACCEPTED = f"""
 delete from log_row where exists (select 1 from outcome where row = log_row.row and reason is null)
@@ -47,7 +48,7 @@ class Edits:
     def originals(self, rows: Sequence[int]) -> CellsByRow:
         """Give back what ``keep_originals`` kept of some rows."""
         return {
-            row: {column: cell for column, cell in cells.items() if column != _AS_TEXT}
+            row: {column: cell for column, cell in cells.items() if not column.startswith("upload_")}
             for row, cells in self._original(rows).items()
         }
 
@@ -64,7 +65,12 @@ class Edits:
         return self._kept("log_row", rows)
 
     def forget_log_cells(self) -> None:
-        """Forget all cells of rows that are accepted by now: what was posted of them is in a sketch."""
+        """Forget all that ``keep_log_cells`` kept."""
+        with self._database.transaction() as connection:
+            connection.execute("delete from log_row")
+
+    def forget_log_cells_of_accepted(self) -> None:
+        """Forget those of rows that are accepted by now: what was posted of them is in a sketch."""
         with self._database.transaction() as connection:
             connection.execute(_FORGET_ACCEPTED)
 

@@ -180,7 +180,6 @@ class Ledger:
         """
         edited = keep_units_uploaded(self._database, units_of_log=accepted_in(totals)[1])
         if is_finished:
-            self.edits.forget_log_cells()
             self._shrink()
         self.remember({"is_finished": is_finished, "ended_milliseconds": now_milliseconds()})
         self._keep_totals(totals)

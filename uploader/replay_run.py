@@ -96,7 +96,7 @@ def _end_run(
     if rows_elsewhere:
         desk.watcher.say(_note_of_rows_elsewhere(log.path, rows_elsewhere, run_id=run_id))
     posted.keep(run.seen, before=run.replayed_before)
-    ledger.edits.forget_log_cells()
+    ledger.edits.forget_log_cells_of_accepted()
     keep_log_if_posted(run.seen, ledger)
     return rows_elsewhere
 

@@ -15,8 +15,9 @@ from uploader.identity import RUN_ID, RunIdentity
 from uploader.lock import Lock, holder
 from uploader.model import Status
 
-LEDGER_VERSION = 3
-# Version 1 kept what a replay posted among the facts of the run; version 2 knew no former ids.
+LEDGER_VERSION = 4
+# Version 1 kept what a replay posted among the facts of the run; version 2 knew no former ids, version 3 no rows of
+# the log.
 TABLES = """
 create table if not exists run (name text primary key, value text not null) without rowid;
 create table if not exists outcome (

@@ -145,7 +145,7 @@ class SeenRows:
     def kept_events(self) -> list[bytes]:
         """Give the sketches of this run's events that ``keep_events`` kept."""
         with self._alone():
-            return [kept.read_bytes() for kept in self._own_events()]
+            return [events for kept in self._own_events() if (events := _read_if_there(kept)) is not None]
 
     def change_events(self, changed: Callable[[bytes], bytes]) -> None:
         """Keep another sketch of this run's events in the place of each that ``keep_events`` kept, made of that.

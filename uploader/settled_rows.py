@@ -47,6 +47,7 @@ class SettledRows:
 
     def states(self, log: UsageLog) -> Iterator[tuple[Batch, list[RowState]]]:
         """Enter all rows of the log in the books as they come out, and give what became of them, batch by batch."""
+        self._ledger.edits.forget_log_cells()  # those of rows that have failed now are kept anew
         for batch in log.batches():
             state_by_row = self._ledger.known([row.number for row in batch.rows])
             states = [state_by_row.get(row.number) or RowState(row.number, NOT_SENT) for row in batch.rows]
