@@ -357,14 +357,14 @@ def test_a_sorted_column_is_noticed_beside_other_edits(
 
 @pytest.mark.parametrize("count", [60, 60_000], ids=["", "of which some values are counted"])
 def test_usage_that_was_sorted_alone_is_noticed_though_some_of_it_is_alike(count: int) -> None:
-    """Many a usage is 0; beside that a person corrected two."""
-    rows = [_event(number, usage=0 if number % 6 == 0 else (7919 * number) % 999_983) for number in range(count)]
+    """A third of it is 0; beside that a person corrected two."""
+    rows = [_event(number, usage=0 if number % 3 == 0 else (7919 * number) % 999_983) for number in range(count)]
     usages = [*sorted(row["total_usage"] for row in rows[2:]), 5, 6]
     moved, corrected = MovedCells(), MovedCells()
     for row, usage in zip(rows, usages, strict=True):
         moved.add(row, {**row, "total_usage": usage}, is_recorded=False)
         corrected.add(row, {**row, "total_usage": (row["total_usage"] * 13 + 5) % 1000}, is_recorded=False)
-    assert moved.cells_by_column()["total_usage"] >= 0.8 * count
+    assert moved.cells_by_column()["total_usage"] >= 0.6 * count
     assert corrected.cells_by_column() == {}
 
 
