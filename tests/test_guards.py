@@ -1,4 +1,4 @@
-"""Whether an upload may begin: the same content, a schema, room, a lost ledger, a failure budget; what runs tell."""
+"""Whether an upload may begin: the same content, a schema, room, a lost ledger, others at work."""
 
 from __future__ import annotations
 
@@ -7,23 +7,20 @@ import json
 import os
 import shutil
 import signal
-import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.billing_answers import Answer, Then, reply
+from tests.billing_answers import Answer, reply
 from tests.billing_contract import Received, contract
 from tests.billing_server import BillingServer
-from tests.command import Home, cells, ended, read_rows, usage_rows, write_csv
-from tests.faults.scene import rewrite
-from tests.held_back import HeldBack, kill_an_upload
+from tests.command import Home, ended, usage_rows, write_csv
+from tests.held_back import kill_an_upload
 from uploader.errors import LedgerRefusal
 from uploader.guards import demand_room
 from uploader.lock import turn
-from uploader.settings import FailureBudget
 
 LATER_NANOSECONDS = 1_900_000_000_000_000_000
 
@@ -234,32 +231,6 @@ def test_the_ways_on_from_an_unfinished_copy_do_not_name_again(home: Home, billi
     assert "--again" not in refused.said
 
 
-def test_totals_of_a_killed_replay_are_not_those_of_before(home: Home, billing_server: BillingServer) -> None:
-    """`uploader runs` says that it does not know; the next command's end has them again. No row is a count, too."""
-    rows = usage_rows(4)
-    write_csv(home.folder / "usage.csv", rows)
-    billing_server.respond = lambda received: contract(received) if received.method == "GET" else reply(422)
-    assert home.run_here("upload", "usage.csv").exit_code == 1
-    backend = HeldBack(answered=2)
-    billing_server.respond = backend
-    with home.started("replay", "usage.failed.csv", "--concurrency", "1") as process:
-        billing_server.wait_for(posts=7)
-        process.kill()
-        ended(process)
-    backend.release()
-    assert "  ?  " in home.run_here("runs").stdout
-    [run] = home.ledger.glob("r*.sqlite")
-    shown = home.run_here("runs", "show", run.stem).stdout
-    assert "not known: the last command was killed" in shown
-    assert "rejected" not in shown
-    billing_server.respond = contract
-    home.run_here("upload", "usage.csv")
-    assert "in_doubt: 1 rows" in home.run_here("runs", "show", run.stem).stdout
-    write_csv(home.folder / "none.csv", [])
-    assert home.run_here("upload", "none.csv").exit_code == 0
-    assert home.run_here("runs").stdout.count("?") == 0
-
-
 def test_again_bills_all_of_it_once_more_under_new_ids(home: Home, billing_server: BillingServer) -> None:
     """--again posts every row of a finished content once more, with other event ids; the run after it continues it."""
     path = write_csv(home.folder / "usage.csv", usage_rows(4))
@@ -339,232 +310,6 @@ def test_the_mark_of_an_unfinished_run_survives_the_ledger(home: Home, billing_s
     assert "night-1" in ended.said
     assert "/var/lib/x" in ended.said
     assert len(billing_server.posts) == 4
-
-
-@pytest.mark.parametrize(("budget", "exit_code"), [("1", 2), ("2", 1), ("10%", 2), ("20%", 1)])
-def test_the_failure_budget_counts_from_the_first_pass(
-    home: Home, billing_server: BillingServer, budget: str, exit_code: int
-) -> None:
-    """A file with more invalid rows than --max-failed allows posts nothing."""
-    path = write_csv(home.folder / "usage.csv", [*usage_rows(8), ("acme", "d", "m", "x"), ("acme", "d", "m", "y")])
-    assert home.run_here("upload", path, "--max-failed", budget).exit_code == exit_code
-    assert len(billing_server.posts) == (0 if exit_code == 2 else 8)
-
-
-def test_a_finished_run_stays_finished_whatever_its_rows_in_doubt(home: Home, billing_server: BillingServer) -> None:
-    """Nothing is left to be posted, so that no budget ends it early."""
-    rows = usage_rows(5)
-    lost = Answer(then=Then.FIN)
-    billing_server.respond = lambda got: lost if got.method == "POST" and got.billed_row in rows[:3] else contract(got)
-    path = write_csv(home.folder / "usage.csv", rows)
-    assert home.run_here("upload", path).exit_code == 1
-    again = home.run_here("upload", path, "--max-failed", "2")
-    assert again.exit_code == 1, again.said
-    assert "unfinished" not in home.run_here("runs").stdout
-    assert len(billing_server.posts) == 5
-
-
-def test_rows_that_were_corrected_do_not_count_against_the_budget(home: Home, billing_server: BillingServer) -> None:
-    """The nightly job is run again after a person allowed for more, and replayed what they corrected."""
-    write_csv(home.folder / "usage.csv", [*usage_rows(8), ("acme", "d", "m", "x"), ("acme", "d", "m", "y")])
-    assert home.run_here("upload", "usage.csv", "--max-failed", "2").exit_code == 1
-    failed = read_rows(home.folder / "usage.failed.csv")
-    rewrite(home.folder / "usage.failed.csv", [{**row, "total_usage": "7"} for row in failed])
-    for options in ((), ("--dry-run",)):
-        assert home.run_here("upload", "usage.csv", "--max-failed", "1", *options).exit_code == 2
-    assert home.run_here("replay", "usage.failed.csv").exit_code == 0
-    for options in (("--dry-run",), ()):
-        assert home.run_here("upload", "usage.csv", "--max-failed", "1", *options).exit_code == 0
-    assert len(billing_server.posts) == 10
-
-
-def test_the_failure_budget_ends_a_run(home: Home, billing_server: BillingServer) -> None:
-    """When more rows are rejected than --max-failed allows, the rest is not sent, and the exit code is 3."""
-    contract = billing_server.respond
-    billing_server.respond = lambda request: reply(422) if request.method == "POST" else contract(request)
-    path = write_csv(home.folder / "usage.csv", usage_rows(30))
-    ended = home.run_here("upload", path, "--max-failed", "3", "--concurrency", "1")
-    assert ended.exit_code == 3
-    assert "--max-failed" in ended.said
-    reasons = cells(read_rows(home.folder / "usage.results.csv"), "upload_reason")
-    assert Counter(reasons) == {"rejected": 4, "not_sent": 26}
-    assert len(billing_server.posts) == 4
-
-
-def test_rows_in_doubt_count_against_the_budget_before_anything_is_posted(
-    home: Home, billing_server: BillingServer
-) -> None:
-    """They stay failed however often the command is run: it would post some further rows each time."""
-    rows = usage_rows(40)
-    lost = Answer(then=Then.FIN)
-    billing_server.respond = lambda got: lost if got.method == "POST" and got.billed_row in rows[:3] else contract(got)
-    path = write_csv(home.folder / "usage.csv", rows)
-    command = ("upload", path, "--max-failed", "2", "--concurrency", "8")
-    assert home.run_here(*command).exit_code == 3
-    posts = len(billing_server.posts)
-    again = home.run_here(*command)
-    assert again.exit_code == 3
-    assert "more than 2 rows failed (--max-failed)" in again.stdout
-    assert len(billing_server.posts) == posts < 40
-
-
-@pytest.mark.parametrize(("budget", "rows", "most"), [("29%", 100, 29), ("0.7%", 1000, 7), ("0.7%", 999, 6)])
-def test_a_share_of_the_rows_is_exact(budget: str, rows: int, most: int) -> None:
-    """A share allows for as many whole rows as are in it."""
-    assert FailureBudget.parse(budget).most_failed(rows=rows) == most
-
-
-def test_a_file_that_is_over_its_budget_does_not_stop_the_others(home: Home, billing_server: BillingServer) -> None:
-    """The failure budget is each file's own: the file after one that went over it is posted; the exit code is 3."""
-    contract = billing_server.respond
-    billing_server.respond = lambda got: reply(422) if b"refused" in got.body else contract(got)
-    write_csv(home.folder / "a.csv", [("acme", "d", "refused", 1)] * 5)
-    write_csv(home.folder / "b.csv", usage_rows(3))
-    ended = home.run_here("upload", "a.csv", "b.csv", "--max-failed", "1", "--concurrency", "1")
-    assert ended.exit_code == 3, ended.said
-    assert Counter(cells(read_rows(home.folder / "a.results.csv"), "upload_reason")) == {"rejected": 2, "not_sent": 3}
-    assert cells(read_rows(home.folder / "b.results.csv"), "upload_status") == ["accepted"] * 3
-    assert ended.said.count("no further call starts: more than 1 rows failed") == 1
-
-
-def test_tenants_of_a_file_that_was_stopped_are_asked_for_again_by_the_next_one(
-    home: Home, billing_server: BillingServer
-) -> None:
-    """An answer that nobody waits for any more is asked for anew; tenants of the stopped file's alone are not."""
-    answers = [reply(503, headers={"Retry-After": "1"})]
-
-    def respond(got: Received) -> Answer:
-        if got.method == "POST" and got.body.count(b"refused"):
-            return reply(422)
-        return answers.pop() if got.tenant_id == "flaky" and answers else contract(got)
-
-    billing_server.respond = respond
-    others = [(f"other{number}", "d", "m", 1) for number in range(300)]
-    write_csv(home.folder / "a.csv", [("flaky", "d", "m", 2), ("acme", "d", "refused", 1), *others])
-    write_csv(home.folder / "b.csv", [("flaky", "d1", "m", 10), ("acme", "d1", "m", 20)])
-    ended = home.run("upload", "a.csv", "b.csv", "--max-failed", "0", "--concurrency", "2")
-    assert ended.exit_code == 3, ended.said
-    assert cells(read_rows(home.folder / "b.results.csv"), "upload_status") == ["accepted"] * 2
-    assert len(billing_server.look_ups) < 200
-
-
-@pytest.mark.parametrize("budget", ["x", "-1", "1.5", "101%", ""])
-def test_a_budget_that_is_none_is_refused(home: Home, billing_server: BillingServer, budget: str) -> None:
-    """--max-failed takes a number of rows or a share."""
-    path = write_csv(home.folder / "usage.csv", usage_rows(2))
-    ended = home.run_here("upload", path, f"--max-failed={budget}")
-    assert ended.exit_code == 2
-    assert not billing_server.received
-
-
-def test_a_finished_run_shrinks_to_ranges(home: Home, billing_server: BillingServer) -> None:
-    """Of a finished run the ledger keeps accepted rows as ranges of numbers, failed ones with their outcome."""
-    path = write_csv(home.folder / "usage.csv", [*usage_rows(5), ("acme", "d", "m", "x"), *usage_rows(9)[5:]])
-    assert home.run_here("upload", path).exit_code == 1
-    [file] = home.ledger.glob("*.sqlite")
-    connection = sqlite3.connect(file)
-    assert connection.execute("select * from accepted_range").fetchall() == [(1, 5), (7, 10)]
-    assert connection.execute("select row, reason from outcome").fetchall() == [(6, "invalid")]
-    connection.close()
-
-
-def test_results_rebuilt_from_ranges_say_so(home: Home, billing_server: BillingServer) -> None:
-    """Results of a finished run that were lost are written again without the answers, and say so."""
-    path = write_csv(home.folder / "usage.csv", usage_rows(5))
-    home.run_here("upload", path)
-    (home.folder / "usage.results.csv").unlink()
-    assert home.run_here("upload", path).exit_code == 0
-    rows = read_rows(home.folder / "usage.results.csv")
-    assert cells(rows, "upload_status") == ["accepted"] * 5
-    assert set(cells(rows, "upload_http_status")) == {""}
-    assert set(cells(rows, "upload_attempts")) == {""}
-    assert all("accepted before" in detail for detail in cells(rows, "upload_detail"))
-
-
-def test_runs_lists_what_the_ledger_knows(home: Home, billing_server: BillingServer) -> None:
-    """Uploader runs gives a line a run, and runs show one in full."""
-    assert "knows no run" in home.run_here("runs").stdout
-    home.run_here("upload", write_csv(home.folder / "usage.csv", [*usage_rows(5), ("acme", "d", "m", "x")]))
-    header, line = home.run_here("runs").stdout.splitlines()
-    assert header.split()[:3] == ["run", "begun", "state"]
-    run_id = line.split()[0]
-    assert "finished" in line
-    assert "usage.csv" in line
-    assert billing_server.base_url in line
-    shown = home.run_here("runs", "show", run_id).stdout
-    assert "accepted: 5 rows, 510 units" in shown
-    assert "failed, invalid: 1 rows" in shown
-    assert home.run_here("runs", "show", "r000000000000000").exit_code == 2
-
-
-def totals_shown(home: Home) -> list[str]:
-    """Give the lines of `runs show` that count the only run's rows."""
-    run_id = home.run_here("runs").stdout.splitlines()[1].split()[0]
-    shown = home.run_here("runs", "show", run_id).stdout
-    return [line for line in shown.splitlines() if " units" in line]
-
-
-def test_the_totals_of_a_run_are_those_after_its_replays(home: Home, billing_server: BillingServer) -> None:
-    """Rows and units move from their reason to accepted as they were posted, whatever the file held."""
-    answers = {"dev-1": [reply(408), reply(408)], "dev-2": [Answer(then=Then.FIN)], "dev-3": [reply(422)]}
-
-    def respond(got: Received) -> Answer:
-        queue = answers.get(got.headers.get("x-device-id", ""))
-        return queue.pop(0) if queue else contract(got)
-
-    billing_server.respond = respond
-    write_csv(home.folder / "usage.csv", [*usage_rows(5), ("acme", "dev-5", "m", "x"), ("acme", "dev-6", "m")])
-    assert home.run_here("upload", "usage.csv", "--retries", "0").exit_code == 1
-    assert home.run_here("replay", "usage.failed.csv", "--retries", "0").exit_code == 1
-    assert totals_shown(home) == [
-        "accepted: 3 rows, 307 units",
-        "failed, invalid: 1 rows, 0 units",
-        "failed, malformed: 1 rows, 0 units",
-        "failed, unavailable: 1 rows, 101 units",
-        "failed, in_doubt: 1 rows, 102 units",
-    ]
-    rows = read_rows(home.folder / "usage.replay1.failed.csv")
-    rows[0]["total_usage"] = "1000"
-    rows[1]["upload_replay"] = "recorded"
-    rows[2]["total_usage"] = "20000"
-    rows[3].update(tenant_id="acme", device_id="dev-6", meter_id="m", total_usage="300000")
-    rewrite(home.folder / "usage.replay1.failed.csv", rows)
-    assert home.run_here("replay", "usage.replay1.failed.csv").exit_code == 0
-    everything = ["accepted: 7 rows, 321,409 units"]
-    assert totals_shown(home) == everything
-    assert sum(row.total_usage for row in billing_server.billed().elements()) == 321_409
-    assert home.run_here("replay", "usage.results.csv").exit_code == 0
-    assert totals_shown(home) == everything
-    for _ in range(2):
-        again = home.run_here("upload", "usage.csv", "--summary", "summary.json")
-        assert again.exit_code == 0, again.said
-        assert "3 rows were accepted as a replay had edited them" in again.said
-        assert "of the accepted, 3 were posted with other values than these: uploader runs show r" in again.stdout
-        assert json.loads((home.folder / "summary.json").read_text())["files"][0]["rows_posted_otherwise"] == 3
-        assert totals_shown(home) == everything
-    assert home.run_here("replay", "usage.results.csv").exit_code == 0
-    assert totals_shown(home) == everything
-
-
-def test_the_totals_of_a_stopped_upload_are_true_after_a_replay(home: Home, billing_server: BillingServer) -> None:
-    """Rows that never had their turn count as not sent, with their units; later commands count each row once."""
-    answers = [reply(422), reply(422), reply(422)]
-    billing_server.respond = lambda got: answers.pop() if answers and got.method == "POST" else contract(got)
-    path = write_csv(home.folder / "usage.csv", usage_rows(5))
-    command = ("upload", path, "--concurrency", "1", "--max-failed", "0")
-    assert home.run_here(*command).exit_code == 3
-    assert totals_shown(home) == ["failed, rejected: 1 rows, 100 units", "failed, not_sent: 4 rows, 410 units"]
-    rewrite(home.folder / "part.csv", read_rows(home.folder / "usage.failed.csv")[:3])
-    assert home.run_here("replay", "part.csv", "--concurrency", "1").exit_code == 1
-    assert totals_shown(home) == [
-        "accepted: 1 rows, 102 units",
-        "failed, rejected: 2 rows, 201 units",
-        "failed, not_sent: 2 rows, 207 units",
-    ]
-    assert home.run_here("upload", path).exit_code == 0
-    assert totals_shown(home) == ["accepted: 5 rows, 510 units"]
-    assert home.run_here("replay", "part.csv").exit_code == 0
-    assert totals_shown(home) == ["accepted: 5 rows, 510 units"]
 
 
 def test_a_lost_ledger_is_noticed_though_another_process_has_the_number_of_the_killed_one(
