@@ -172,7 +172,7 @@ def _rows_to_go(log: UsageLog, reader: EventReader, known: Knowledge, plan: Plan
     return sketch
 
 
-def demand_room_to_go_on(
+def demand_fit_to_go_on(
     log: UsageLog,
     reader: EventReader,
     input_facts: InputFacts,
@@ -265,7 +265,7 @@ def admitted(
         with turn_to_begin(log.path, plan.ledger_folder, say=say, should_stop=should_stop):
             identity, seen = admitted_run(log, input_facts, first_pass, plan, path_by_run_id=path_by_run_id, say=say)
             ledger = held.enter_context(Ledger(plan.ledger_folder, identity))
-            for note in demand_room_to_go_on(log, reader, input_facts, plan, seen, known=ledger, facts=ledger.facts()):
+            for note in demand_fit_to_go_on(log, reader, input_facts, plan, seen, known=ledger, facts=ledger.facts()):
                 say(replace(note, run_id=identity.run_id))
             own_events = held.enter_context(own_events_of(ledger, reader))
             reservation = held.enter_context(reserved(names_for(log, plan), log, ledger, rows=log.row_count))

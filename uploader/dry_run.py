@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from uploader.admission import admitted_run, demand_room_to_go_on, names_for, read_through
+from uploader.admission import admitted_run, demand_fit_to_go_on, names_for, read_through
 from uploader.api import Verdict
 from uploader.books import Books, Entry
 from uploader.customers import Customers
@@ -207,7 +207,7 @@ def _try_file(path: Path, desk: Desk, earlier: _EarlierFiles) -> DryReport:
         try_ledger_folder(desk.plan.ledger_folder)
         known = Glance.at(desk.plan.ledger_folder, identity)
         facts = remembered(desk.plan.ledger_folder, identity.run_id)
-        for note in demand_room_to_go_on(log, reader, input_facts, desk.plan, seen, known=known, facts=facts):
+        for note in demand_fit_to_go_on(log, reader, input_facts, desk.plan, seen, known=known, facts=facts):
             desk.watcher.say(replace(note, run_id=identity.run_id))
         _try_names(log, identity, desk.plan)
         progress = Progress(rows=log.row_count)
