@@ -115,7 +115,7 @@ def forwarding(received: Received) -> Answer:
 
 
 def _problem_of_post(received: Received) -> str:
-    """Say what breaks the contract (``uploader/api.py``); empty for a right post."""
+    """Say what breaks the contract (``uploader/model/api.py``); empty for a right post."""
     headers = received.headers
     if headers.get("content-type") != "application/json" or not headers.get("x-device-id"):
         return "Content-Type: application/json and x-device-id are required"

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from uploader.api import Verdict
-from uploader.model import Outcome, Reason
-from uploader.pacing import Pacing
+from uploader.model.api import Verdict
+from uploader.model.model import Outcome, Reason
+from uploader.pacing.pacing import Pacing
 
 ByTime = Callable[[float], float]
 """Of a moment, in seconds from the start of the run."""

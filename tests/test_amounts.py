@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.full_disk import no_file_may_grow
-from uploader.amounts import Amounts
-from uploader.errors import LedgerFault
+from uploader.model.errors import LedgerFault
+from uploader.results.amounts import Amounts
 
 CHANGES = (0, 1, -1, 2**36, 2**63 - 1, -(2**70))
 

@@ -128,7 +128,7 @@ def test_tables_are_put_between_their_marks(tmp_path: Path) -> None:
 
 def test_the_profile_names_files_and_functions_that_are_there() -> None:
     """A part of the package that goes by another name would silently be counted as something else."""
-    files = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "uploader").glob("*.py")}
+    files = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "uploader").rglob("*.py")}
     assert profile.STAGE_BY_FILE.keys() <= files.keys()
     missing = [(file, name) for file, name in profile.PASS_BY_FUNCTION if f"def {name}(" not in files[file]]
     assert missing == []

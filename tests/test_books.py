@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import pytest
 
-from uploader.amounts import Amounts
-from uploader.books import Account, Books, Entry
-from uploader.model import Outcome, Reason, RowState, Units
+from uploader.model.model import Outcome, Reason, RowState, Units
+from uploader.results.amounts import Amounts
+from uploader.results.books import Account, Books, Entry
 
 ACME_5 = Units("acme", "api.calls", 5)
 ACME_7 = Units("acme", "api.calls", 7)

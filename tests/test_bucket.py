@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from uploader.bucket import TokenBucket
+from uploader.pacing.bucket import TokenBucket
 
 
 def started(bucket: TokenBucket, *, seconds: float, step_seconds: float) -> int:

@@ -11,7 +11,7 @@ from tests.billing_contract import Received, contract
 from tests.billing_server import BillingServer
 from tests.command import Home, cells, read_rows, usage_rows, write_csv
 from tests.faults.scene import rewrite
-from uploader.settings import FailureBudget
+from uploader.model.settings import FailureBudget
 
 
 @pytest.mark.parametrize(("budget", "exit_code"), [("1", 2), ("2", 1), ("10%", 2), ("20%", 1)])

@@ -18,7 +18,7 @@ from tests.billing_server import BillingServer
 from tests.command import EVENT_COLUMNS, Home, ended, read_rows, usage_rows, write_csv
 from tests.faults.scene import rewrite
 from tests.held_back import HeldBack, kill_an_upload
-from uploader.moved_cells import MovedCells
+from uploader.replays.moved_cells import MovedCells
 
 ROWS = usage_rows(40)
 Respond = Callable[[Received], Answer]

@@ -19,8 +19,8 @@ from tests.billing_contract import BilledRow, contract, dying_when_reused, forwa
 from tests.billing_server import BillingServer
 from tests.dead_ports import refusing_port, silent_port
 from tests.socks_proxy import SocksProxy
-from uploader.client import MeterClient, Route, post_meter_usage, settle_route
-from uploader.errors import SettingsError
+from uploader.model.errors import SettingsError
+from uploader.sender.client import MeterClient, Route, post_meter_usage, settle_route
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 

@@ -21,10 +21,10 @@ from tests.billing_contract import Received, contract
 from tests.billing_server import BillingServer
 from tests.command import Home, usage_rows, write_csv
 from uploader import FileSummary, Summary, read_results, replay, upload
-from uploader.books import Account, Entry
 from uploader.cli import cli
-from uploader.errors import InputError, SchemaError, SettingsError
-from uploader.model import Reason
+from uploader.model.errors import InputError, SchemaError, SettingsError
+from uploader.model.model import Reason
+from uploader.results.books import Account, Entry
 
 ROOT = Path(__file__).parents[1]
 _OF_THE_COMMAND_LINE = ("config", "destination", "dry_run")

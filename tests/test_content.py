@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from uploader.content import BLOCK_BYTES, LINE_LIMIT_BYTES, Compression, Content
-from uploader.errors import InputChangedError, InputError
+from uploader.model.errors import InputChangedError, InputError
+from uploader.readers.content import BLOCK_BYTES, LINE_LIMIT_BYTES, Compression, Content
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uploader.content import BLOCK_BYTES, Compression
-from uploader.csv_log import CsvLog
-from uploader.csv_scan import CELL_LIMIT_CHARACTERS, KEPT_CHARACTERS, RECORD_LIMIT_CHARACTERS
-from uploader.errors import InputChangedError, InputError
-from uploader.model import Row
+from uploader.model.errors import InputChangedError, InputError
+from uploader.model.model import Row
+from uploader.readers.content import BLOCK_BYTES, Compression
+from uploader.readers.csv_log import CsvLog
+from uploader.readers.csv_scan import CELL_LIMIT_CHARACTERS, KEPT_CHARACTERS, RECORD_LIMIT_CHARACTERS
 
 COLUMNS = 'tenant,"device",usage'
 
@@ -262,7 +262,7 @@ def test_the_longest_cell_does_not_depend_on_the_process(tmp_path: Path) -> None
     program = """
 import csv
 from pathlib import Path
-from uploader.csv_log import CsvLog
+from uploader.readers.csv_log import CsvLog
 csv.field_size_limit(10**9)
 with CsvLog(Path("usage.csv"), delimiter=",", compression=None) as log:
     (fault,) = [row.fault for batch in log.batches() for row in batch.rows]

@@ -6,9 +6,9 @@ import tracemalloc
 
 import pytest
 
-from uploader.api import Verdict
-from uploader.customers import Customers
-from uploader.model import Outcome, Reason
+from uploader.model.api import Verdict
+from uploader.model.model import Outcome, Reason
+from uploader.posting.customers import Customers
 
 FOUND = Verdict(outcome=Outcome(None, http_status=200), customer_id="cus_1")
 UNKNOWN = Verdict(outcome=Outcome(Reason.CUSTOMER_NOT_FOUND, "unknown", 404))

@@ -187,7 +187,7 @@ def test_operations_explains_every_event_of_a_log() -> None:
     """Every event that a note of the package can have is in the table of docs/operations.md."""
     calls = [
         node
-        for path in (ROOT / "uploader").glob("*.py")
+        for path in (ROOT / "uploader").rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Note"
     ]

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from uploader import errors
+from uploader.model import errors
 
-PACKAGE = Path(errors.__file__).parent
+PACKAGE = Path(__file__).parents[1] / "uploader"
 OURS = {name for name, found in vars(errors).items() if isinstance(found, type) and issubclass(found, Exception)}
 
 
 def _raised() -> dict[str, ast.Call]:
     found = {}
-    for path in sorted(PACKAGE.glob("*.py")):
+    for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.func.id not in OURS:
                 continue

@@ -20,10 +20,10 @@ from openpyxl.worksheet.formula import ArrayFormula
 from tests.billing_answers import Answer, Then, reply
 from tests.billing_contract import Received, contract
 from tests.command import EVENT_COLUMNS, Home, cells, ended, read_rows
-from uploader.errors import InputChangedError, InputError
-from uploader.replay_log import open_own_file
-from uploader.results import OWN_COLUMNS
-from uploader.xlsx_log import NoText, XlsxLog
+from uploader.model.errors import InputChangedError, InputError
+from uploader.readers.xlsx_log import NoText, XlsxLog
+from uploader.results.replay_log import open_own_file
+from uploader.results.results import OWN_COLUMNS
 
 HOSTILE_TEXTS = {
     "zeros": "00123",

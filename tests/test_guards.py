@@ -18,9 +18,9 @@ from tests.billing_contract import Received, contract
 from tests.billing_server import BillingServer
 from tests.command import Home, ended, usage_rows, write_csv
 from tests.held_back import kill_an_upload
-from uploader.errors import LedgerRefusal
-from uploader.guards import demand_room
-from uploader.lock import turn
+from uploader.ledger.lock import turn
+from uploader.model.errors import LedgerRefusal
+from uploader.uploads.guards import demand_room
 
 LATER_NANOSECONDS = 1_900_000_000_000_000_000
 

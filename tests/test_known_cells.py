@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uploader.model import Row, UsageEvent
-from uploader.schema import RowCheck, RowSchema
+from uploader.model.model import Row, UsageEvent
+from uploader.schema.schema import RowCheck, RowSchema
 
 COLUMNS = ("tenant_id", "device_id", "meter_id", "total_usage", "region", "note")
 SHIPPED = (Path(__file__).parents[1] / "schemas" / "usage.schema.json").read_text(encoding="utf-8")

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 from tests.full_disk import no_file_may_grow
-from uploader.claims import Claims, claims_path
-from uploader.database import Database
-from uploader.errors import LedgerFault, LedgerRefusal
-from uploader.identity import EventIds, RunIdentity
-from uploader.ledger import History, Ledger, Sending
-from uploader.model import Outcome, Reason, RowState
-from uploader.run_file import LEDGER_VERSION, known_run, remembered
+from uploader.ledger.claims import Claims, claims_path
+from uploader.ledger.database import Database
+from uploader.ledger.ledger import History, Ledger, Sending
+from uploader.ledger.run_file import LEDGER_VERSION, known_run, remembered
+from uploader.model.errors import LedgerFault, LedgerRefusal
+from uploader.model.identity import EventIds, RunIdentity
+from uploader.model.model import Outcome, Reason, RowState
 
 IDENTITY = RunIdentity(base_url="http://127.0.0.1:1/api/v1", period="", content_sha256="0f" * 32)
 ACCEPTED = RowState(1, Outcome(None, "", 201, '{"id": "é=\\u0000"}'), 2, 1_795_000_000_123, "cus_1")

@@ -8,8 +8,8 @@ import pytest
 
 from tests.pacing_scenes import FIXED, SCENES
 from tests.simulated_backend import Answered, Backend, Story, always, simulate, stepwise
-from uploader.limit import FIRST_LIMIT, AdaptiveLimit
-from uploader.settings import MOST_IN_FLIGHT
+from uploader.model.settings import MOST_IN_FLIGHT
+from uploader.pacing.limit import FIRST_LIMIT, AdaptiveLimit
 
 TAKEN = dict.fromkeys(SCENES, 0.9) | {"shedding earlier": 0.8}
 """The least share of the best fixed limit's throughput; less where that one left many times as many rows in doubt."""

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from uploader.errors import LedgerRefusal
-from uploader.local_disk import network_file_system
-from uploader.lock import Lock, holder
+from uploader.ledger.local_disk import network_file_system
+from uploader.ledger.lock import Lock, holder
+from uploader.model.errors import LedgerRefusal
 
-_HOLD = "import sys, pathlib, time; from uploader.lock import Lock; lock = Lock(pathlib.Path(sys.argv[1])); "
+_HOLD = "import sys, pathlib, time; from uploader.ledger.lock import Lock; lock = Lock(pathlib.Path(sys.argv[1])); "
 _AND_SAY = "lock.say('on usage.csv: 5 of 9 rows'); print('held', flush=True); time.sleep(60)"
 
 

@@ -14,11 +14,11 @@ from tests.billing_answers import reply
 from tests.billing_contract import BilledRow, contract
 from tests.billing_server import BillingServer
 from tests.command import Home, cells, read_rows, write_csv
-from uploader.errors import InputError, SettingsError
-from uploader.identity import RunIdentity
-from uploader.mapping import ColumnMap
-from uploader.model import Row
-from uploader.schema import RowSchema
+from uploader.model.errors import InputError, SettingsError
+from uploader.model.identity import RunIdentity
+from uploader.model.mapping import ColumnMap
+from uploader.model.model import Row
+from uploader.schema.schema import RowSchema
 
 COLUMNS = ("TenantID", "Meter Name", "total_usage", "note")
 ROWS = [("acme", "api.calls", 5, "a"), ("globex", "api.calls", 7, "b"), ("acme", "storage", 9, "c")]

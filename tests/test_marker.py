@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from uploader.errors import LedgerFault, LedgerRefusal
-from uploader.identity import RunIdentity
-from uploader.marker import Marker, demand_known_marks, mark_of
-from uploader.seen import SeenRows
+from uploader.ledger.marker import Marker, demand_known_marks, mark_of
+from uploader.ledger.seen import SeenRows
+from uploader.model.errors import LedgerFault, LedgerRefusal
+from uploader.model.identity import RunIdentity
 
 IDENTITY = RunIdentity(base_url="http://127.0.0.1:1/api/v1", period="", content_sha256="0f" * 32)
 

@@ -19,8 +19,8 @@ import pytest
 
 from tests.billing_contract import Received
 from tests.billing_server import BillingServer
-from uploader.sandbox import SandboxProcess
-from uploader.sandbox_backend import SandboxSettings
+from uploader.sandbox.sandbox import SandboxProcess
+from uploader.sandbox.sandbox_backend import SandboxSettings
 
 Event = tuple[str, str, str, int]
 """tenant_id, device_id, meter_id, total_usage"""
@@ -55,7 +55,7 @@ class Client:
     folder: Path
 
 
-OURS = Client("uploader.client", ROOT)
+OURS = Client("uploader.sender.client", ROOT)
 
 
 @pytest.fixture(scope="module")

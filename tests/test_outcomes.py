@@ -1,4 +1,4 @@
-"""The table of outcomes, and what the wire contract sends (``uploader/api.py``)."""
+"""The table of outcomes, and what the wire contract sends (``uploader/model/api.py``)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from uploader import api
-from uploader.api import Exchange, Failure
-from uploader.model import REPLAY_BY_REASON, Reason, Replay, UsageEvent
-from uploader.settings import Settings
+from uploader.model import api
+from uploader.model.api import Exchange, Failure
+from uploader.model.model import REPLAY_BY_REASON, Reason, Replay, UsageEvent
+from uploader.model.settings import Settings
 
 SETTINGS = Settings(base_url="http://127.0.0.1:1/api/v1")
 EVENT = UsageEvent(tenant_id="acme", device_id="d1", meter_id="calls", total_usage=7)

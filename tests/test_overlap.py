@@ -8,8 +8,8 @@ from decimal import Decimal
 
 import pytest
 
-from uploader.model import Cell
-from uploader.overlap import RowSketch, overlap_with, rows_of_log_again
+from uploader.ledger.overlap import RowSketch, overlap_with, rows_of_log_again
+from uploader.model.model import Cell
 
 COLUMNS = ("tenant_id", "device_id", "meter_id", "total_usage", "at")
 

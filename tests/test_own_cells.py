@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uploader.model import Batch, Row
-from uploader.readers import open_usage_log
-from uploader.results import OWN_COLUMNS, CsvTable
+from uploader.model.model import Batch, Row
+from uploader.readers.readers import open_usage_log
+from uploader.results.results import OWN_COLUMNS, CsvTable
 
 _TEXT = st.text(st.sampled_from("a1,;\t|\"\r\n 'é"), max_size=6)
 _FREE = {"upload_detail", "upload_event_id", "upload_customer_id", "upload_response", "upload_raw"}

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from uploader.api import Verdict
-from uploader.model import Outcome, Reason
-from uploader.pacing import Mode, Pacing
+from uploader.model.api import Verdict
+from uploader.model.model import Outcome, Reason
+from uploader.pacing.pacing import Mode, Pacing
 
 ACCEPTED = Verdict(outcome=Outcome(None, http_status=201))
 DOUBT = Verdict(outcome=Outcome(Reason.IN_DOUBT))

@@ -28,10 +28,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uploader.content import BLOCK_BYTES
-from uploader.errors import InputChangedError, InputError
-from uploader.model import Row
-from uploader.parquet_log import AnnotatedParquetWriter, ParquetLog
+from uploader.model.errors import InputChangedError, InputError
+from uploader.model.model import Row
+from uploader.readers.content import BLOCK_BYTES
+from uploader.readers.parquet_log import AnnotatedParquetWriter, ParquetLog
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -316,7 +316,7 @@ def test_the_memory_does_not_grow_with_the_row_group(path: Path) -> None:
     program = """
 import sys
 from pathlib import Path
-from uploader.parquet_log import ParquetLog
+from uploader.readers.parquet_log import ParquetLog
 peaks = []
 for path, rows in zip(sys.argv[1:], (1, 100_000), strict=True):
     with ParquetLog(Path(path)) as log:

@@ -21,16 +21,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uploader.errors import InputError
-from uploader.findings import CheckFindings
-from uploader.mapping import AS_IT_STANDS, ColumnMap
-from uploader.model import Outcome, Row, UsageEvent
-from uploader.parquet_log import ParquetLog
-from uploader.readers import sifted
-from uploader.report import page_of_checks
-from uploader.schema import RowCheck, RowSchema
-from uploader.settings import FailureBudget
-from uploader.validate import validate
+from uploader.checks.validate import validate
+from uploader.model.errors import InputError
+from uploader.model.mapping import AS_IT_STANDS, ColumnMap
+from uploader.model.model import Outcome, Row, UsageEvent
+from uploader.model.settings import FailureBudget
+from uploader.readers.parquet_log import ParquetLog
+from uploader.readers.readers import sifted
+from uploader.reports.findings import CheckFindings
+from uploader.reports.report import page_of_checks
+from uploader.schema.schema import RowCheck, RowSchema
 
 REPOSITORY = Path(__file__).parents[1]
 SHIPPED = (REPOSITORY / "schemas" / "usage.schema.json").read_text(encoding="utf-8")
@@ -350,8 +350,8 @@ def test_what_comes_before_damage_is_told(tmp_path: Path) -> None:
 _PROGRAM = """
 import sys
 from pathlib import Path
-from uploader.mapping import AS_IT_STANDS
-from uploader.validate import validate
+from uploader.model.mapping import AS_IT_STANDS
+from uploader.checks.validate import validate
 peaks = []
 for path, rows in zip(sys.argv[1:], (300, 30_000), strict=True):
     report = validate(Path(path), schema_path=None, delimiter=None, event_id=None, mapping=AS_IT_STANDS,

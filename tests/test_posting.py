@@ -21,17 +21,17 @@ from tests.billing_contract import BilledRow, Received, Respond, contract, scrip
 from tests.billing_server import BillingServer
 from tests.command import usage_rows
 from tests.full_disk import no_file_may_grow
-from uploader.calls import Call, Due
-from uploader.customers import Customers
-from uploader.errors import InputChangedError, LedgerFault
-from uploader.identity import EventIds, RunIdentity
-from uploader.ledger import Ledger
-from uploader.model import Outcome, Reason, RowState, UsageEvent
-from uploader.pacing import Pacing
-from uploader.posting import Posting
-from uploader.progress import Progress
-from uploader.sender import Connection, Sender
-from uploader.settings import Settings
+from uploader.ledger.ledger import Ledger
+from uploader.model.errors import InputChangedError, LedgerFault
+from uploader.model.identity import EventIds, RunIdentity
+from uploader.model.model import Outcome, Reason, RowState, UsageEvent
+from uploader.model.settings import Settings
+from uploader.pacing.pacing import Pacing
+from uploader.posting.calls import Call, Due
+from uploader.posting.customers import Customers
+from uploader.posting.posting import Posting
+from uploader.posting.progress import Progress
+from uploader.sender.sender import Connection, Sender
 
 MOST_ROWS_HELD = 10_000
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from uploader.errors import InputError
-from uploader.readers import UsageLog, open_usage_log
+from uploader.model.errors import InputError
+from uploader.readers.readers import UsageLog, open_usage_log
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -144,7 +144,7 @@ def test_reading_csv_does_not_load_pyarrow(tmp_path: Path) -> None:
     program = f"""
 import sys
 from pathlib import Path
-from uploader.readers import open_usage_log
+from uploader.readers.readers import open_usage_log
 with open_usage_log(Path({str(path)!r}), delimiter=None) as log:
     assert [row.text for batch in log.batches() for row in batch.rows] == ["1,2"]
 sys.exit("pyarrow" in sys.modules)

@@ -16,11 +16,11 @@ from tests.billing_answers import Answer, Then, reply
 from tests.billing_contract import Received, contract
 from tests.billing_server import BillingServer
 from tests.command import Home, cells, read_rows, usage_rows, write_csv
-from uploader.charts import lines, stacked_bars
-from uploader.findings import Largest, Moments
-from uploader.model import Reason
-from uploader.report import MEANING_BY_REASON, REMEDY_BY_REASON
-from uploader.results import OWN_COLUMNS
+from uploader.model.model import Reason
+from uploader.reports.charts import lines, stacked_bars
+from uploader.reports.findings import Largest, Moments
+from uploader.reports.report import MEANING_BY_REASON, REMEDY_BY_REASON
+from uploader.results.results import OWN_COLUMNS
 
 HOSTILE = '<script>window.hacked=1</script><img src=x onerror="window.hacked=1">"\'&amp;{{7*7}}'
 CHROMIUM = shutil.which("chromium")

@@ -16,8 +16,8 @@ import jsonschema_rs
 import pyarrow.parquet as pq
 import pytest
 
-from uploader.sandbox import SandboxProcess
-from uploader.sandbox_backend import SandboxSettings
+from uploader.sandbox.sandbox import SandboxProcess
+from uploader.sandbox.sandbox_backend import SandboxSettings
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "sample_data"

@@ -22,10 +22,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from uploader.errors import SettingsError, StoppedError
-from uploader.sandbox import SandboxProcess
-from uploader.sandbox_backend import Recorded, SandboxSettings
-from uploader.sandboxed import sandboxed
+from uploader.model.errors import SettingsError, StoppedError
+from uploader.sandbox.sandbox import SandboxProcess
+from uploader.sandbox.sandbox_backend import Recorded, SandboxSettings
+from uploader.sandbox.sandboxed import sandboxed
 
 ROOT = Path(__file__).parent.parent
 HEADERS = {"x-tenant-id": "acme", "x-device-id": "dev-1", "Content-Type": "application/json"}
@@ -419,7 +419,7 @@ def test_an_ipv6_address_stands_in_brackets() -> None:
 def test_a_missing_extra_is_named() -> None:
     """Without Starlette and uvicorn, asking for a sandbox says which extra to install."""
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from uploader.sandbox import *\n"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from uploader.sandbox.sandbox import *\n"
         "try: SandboxProcess(SandboxSettings()).__enter__()\n"
         "except SettingsError as error: print(error)"
     )
@@ -434,7 +434,7 @@ def test_a_missing_extra_is_named() -> None:
 def test_serve_announces_its_url_and_returns_at_a_signal(number: signal.Signals) -> None:
     """``serve`` tells where it listens, answers there, and returns at a signal with nothing to say."""
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from uploader.sandbox import *\n"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from uploader.sandbox.sandbox import *\n"
         "serve(SandboxSettings(), announce=lambda url: print(url, flush=True)); print('returned')"
     )
     with subprocess.Popen(
@@ -464,8 +464,8 @@ def test_the_process_ends_with_its_block() -> None:
 PARENT = f"""
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
-from uploader.sandbox import SandboxProcess
-from uploader.sandbox_backend import SandboxSettings
+from uploader.sandbox.sandbox import SandboxProcess
+from uploader.sandbox.sandbox_backend import SandboxSettings
 with SandboxProcess(SandboxSettings(latency_milliseconds=float(sys.argv[1]))) as sandbox:
     # Inside, since whoever reads the address may send the signal before the next statement.
     try:

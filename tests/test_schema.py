@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.command import EVENT_COLUMNS
-from uploader.errors import InputError, SchemaError
-from uploader.model import Cell, Outcome, Reason, Row, Units, UsageEvent
-from uploader.readers import open_usage_log
-from uploader.schema import RowCheck, RowSchema
+from uploader.model.errors import InputError, SchemaError
+from uploader.model.model import Cell, Outcome, Reason, Row, Units, UsageEvent
+from uploader.readers.readers import open_usage_log
+from uploader.schema.schema import RowCheck, RowSchema
 
 ROOT = Path(__file__).parent.parent
 LOG = Path("usage.csv")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from uploader.identity import RunIdentity
-from uploader.lock import holder
-from uploader.seen import SeenRows
+from uploader.ledger.lock import holder
+from uploader.ledger.seen import SeenRows
+from uploader.model.identity import RunIdentity
 
 
 def seen_by(folder: Path, content: str) -> SeenRows:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from uploader.errors import SettingsError
-from uploader.settings import DEFAULT_BASE_URL, Settings, normalised_base_url
+from uploader.model.errors import SettingsError
+from uploader.model.settings import DEFAULT_BASE_URL, Settings, normalised_base_url
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ import requests.utils
 
 from tests.billing_server import BillingServer
 from tests.command import COMMAND, EVENT_COLUMNS, Home, usage_rows, write_csv
-from uploader.books import Books
-from uploader.client import Route, settle_route
-from uploader.mapping import AS_IT_STANDS, ColumnMap
-from uploader.model import Row
-from uploader.overlap import RowSketches
-from uploader.readers import open_usage_log
-from uploader.schema import RowSchema
+from uploader.ledger.overlap import RowSketches
+from uploader.model.mapping import AS_IT_STANDS, ColumnMap
+from uploader.model.model import Row
+from uploader.readers.readers import open_usage_log
+from uploader.results.books import Books
+from uploader.schema.schema import RowSchema
+from uploader.sender.client import Route, settle_route
 
 NOT_NEEDED = {"requests", "urllib3", "charset_normalizer", "rich", "pandas", "pyarrow", "openpyxl", "jinja2", "pygal"}
 _OWN_THREADS = Path("/proc/self/task")

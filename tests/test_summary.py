@@ -19,11 +19,11 @@ from tests.billing_contract import Received, contract
 from tests.billing_server import BillingServer
 from tests.command import EVENT_COLUMNS, Ended, Home, ended, read_rows, usage_rows, write_csv
 from tests.held_back import HeldBack
-from uploader.books import Books
-from uploader.errors import ImbalanceError
-from uploader.file_report import FileReport
-from uploader.model import Outcome, Reason, RowState, Units
-from uploader.summary import exit_code_of, summarize
+from uploader.model.errors import ImbalanceError
+from uploader.model.model import Outcome, Reason, RowState, Units
+from uploader.posting.file_report import FileReport
+from uploader.results.books import Books
+from uploader.uploads.summary import exit_code_of, summarize
 
 SCHEMA = jsonschema_rs.Draft202012Validator(
     json.loads((Path(__file__).parents[1] / "schemas" / "summary.schema.json").read_text(encoding="utf-8")),

@@ -14,11 +14,11 @@ from tests.billing_answers import reply
 from tests.billing_server import BillingServer
 from tests.command import Ended, Home, ended, usage_rows, write_csv
 from uploader import upload
-from uploader.claims import Claim, Claims
-from uploader.errors import InputError, SettingsError
-from uploader.guards import InputFacts
-from uploader.local_disk import fleeting_file_system
-from uploader.model import UsageEvent
+from uploader.ledger.claims import Claim, Claims
+from uploader.ledger.local_disk import fleeting_file_system
+from uploader.model.errors import InputError, SettingsError
+from uploader.model.model import UsageEvent
+from uploader.uploads.guards import InputFacts
 
 _AS_ANYBODY = (
     ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"]
@@ -250,7 +250,7 @@ def test_a_wait_of_more_digits_than_a_number_has_is_said_in_seconds(
 @needs_linux
 def test_a_low_limit_on_open_files_costs_speed_alone() -> None:
     """So many calls are in flight at the most that log, ledger and results can be open beside them."""
-    script = "from uploader.descriptors import most_connections; print(most_connections(500, is_fixed=False))"
+    script = "from uploader.sender.descriptors import most_connections; print(most_connections(500, is_fixed=False))"
     command = ["prlimit", "--nofile=64", sys.executable, "-c", script]
     assert subprocess.run(command, check=True, timeout=60, capture_output=True, text=True).stdout == "24\n"
 
@@ -277,7 +277,8 @@ def test_two_uploads_of_one_program_keep_each_others_claims(tmp_path: Path) -> N
     first.stake(claims[:1])
     second = Claims(tmp_path)
     script = (
-        "import sys; from pathlib import Path; from uploader.claims import Claims; Claims(Path(sys.argv[1])).close()"
+        "import sys; from pathlib import Path; from uploader.ledger.claims import Claims; "
+        "Claims(Path(sys.argv[1])).close()"
     )
     subprocess.run([sys.executable, "-c", script, tmp_path], check=True, timeout=60)
     first.stake(claims[1:])

@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from uploader.timings import Timings
+from uploader.posting.timings import Timings
 
 
 def timings_of(durations: list[float], *, a_second: float) -> Timings:

@@ -23,8 +23,8 @@ from tests.billing_answers import Answer, Then, cut, drip, reply, unframed
 from tests.billing_contract import BilledRow, Received, contract
 from tests.billing_server import BillingServer
 from tests.command import EVENT_COLUMNS, Ended, Home, cells, read_rows, usage_rows, write_csv
-from uploader.identity import EventIds
-from uploader.run_file import known_run
+from uploader.ledger.run_file import known_run
+from uploader.model.identity import EventIds
 
 OWN_COLUMNS = [
     *("upload_row", "upload_status", "upload_reason", "upload_detail", "upload_replay", "upload_http_status"),

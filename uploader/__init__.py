@@ -6,11 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from uploader.client import MeterClient, post_meter_usage
-    from uploader.commands import replay, upload
-    from uploader.errors import RefusedError, UploaderError
-    from uploader.frames import read_results
-    from uploader.summary import FileSummary, Summary
+    from uploader.commands.commands import replay, upload
+    from uploader.model.errors import RefusedError, UploaderError
+    from uploader.reports.frames import read_results
+    from uploader.sender.client import MeterClient, post_meter_usage
+    from uploader.uploads.summary import FileSummary, Summary
 
 __all__ = [
     "FileSummary",
@@ -25,15 +25,15 @@ __all__ = [
 ]
 
 _MODULE_BY_NAME = {
-    "FileSummary": "summary",
-    "MeterClient": "client",
-    "RefusedError": "errors",
-    "Summary": "summary",
-    "UploaderError": "errors",
-    "post_meter_usage": "client",
-    "read_results": "frames",
-    "replay": "commands",
-    "upload": "commands",
+    "FileSummary": "uploads.summary",
+    "MeterClient": "sender.client",
+    "RefusedError": "model.errors",
+    "Summary": "uploads.summary",
+    "UploaderError": "model.errors",
+    "post_meter_usage": "sender.client",
+    "read_results": "reports.frames",
+    "replay": "commands.commands",
+    "upload": "commands.commands",
 }
 
 

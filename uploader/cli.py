@@ -15,11 +15,11 @@ from typing import NoReturn
 
 import click
 
-from uploader import cli_look, cli_post
-from uploader.descriptors import raise_limit
-from uploader.ending import end, exit_code_of_signal, last_words, log_the_end
-from uploader.errors import ExitCode, UploaderError
-from uploader.options import Voice
+from uploader.commands import cli_look, cli_post
+from uploader.commands.ending import end, exit_code_of_signal, last_words, log_the_end
+from uploader.commands.options import Voice
+from uploader.model.errors import ExitCode, UploaderError
+from uploader.sender.descriptors import raise_limit
 
 _ALLOCATIONS_BETWEEN_COLLECTIONS = 50_000
 """Rows make no cycles to be collected; at Python's 700 the search for them took a fiftieth of an upload."""
@@ -97,7 +97,7 @@ def _interrupted(number: int, _frame: object) -> NoReturn:
 
 def _complain(voice: Voice, text: str, *, exit_code: int, trace: str = "") -> NoReturn:
     if voice.log_format == "json":
-        from uploader.log_lines import LogLines  # noqa: PLC0415 -- heavy, see the top
+        from uploader.commands.log_lines import LogLines  # noqa: PLC0415 -- heavy, see the top
 
         facts: dict[str, str | int] = {"traceback": trace} if trace else {}
         log_the_end(LogLines("json"), exit_code, text=f"error: {text}", facts=facts)

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from tests.billing_answers import Answer, Then, chunked, interim, reply, unframed
 from tests.billing_server import BillingServer
 from tests.faults.tally import Extent
-from uploader import api
-from uploader.api import Exchange, Failure
-from uploader.model import UsageEvent
-from uploader.sender import Connection, Sender
-from uploader.settings import Settings
+from uploader.model import api
+from uploader.model.api import Exchange, Failure
+from uploader.model.model import UsageEvent
+from uploader.model.settings import Settings
+from uploader.sender.sender import Connection, Sender
 
 MOST_HEADS = 5
 EVENT = UsageEvent(tenant_id="acme", device_id="dev-1", meter_id="calls", total_usage=7)

@@ -18,12 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.faults.tally import Extent
-from uploader.errors import UploaderError
-from uploader.log_check import fitted_reader
-from uploader.mapping import AS_IT_STANDS
-from uploader.model import EVENT_COLUMNS, Row
-from uploader.readers import open_usage_log
-from uploader.schema import RowSchema
+from uploader.model.errors import UploaderError
+from uploader.model.mapping import AS_IT_STANDS
+from uploader.model.model import EVENT_COLUMNS, Row
+from uploader.readers.log_check import fitted_reader
+from uploader.readers.readers import open_usage_log
+from uploader.schema.schema import RowSchema
 
 HEADER = ",".join(EVENT_COLUMNS).encode()
 SCHEMA = RowSchema.load(None)

@@ -19,15 +19,15 @@ import pytest
 from tests.billing_answers import Answer, Then, reply
 from tests.billing_contract import Received, contract
 from tests.billing_server import BillingServer
-from uploader.desk import Watcher
-from uploader.errors import UploaderError
-from uploader.file_report import FileReport
-from uploader.judge import Permissions
-from uploader.notes import Level, Note
-from uploader.plan import Plan
-from uploader.replay_run import replay
-from uploader.settings import Settings
-from uploader.upload_run import upload
+from uploader.model.errors import UploaderError
+from uploader.model.notes import Level, Note
+from uploader.model.settings import Settings
+from uploader.posting.desk import Watcher
+from uploader.posting.file_report import FileReport
+from uploader.posting.plan import Plan
+from uploader.replays.judge import Permissions
+from uploader.replays.replay_run import replay
+from uploader.uploads.upload_run import upload
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- where an fsync costs nothing; a kill loses nothing there either
 QUICK_FOLDER = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None

@@ -31,9 +31,9 @@ from tests.replay.scene import (
     setting,
     whichever,
 )
-from uploader.judge import Permissions
-from uploader.progress import Progress
-from uploader.upload_run import upload
+from uploader.posting.progress import Progress
+from uploader.replays.judge import Permissions
+from uploader.uploads.upload_run import upload
 
 SHIPPED_SCHEMA = Path(__file__).parents[2] / "schemas" / "usage.schema.json"
 

@@ -41,10 +41,10 @@ from tests.replay.scene import (
     results_file,
     setting,
 )
-from uploader.console import next_steps
-from uploader.errors import RefusedError
-from uploader.judge import Permissions
-from uploader.results import OWN_COLUMNS
+from uploader.commands.console import next_steps
+from uploader.model.errors import RefusedError
+from uploader.replays.judge import Permissions
+from uploader.results.results import OWN_COLUMNS
 
 # --- stops, crashes, two at once --------------------------------------------------------------------------------------
 

@@ -31,13 +31,13 @@ from tests.replay.scene import (
     setting,
     whichever,
 )
-from uploader.console import next_steps
-from uploader.errors import InputError, LedgerRefusal, RefusedError
-from uploader.identity import EventIds
-from uploader.judge import Permissions
-from uploader.run_file import known_run
-from uploader.settings import Settings
-from uploader.upload_run import upload
+from uploader.commands.console import next_steps
+from uploader.ledger.run_file import known_run
+from uploader.model.errors import InputError, LedgerRefusal, RefusedError
+from uploader.model.identity import EventIds
+from uploader.model.settings import Settings
+from uploader.replays.judge import Permissions
+from uploader.uploads.upload_run import upload
 
 # --- whose row is it? -------------------------------------------------------------------------------------------------
 

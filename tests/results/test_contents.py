@@ -23,9 +23,9 @@ from tests.results.written import (
     usage_log,
     write_with_ledger,
 )
-from uploader.model import Outcome, Reason, RowState
-from uploader.readers import open_usage_log
-from uploader.results import OWN_COLUMNS
+from uploader.model.model import Outcome, Reason, RowState
+from uploader.readers.readers import open_usage_log
+from uploader.results.results import OWN_COLUMNS
 
 
 def test_our_columns_follow_the_inputs(usage_csv: Path) -> None:

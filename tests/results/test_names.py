@@ -21,8 +21,8 @@ from tests.results.written import (
     usage_log,
     write_with_ledger,
 )
-from uploader.errors import LedgerFault, SettingsError
-from uploader.reservation import Names
+from uploader.model.errors import LedgerFault, SettingsError
+from uploader.results.reservation import Names
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ import pytest
 
 from tests.full_disk import no_file_may_grow
 from tests.results.written import HEADER, Run, accepted, column, rejected, tree, write_with_ledger
-from uploader.errors import LedgerFault, RefusedError
-from uploader.readers import open_usage_log
-from uploader.reservation import Reservation, choose_names
+from uploader.model.errors import LedgerFault, RefusedError
+from uploader.readers.readers import open_usage_log
+from uploader.results.reservation import Reservation, choose_names
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -121,12 +121,12 @@ WRITER = """
 import sys
 from pathlib import Path
 
-from uploader.writing import reserved, write_out
-from uploader.identity import RunIdentity
-from uploader.ledger import Ledger
-from uploader.model import Outcome, Reason, RowState
-from uploader.readers import open_usage_log
-from uploader.reservation import choose_names
+from uploader.uploads.writing import reserved, write_out
+from uploader.model.identity import RunIdentity
+from uploader.ledger.ledger import Ledger
+from uploader.model.model import Outcome, Reason, RowState
+from uploader.readers.readers import open_usage_log
+from uploader.results.reservation import choose_names
 
 usage, ledgers, at = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 

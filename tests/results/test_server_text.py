@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.results.written import QUICK_FOLDER, Run, StateOf, column, usage_log
-from uploader.model import Outcome, Reason, RowState
-from uploader.reservation import Names
+from uploader.model.model import Outcome, Reason, RowState
+from uploader.results.reservation import Names
 
 WIDE_FORMULAS = ["\uff1d1", "\uff0b1", "\uff0d1", "\uff20x", "\ufe661", "\ufe621", "\ufe631", "\ufe6bx"]
 FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", *WIDE_FORMULAS]

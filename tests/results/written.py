@@ -13,15 +13,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from uploader.errors import LedgerFault
-from uploader.identity import RunIdentity
-from uploader.ledger import Ledger
-from uploader.model import Batch, Outcome, Reason, Row, RowState
-from uploader.parquet_log import AnnotatedParquetWriter, ParquetLog
-from uploader.readers import UsageLog, open_usage_log
-from uploader.reservation import Names, Reservation, choose_names
-from uploader.results import OWN_COLUMNS, write_results
-from uploader.writing import reserved, write_out
+from uploader.ledger.ledger import Ledger
+from uploader.model.errors import LedgerFault
+from uploader.model.identity import RunIdentity
+from uploader.model.model import Batch, Outcome, Reason, Row, RowState
+from uploader.readers.parquet_log import AnnotatedParquetWriter, ParquetLog
+from uploader.readers.readers import UsageLog, open_usage_log
+from uploader.results.reservation import Names, Reservation, choose_names
+from uploader.results.results import OWN_COLUMNS, write_results
+from uploader.uploads.writing import reserved, write_out
 
 HEADER = "tenant_id,device_id,meter_id,total_usage"
 INPUT = f"{HEADER}\nacme,d1,api,1\nglobex,d2,api,2\ninitech,d3,api,3\n"

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from tests.billing_answers import reply
 from tests.billing_server import BillingServer
-from uploader import api
-from uploader.api import Exchange, Failure, Request, Verdict
-from uploader.model import Reason, UsageEvent
-from uploader.sender import Connection, Sender
-from uploader.settings import Settings
+from uploader.model import api
+from uploader.model.api import Exchange, Failure, Request, Verdict
+from uploader.model.model import Reason, UsageEvent
+from uploader.model.settings import Settings
+from uploader.sender.sender import Connection, Sender
 
 EVT = {"id": "evt_1", "status": "recorded"}
 RIGHT = reply(201, EVT)

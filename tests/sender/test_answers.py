@@ -27,10 +27,10 @@ from tests.billing_answers import (
 from tests.billing_contract import Received, contract, scripted
 from tests.billing_server import BillingServer
 from tests.sender.calls import EVT, IMPATIENT_SECONDS, RIGHT, ended, post_one, post_to, sending
-from uploader import api
-from uploader.api import MOST_ANSWER_BYTES
-from uploader.model import Reason, UsageEvent
-from uploader.settings import Settings
+from uploader.model import api
+from uploader.model.api import MOST_ANSWER_BYTES
+from uploader.model.model import Reason, UsageEvent
+from uploader.model.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 

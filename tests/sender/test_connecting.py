@@ -28,12 +28,12 @@ from tests.sender.calls import (
     post_to,
     sending,
 )
-from uploader.connecting import connected
-from uploader.descriptors import most_sockets
-from uploader.dialling import Dialling
-from uploader.origin import Origin
-from uploader.resolver import Address, Resolver, in_turn
-from uploader.steps import Steps, UnconnectedError
+from uploader.sender.connecting import connected
+from uploader.sender.descriptors import most_sockets
+from uploader.sender.dialling import Dialling
+from uploader.sender.origin import Origin
+from uploader.sender.resolver import Address, Resolver, in_turn
+from uploader.sender.steps import Steps, UnconnectedError
 
 Given = TypeVar("Given")
 

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.billing_answers import chunked, http_1_0, interim, reply, unframed
-from uploader.answer_body import Answer
-from uploader.link import Link
-from uploader.origin import Origin
-from uploader.tls import context_for, wrapped
+from uploader.sender.answer_body import Answer
+from uploader.sender.link import Link
+from uploader.sender.origin import Origin
+from uploader.sender.tls import context_for, wrapped
 
 ORIGIN = Origin("http", "127.0.0.1", 80)
 EVT = {"id": "evt_1"}

@@ -31,8 +31,8 @@ from tests.sender.calls import (
     sending,
 )
 from tests.socks_proxy import SocksProxy
-from uploader.client import settle_route
-from uploader.model import Reason
+from uploader.model.model import Reason
+from uploader.sender.client import settle_route
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 

@@ -13,10 +13,10 @@ from tests.billing_answers import Answer, Then, reply
 from tests.billing_contract import Respond, contract, dying_when_reused, forwarding, scripted
 from tests.billing_server import BillingServer
 from tests.sender.calls import EVT, RIGHT, ended, judged, post_all, post_one, post_to, sending
-from uploader import api
-from uploader.model import Reason
-from uploader.sender import Sender
-from uploader.settings import Settings
+from uploader.model import api
+from uploader.model.model import Reason
+from uploader.model.settings import Settings
+from uploader.sender.sender import Sender
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 

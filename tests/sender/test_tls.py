@@ -23,7 +23,7 @@ from tests.sender.calls import (
     post_to,
     sending,
 )
-from uploader.model import Reason
+from uploader.model.model import Reason
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 

@@ -17,11 +17,11 @@ from tests.billing_contract import Received, contract, scripted
 from tests.billing_server import BillingServer
 from tests.dead_ports import refusing_port, silent_port
 from tests.sender.calls import IMPATIENT_SECONDS, RIGHT, Clock, ended, judged, post_all, post_one, post_to, sending
-from uploader import api
-from uploader.api import Failure, Request
-from uploader.model import Reason, UsageEvent
-from uploader.sender import Connection, Sender
-from uploader.settings import Settings
+from uploader.model import api
+from uploader.model.api import Failure, Request
+from uploader.model.model import Reason, UsageEvent
+from uploader.model.settings import Settings
+from uploader.sender.sender import Connection, Sender
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 TCP_SOCKETS = Path("/proc/net/tcp")

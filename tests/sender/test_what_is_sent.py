@@ -24,10 +24,10 @@ from tests.sender.calls import (
     post_to,
     sending,
 )
-from uploader import api
-from uploader.api import Request
-from uploader.model import Reason, UsageEvent
-from uploader.settings import Settings
+from uploader.model import api
+from uploader.model.api import Request
+from uploader.model.model import Reason, UsageEvent
+from uploader.model.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 

@@ -19,11 +19,11 @@ from tests.benchmark.stub import Stub, nginx_stub
 from tests.benchmark.table import Grid, Row, Section, UnmeasuredError, at_most, median_ratio
 from tests.benchmark.usage import COLUMNS, usage_rows
 from tests.command import Home
-from uploader.identity import RunIdentity
-from uploader.ledger import Ledger
-from uploader.overlap import RowSketch
-from uploader.run_file import known_run, ledger_path, run_ids
-from uploader.seen import SeenRows
+from uploader.ledger.ledger import Ledger
+from uploader.ledger.overlap import RowSketch
+from uploader.ledger.run_file import known_run, ledger_path, run_ids
+from uploader.ledger.seen import SeenRows
+from uploader.model.identity import RunIdentity
 
 NAME = "growth"
 TITLE = "Cost as it grows"

@@ -127,7 +127,8 @@ def _shares(stacks: Iterable[str]) -> Counter[tuple[str, str]]:
 def _stage(frames: list[re.Match[str]]) -> str:
     if any("importlib" in frame["path"] for frame in frames):
         return _STARTING
-    ours = [Path(frame["path"]).stem for frame in frames if Path(frame["path"]).parent.name == "uploader"]
+    paths = [Path(frame["path"]) for frame in frames]
+    ours = [path.stem for path in paths if "uploader" in (path.parent.name, path.parent.parent.name)]
     if not ours or ours[-1] == "cli":
         return _STARTING
     return STAGE_BY_FILE.get(ours[-1], _LOOP)

@@ -1,0 +1,1 @@
+"""The nouns of the field, the settings, and the backend's contract: what everything else speaks of."""

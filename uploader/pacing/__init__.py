@@ -1,0 +1,1 @@
+"""How many calls at once, how fast, when to wait, when to stop."""

@@ -1,0 +1,1 @@
+"""Rows that are due: customer known, marked as sending, posted, recorded."""

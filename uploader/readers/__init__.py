@@ -1,0 +1,1 @@
+"""A usage log in any format: numbered rows, and the usage events in them."""

@@ -1,0 +1,1 @@
+"""A metering backend on one's own machine, to try uploads against."""

@@ -1,0 +1,1 @@
+"""A row judged by the schema: a usage event, or every problem it has."""

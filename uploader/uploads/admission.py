@@ -1,0 +1,315 @@
+"""How an upload begins: the first pass over its log, every guard, and the run in the ledger; nothing is posted yet."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from uploader.ledger.database import unusable
+from uploader.ledger.glance import Glance, nearest_folder
+from uploader.ledger.ledger import Knowledge, Ledger
+from uploader.ledger.lock import turn
+from uploader.ledger.marker import demand_known_marks
+from uploader.ledger.overlap import RowSketches, merged
+from uploader.ledger.run_file import RunFacts, is_known, remembered
+from uploader.ledger.seen import SeenRows
+from uploader.model.identity import RunIdentity
+from uploader.model.model import Outcome, UsageEvent
+from uploader.model.notes import Level, Note
+from uploader.posting.plan import Plan
+from uploader.readers.event_reader import EventReader
+from uploader.readers.log_check import demand_within_budget
+from uploader.readers.readers import UsageLog
+from uploader.results.books import Books
+from uploader.results.reservation import Names, Reservation, choose_names, files_beside, results_folder
+from uploader.uploads.guards import (
+    InputFacts,
+    choose_run,
+    demand_another,
+    demand_known_results,
+    demand_room,
+    demand_schema,
+    note_of_copy,
+)
+from uploader.uploads.overlap_guard import (
+    demand_little_overlap,
+    demand_little_overlap_since,
+    demand_not_grown,
+    demand_other_events,
+    demand_other_events_since,
+    distinct,
+)
+from uploader.uploads.own_events import OwnEvents, demand_known_claims, own_events_of
+from uploader.uploads.writing import reserved
+
+
+def sketches_of(log: UsageLog, plan: Plan) -> RowSketches:
+    """Begin to sketch the rows of a usage log."""
+    return RowSketches(log.columns, mapping=plan.mapping, path=log.path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstPass:
+    """What the first pass over a log finds.
+
+    bad: the numbers of the rows that are invalid or malformed; of a run with a failure budget alone.
+    """
+
+    books: Books
+    sketches: RowSketches
+    bad: array[int]
+
+
+def read_through(log: UsageLog, reader: EventReader, plan: Plan, *, say: Callable[[Note], None]) -> FirstPass:
+    """Make the first pass: read every row, post nothing; afterwards the log's hash and row count are known.
+
+    Raises:
+        InputError: the file is broken.
+    """
+    books = Books()
+    sketches = sketches_of(log, plan)
+    bad = array("Q")
+    for batch in log.batches():
+        books.take_in_all(rows=len(batch.rows), stated=reader.check.units_stated(batch.rows))
+        sketches.add_all([row.cells for row in batch.rows if not row.fault])
+        if plan.max_failed is not None:
+            bad.extend(row.number for row in batch.rows if isinstance(reader.event(row), Outcome))
+    say(Note(f"{log.row_count:,} rows read", "file_read", path=log.path, counts={"rows": log.row_count}))
+    if log.row_count == 0:
+        say(Note("it has no row: is its export whole?", "no_rows", level=Level.WARNING, path=log.path))
+    return FirstPass(books=books, sketches=sketches, bad=bad)
+
+
+def _demand_few_bad(log: UsageLog, bad: array[int], plan: Plan, identity: RunIdentity) -> None:
+    """Refuse a log too many of whose rows are bad; those that a replay corrected and posted are none.
+
+    Raises:
+        InputError: they are more than the failure budget allows.
+    """
+    if plan.max_failed is not None and len(bad) > plan.max_failed.most_failed(rows=log.row_count):
+        corrected = Glance.at(plan.ledger_folder, identity).known(bad)
+        demand_within_budget(log, len(bad) - len(corrected), plan.max_failed)
+
+
+def admitted_run(
+    log: UsageLog,
+    input_facts: InputFacts,
+    first_pass: FirstPass,
+    plan: Plan,
+    *,
+    path_by_run_id: Mapping[str, Path],
+    say: Callable[[Note], None],
+) -> tuple[RunIdentity, SeenRows]:
+    """Choose the run that this upload begins or continues, past every guard; say what is odd and no reason to refuse.
+
+    Gives with it what other runs posted.
+
+    path_by_run_id: the files of this command before this one.
+
+    Raises:
+        LedgerRefusal: a guard forbids it; nothing was posted.
+        InputError: more of its rows are bad than the failure budget allows.
+    """
+    rows = first_pass.sketches
+    first = RunIdentity(
+        base_url=plan.settings.base_url,
+        period=plan.period,
+        content_sha256=log.content_sha256,
+        mapping=plan.mapping,
+    )
+    identity = choose_run(plan.ledger_folder, first, input_facts, asks_for_all_again=plan.again, event_id=plan.event_id)
+    demand_schema(log.path, _latest_known(plan.ledger_folder, identity), schema_path=plan.schema_path)
+    demand_another(log.path, identity, rows=log.row_count, path_by_run_id=path_by_run_id)
+    _demand_few_bad(log, first_pass.bad, plan, identity)
+    if plan.event_id is not None:  # before anything is made, though the claims' own door asks too
+        demand_known_claims(plan.ledger_folder)
+    knows = functools.partial(is_known, plan.ledger_folder)
+    best = next(names_for(log, plan)).results
+    with results_folder(best.parent):
+        demand_known_results(
+            (names.results for names in names_for(log, plan)),
+            files_beside(best),
+            first,
+            delimiter=log.delimiter,
+            knows=knows,
+            ledger_folder=plan.ledger_folder,
+        )
+        demand_known_marks(best.parent, input_name=log.path.name, knows=knows, ledger_folder=plan.ledger_folder)
+    seen = SeenRows(plan.ledger_folder, identity, event_id=plan.event_id)
+    if not knows(identity.run_id) and not plan.again and not plan.allow_overlap:
+        for sketch in rows.each():
+            demand_not_grown(seen, sketch, path=log.path)
+        demand_other_events(seen, rows.events, path=log.path, columns=rows.columns)
+        for note in distinct(demand_little_overlap(seen, sketch, path=log.path) for sketch in rows.each()):
+            say(replace(note, run_id=identity.run_id))
+    return identity, seen
+
+
+def _latest_known(folder: Path, identity: RunIdentity) -> RunFacts:
+    """Give what is remembered of a run or, of one that ``--again`` is to begin, of the one before it."""
+    if (facts := remembered(folder, identity.run_id)) or not identity.again:
+        return facts
+    return remembered(folder, replace(identity, again=identity.again - 1).run_id)
+
+
+def _rows_to_go(log: UsageLog, reader: EventReader, known: Knowledge, plan: Plan) -> RowSketches:
+    """Sketch the rows that a run which goes on would post."""
+    sketch = sketches_of(log, plan)
+    for batch in log.batches():
+        before = known.known([row.number for row in batch.rows])
+        sketch.add_all(
+            [
+                row.cells
+                for row in batch.rows
+                if not (row.number in before and before[row.number].outcome.may_be_recorded)
+                and isinstance(reader.event(row), UsageEvent)
+            ]
+        )
+    return sketch
+
+
+def demand_fit_to_go_on(
+    log: UsageLog,
+    reader: EventReader,
+    input_facts: InputFacts,
+    plan: Plan,
+    seen: SeenRows,
+    *,
+    known: Knowledge,
+    facts: RunFacts,
+) -> list[Note]:
+    """Compare a run that goes on with what others did since, and see whether the ledger's disk can hold the rest of it.
+
+    known: what the run's ledger knows of its rows, and ``facts`` of itself.
+
+    Gives what is odd and no reason to refuse.
+
+    Raises:
+        LedgerRefusal: others posted most of its rows, or there is no room; nothing was posted by this command.
+    """
+    notes = _others_since(log, reader, plan, seen, known=known, facts=facts)
+    copy = note_of_copy(input_facts, facts.get("input_path"), event_id=plan.event_id) if log.row_count else None
+    demand_room(nearest_folder(plan.ledger_folder), rows=log.row_count - known.history().may_be_recorded)
+    return notes if copy is None else [*notes, copy]
+
+
+def _others_since(
+    log: UsageLog, reader: EventReader, plan: Plan, seen: SeenRows, *, known: Knowledge, facts: RunFacts
+) -> list[Note]:
+    """Compare the rows that a run which goes on would post with what others posted since; one that begins has been.
+
+    Raises:
+        LedgerRefusal: most of them were posted.
+    """
+    if "compared" not in facts or plan.allow_overlap:
+        return []
+    if known.history().may_be_recorded == log.row_count:
+        return []
+    to_go = functools.cache(lambda: _rows_to_go(log, reader, known, plan))
+    way_on = (
+        "if these are the same events, put those that no run has posted into a file of their own and upload that with "
+        "--allow-overlap"
+    )
+    since = facts["compared"]
+    demand_other_events_since(seen, lambda: to_go().events(), since, path=log.path, place=log.path, way_on=way_on)
+    return demand_little_overlap_since(
+        seen,
+        since,
+        lambda: to_go().each(),
+        path=log.path,
+        which="the rows that it has still to post",
+        way_on=way_on,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """An upload that has begun, or goes on.
+
+    own_events: the claims of its events; None where these have no ids of their own.
+    seen:       keeps the sketch of its rows: of all of them, until the run's end tells which were posted.
+    """
+
+    ledger: Ledger
+    own_events: OwnEvents | None
+    reservation: Reservation
+    seen: SeenRows
+
+
+@contextlib.contextmanager
+def admitted(
+    log: UsageLog,
+    reader: EventReader,
+    plan: Plan,
+    *,
+    input_facts: InputFacts,
+    first_pass: FirstPass,
+    path_by_run_id: Mapping[str, Path],
+    say: Callable[[Note], None],
+    should_stop: Callable[[], bool],
+) -> Iterator[Admitted]:
+    """Begin or continue the run of a log that was read through; hold its ledger and its results' names meanwhile.
+
+    Uploads begin one at a time: what the guards of one look for is known as soon as the one before it has begun.
+
+    Raises:
+        LedgerRefusal: a guard forbids it, or the ledger cannot be used; nothing was posted.
+        InputError: more of its rows are bad than the failure budget allows.
+        StoppedError: ``should_stop`` said so while others began.
+    """
+    with contextlib.ExitStack() as held:
+        with turn_to_begin(log.path, plan.ledger_folder, say=say, should_stop=should_stop):
+            identity, seen = admitted_run(log, input_facts, first_pass, plan, path_by_run_id=path_by_run_id, say=say)
+            ledger = held.enter_context(Ledger(plan.ledger_folder, identity))
+            for note in demand_fit_to_go_on(log, reader, input_facts, plan, seen, known=ledger, facts=ledger.facts()):
+                say(replace(note, run_id=identity.run_id))
+            own_events = held.enter_context(own_events_of(ledger, reader))
+            reservation = held.enter_context(reserved(names_for(log, plan), log, ledger, rows=log.row_count))
+            ledger.begin(
+                path=log.path,
+                columns=log.columns,
+                facts=[input_facts.name, input_facts.modified_nanoseconds],
+                rows=log.row_count,
+                event_id=plan.event_id,
+                schema_path=plan.schema_path,
+                compared=seen.checksums(),
+            )
+            rows = first_pass.sketches
+            seen.keep(rows.to_bytes())
+            # Those that it has kept may be of replays, which corrected some.
+            seen.keep_events(merged([*seen.kept_events(), rows.events()]), path=log.path, columns=rows.columns)
+            if ledger.history().may_be_recorded < log.row_count:
+                seen.keep_log(rows.each(), path=log.path)
+        yield Admitted(ledger=ledger, own_events=own_events, reservation=reservation, seen=seen)
+
+
+@contextlib.contextmanager
+def turn_to_begin(
+    path: Path, ledger_folder: Path, *, say: Callable[[Note], None], should_stop: Callable[[], bool]
+) -> Iterator[None]:
+    """Hold the turn of those commands of a ledger that are about to post.
+
+    path: the file that waits, to be said.
+
+    Raises:
+        LedgerRefusal: the turn cannot be had.
+        StoppedError: ``should_stop`` said so while others began.
+    """
+    waiting = Note("waits while another upload begins", "waiting_to_begin", path=path)
+    lock = ledger_folder / "beginning.lock"
+    with contextlib.ExitStack() as held:
+        try:
+            ledger_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            held.enter_context(turn(lock, waits=lambda: say(waiting), should_stop=should_stop))
+        except OSError as error:
+            raise unusable(ledger_folder, error) from error
+        yield
+
+
+def names_for(log: UsageLog, plan: Plan) -> Iterator[Names]:
+    """Give the names that the results may take, the best first."""
+    return choose_names(log, results=plan.results, results_dir=plan.results_dir)
