@@ -19,21 +19,21 @@ def test_a_sketch_that_is_moved_while_others_are_read_is_passed_over(tmp_path: P
     """Its run has ended just then; it is found among the earlier ones, which are read later."""
     log = tmp_path / "usage.csv"
     for content in ("a", "b"):
-        seen_by(tmp_path / "ledger", content).keep_events(content.encode(), path=log, columns=[content])
+        seen_by(tmp_path / "ledger", content).events.keep(content.encode(), path=log, columns=[content])
     reader = seen_by(tmp_path / "ledger", "c")
-    others = reader.events_in_place_of(log, columns=None)
+    others = reader.events.last_at(log, columns=None)
     first, _ = next(others)
-    runs = [run for run, _ in reader.events_in_place_of(log, columns=None)]
-    seen_by(tmp_path / "ledger", "d").replace_events(log, of=runs)
+    runs = [run for run, _ in reader.events.last_at(log, columns=None)]
+    seen_by(tmp_path / "ledger", "d").events.replace(log, of=runs)
     assert [*others] == []
-    assert {run for run, _ in reader.replaced_events(log, columns=["c"])} == set(runs)
+    assert {run for run, _ in reader.events.replaced_at(log, columns=["c"])} == set(runs)
     assert first in runs
 
 
 def test_the_sketches_of_a_place_are_changed_by_one_run_at_a_time(tmp_path: Path) -> None:
     """Else one would be written back to where another has just moved it from."""
     seen = seen_by(tmp_path / "ledger", "a")
-    seen.keep_events(b"a", path=tmp_path / "usage.csv", columns=["a"])
+    seen.events.keep(b"a", path=tmp_path / "usage.csv", columns=["a"])
     held: list[str] = []
 
     def changed(events: bytes) -> bytes:
@@ -41,6 +41,6 @@ def test_the_sketches_of_a_place_are_changed_by_one_run_at_a_time(tmp_path: Path
         held.append(holder(lock))
         return events + b"b"
 
-    seen.change_events(changed)
+    seen.events.change(changed)
     assert held == ["another process"]
-    assert seen.kept_events() == [b"ab"]
+    assert seen.events.own() == [b"ab"]

@@ -65,7 +65,7 @@ class ReplaySketch:
             LedgerFault: the sketch cannot be written.
         """
         seen.keep_replays(merged(filter(None, [before, *(sketches.to_bytes() for sketches in self._sketches)])))
-        seen.change_events(lambda events: merged([events, self.events()]))
+        seen.events.change(lambda events: merged([events, self.events()]))
 
 
 def keep_log_if_posted(seen: SeenRows, ledger: Ledger) -> None:

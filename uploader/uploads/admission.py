@@ -281,7 +281,7 @@ def admitted(
             rows = first_pass.sketches
             seen.keep(rows.to_bytes())
             # Those that it has kept may be of replays, which corrected some.
-            seen.keep_events(merged([*seen.kept_events(), rows.events()]), path=log.path, columns=rows.columns)
+            seen.events.keep(merged([*seen.events.own(), rows.events()]), path=log.path, columns=rows.columns)
             if ledger.history().may_be_recorded < log.row_count:
                 seen.keep_log(rows.each(), path=log.path)
         yield Admitted(ledger=ledger, own_events=own_events, reservation=reservation, seen=seen)

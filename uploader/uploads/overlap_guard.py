@@ -55,10 +55,10 @@ def demand_other_events(seen: SeenRows, events: Callable[[], bytes], *, path: Pa
     Raises:
         LedgerRefusal: nothing was posted.
     """
-    for run, earlier in seen.events_in_place_of(path, columns=columns):
+    for run, earlier in seen.events.last_at(path, columns=columns):
         if count := _events_again(events(), run, earlier):
             _refuse_if_posted(seen, path, run, count, way_on=_REPLAY_OR_APART)
-    for run, earlier in seen.replaced_events(path, columns=columns):
+    for run, earlier in seen.events.replaced_at(path, columns=columns):
         if (count := _most_of(events(), run, earlier)) and not _are_of_the_last(seen, events(), path=path):
             _refuse_if_posted(seen, path, run, count, way_on=_REPLAY_OR_APART)
 
@@ -75,8 +75,8 @@ def demand_other_events_since(
     Raises:
         LedgerRefusal: nothing was posted.
     """
-    for run, later in seen.events_since(place, since):
-        if count := _events_again(events(), run, later):
+    for run, later in seen.events.all_at(place):
+        if seen.has_posted_since(run, since) and (count := _events_again(events(), run, later)):
             _refuse_if_posted(seen, path, run, count, way_on=way_on)
 
 
@@ -89,12 +89,12 @@ def take_place_if_posted(seen: SeenRows, *, path: Path, rows: int, posted: int, 
         LedgerFault: that cannot be kept.
     """
     if posted > _MOST_SHARE * rows:
-        seen.replace_events(path, of=compared)
+        seen.events.replace(path, of=compared)
 
 
 def _are_of_the_last(seen: SeenRows, events: bytes, *, path: Path) -> bool:
     """Tell whether most of some events are those of the last log in a place, too, as where all nights are alike."""
-    last = seen.events_in_place_of(path, columns=None)
+    last = seen.events.last_at(path, columns=None)
     return any(_most_of(events, run, kept) and seen.may_have_posted(run) for run, kept in last)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from uploader.ledger.ledger import Ledger
 from uploader.ledger.marker import Marker
-from uploader.ledger.seen import place_of
+from uploader.ledger.sketch_files import place_of
 from uploader.model.errors import LedgerFault, SettingsError, StoppedError, UploaderError
 from uploader.model.identity import EventIds
 from uploader.model.notes import Level, Note

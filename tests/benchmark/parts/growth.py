@@ -174,7 +174,7 @@ def _fill(folder: Path, template: Path, base_url: str, *, runs: int) -> None:
             sketch.add([str(cell) for cell in row])
         seen = SeenRows(folder, identity, event_id=None)
         seen.keep(sketch.to_bytes())
-        seen.keep_events(sketch.to_bytes(), path=folder / f"night-{night}.csv", columns=COLUMNS)
+        seen.events.keep(sketch.to_bytes(), path=folder / f"night-{night}.csv", columns=COLUMNS)
 
 
 def _seconds_to_go_on(bench: Bench, home: Home, server: Backend, command: list[str | Path]) -> float:
