@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.simulated_backend import Answered, Backend, Story, always, simulate, stepwise
+from uploader.pacing.ceiling import Refused
 
 FIXED = (8, 32, 64, 128)
 
@@ -22,8 +23,11 @@ class Scene:
     commit_seconds: float = 300e-6
     stall_seconds: float = 0.0
 
-    def run(self, concurrency: int | None) -> Story:
-        """Post to a fresh copy of the backend; None for the adaptive limit."""
+    def run(self, concurrency: int | None, *, refused: Refused | None = None) -> Story:
+        """Post to a fresh copy of the backend; None for the adaptive limit.
+
+        refused: what an earlier run found of it.
+        """
         return simulate(
             self.backend(),
             seconds=self.seconds,
@@ -31,6 +35,7 @@ class Scene:
             row_seconds=self.row_seconds,
             commit_seconds=self.commit_seconds,
             stall_seconds=self.stall_seconds,
+            refused=refused,
         )
 
     def rate(self, story: Story) -> float:

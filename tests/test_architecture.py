@@ -43,7 +43,7 @@ HOUSE: list[dict[str, list[str]]] = [
             "glance",
             "ledger",
             "adopted edits run_totals seen",
-            "claims marker run_file seen_events",
+            "claims found_limits marker run_file seen_events",
             "sketch_files",
             "database durable local_disk lock overlap",
         ],

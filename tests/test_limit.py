@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import pytest
 
 from tests.pacing_scenes import FIXED, SCENES
 from tests.simulated_backend import Answered, Backend, Story, always, simulate, stepwise
 from uploader.model.settings import MOST_IN_FLIGHT
+from uploader.pacing.ceiling import Refused
 from uploader.pacing.limit import FIRST_LIMIT, AdaptiveLimit
 
 TAKEN = dict.fromkeys(SCENES, 0.9) | {"shedding earlier": 0.8}
@@ -122,6 +124,35 @@ def test_refusals_become_rarer() -> None:
     late = sum(moment.answered is Answered.SHED for moment in long.between(240, 300))
     assert late < early <= 12
     assert long.in_doubt <= 25
+
+
+@pytest.mark.parametrize("scene", ["shedding", "shedding soon", "losing", "pacing"])
+def test_the_next_command_knows_where_the_backend_refused(scene: str) -> None:
+    """It leaves fewer rows in doubt than the first, none within its first ten seconds, and is as fast."""
+    first = story(scene)
+    assert first.refused is not None
+    second = SCENES[scene].run(None, refused=first.refused)
+    assert second.in_doubt < first.in_doubt or first.in_doubt == 0
+    assert all(moment.answered is Answered.ACCEPTED for moment in second.between(0, 10))
+    assert SCENES[scene].rate(second) >= 0.99 * SCENES[scene].rate(first)
+
+
+def test_what_was_found_holds_for_a_while_alone() -> None:
+    """A backend that takes far more than the last command found is asked again after ten seconds."""
+    run = replace(SCENES["far"], seconds=40).run(None, refused=Refused(calls=2.0, seconds=2.0))
+    assert max(run.limits(0, 10)) == 1
+    assert run.in_doubt == 0
+    assert min(run.limits(39, 40)) > 100
+
+
+def test_nothing_is_known_of_a_backend_that_refused_nothing_or_is_in_trouble() -> None:
+    """The next command finds out by itself, then; and after a fixed limit, which finds nothing out."""
+    assert story("queueing").refused is None
+    assert SCENES["shedding"].run(128).refused is None
+    lost = Backend(workers=always(100), service_seconds=always(0.1), most_held=stepwise((0, 40), (2, 0)))
+    gone = simulate(lost, seconds=40)
+    assert gone.refused is None
+    assert gone.in_doubt
 
 
 def test_a_capped_rate_keeps_the_limit_small() -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 
 import pytest
 
+from tests.billing_answers import reply
+from tests.billing_contract import contract
 from tests.billing_server import BillingServer
 from tests.command import Home, cells, ended, read_rows, usage_rows, write_csv
 from tests.held_back import HeldBack
+from uploader.ledger.found_limits import found_limit, keep_limit
+from uploader.pacing.ceiling import Refused
 
 FIRST_LIMIT = 4
 
@@ -38,6 +43,55 @@ def test_the_limit_rises_with_the_answers(home: Home, billing_server: BillingSer
         held_back.release()
         assert ended(process).exit_code == 0
     assert billing_server.billed() == dict.fromkeys(rows, 1)
+
+
+def test_the_next_command_begins_below_where_the_backend_refused(home: Home, billing_server: BillingServer) -> None:
+    """When the third post was asked to wait, no more than three are in flight in another file's upload thereafter."""
+    posts = itertools.count(1)
+    asked_to_wait = reply(429, {"detail": "slow down"})
+    billing_server.respond = lambda received: (
+        asked_to_wait if received.method == "POST" and next(posts) == 3 else contract(received)
+    )
+    write_csv(home.folder / "monday.csv", usage_rows(8))
+    assert home.run_here("upload", "monday.csv").exit_code == 0
+    before = len(billing_server.posts)
+    billing_server.respond = held_back = HeldBack(answered=100)
+    write_csv(home.folder / "tuesday.csv", usage_rows(300, tenants=["acme"]))
+    with home.started("upload", "tuesday.csv") as process:
+        billing_server.wait_for(posts=before + 101)
+        process.send_signal(signal.SIGINT)
+        held_back.release()
+        assert ended(process).exit_code == 130
+    assert len(billing_server.posts) <= before + 100 + 3
+
+
+def test_a_dry_run_keeps_nothing_of_the_backend(home: Home, billing_server: BillingServer) -> None:
+    """As it writes nothing else."""
+    look_ups = itertools.count(1)
+    asked_to_wait = reply(429, {"detail": "slow down"})
+    billing_server.respond = lambda received: asked_to_wait if next(look_ups) == 2 else contract(received)
+    write_csv(home.folder / "usage.csv", usage_rows(20))
+    done = home.run_here("upload", "usage.csv", "--dry-run")
+    assert done.exit_code == 0, done.said
+    assert not [*home.ledger.rglob("*.json")]
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"[0, 2]", b"[NaN, 2]", b"[8, -1]", b"[8, Infinity]", b"\xff"])
+def test_what_was_found_is_left_aside_when_it_makes_no_sense(
+    home: Home, billing_server: BillingServer, content: bytes
+) -> None:
+    """A damaged file of it stops nothing, and holds nothing back; nor does one that cannot be written."""
+    keep_limit(home.ledger, Refused(8.0, 2.0), base_url=billing_server.base_url)
+    assert found_limit(home.ledger, base_url=billing_server.base_url) == (8.0, 2.0)
+    (kept,) = home.ledger.glob("limits/*.json")
+    kept.write_bytes(content)
+    assert found_limit(home.ledger, base_url=billing_server.base_url) is None
+    kept.unlink()
+    kept.parent.rmdir()
+    kept.parent.touch()
+    keep_limit(home.ledger, Refused(8.0, 2.0), base_url=billing_server.base_url)
+    write_csv(home.folder / "usage.csv", usage_rows(3))
+    assert home.run_here("upload", "usage.csv").exit_code == 0
 
 
 def test_a_capped_rate_holds_posts_back_but_no_look_up(home: Home, billing_server: BillingServer) -> None:

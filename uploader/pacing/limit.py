@@ -20,6 +20,7 @@ import enum
 import math
 from dataclasses import replace
 
+from uploader.pacing.ceiling import Refused
 from uploader.pacing.climb import UNQUESTIONED, Climb
 from uploader.pacing.measured import MeasuredLevel, Window
 from uploader.pacing.refusals import Refusals
@@ -58,10 +59,11 @@ class _Phase(enum.Enum):
 class AdaptiveLimit:
     """The number of calls that may be in flight, look-ups and posts together.
 
-    most: it never goes above this.
+    most:    it never goes above this.
+    refused: where an earlier command met refusals; it stays below that for a while.
     """
 
-    def __init__(self, *, most: int) -> None:
+    def __init__(self, *, most: int, refused: Refused | None = None) -> None:
         self._most = float(most)
         self._limit = float(min(FIRST_LIMIT, most))
         self._target = float(min(UNQUESTIONED, most))
@@ -74,6 +76,7 @@ class AdaptiveLimit:
         self._hold_seconds = _FIRST_HOLD_SECONDS
         self._next_trial_seconds = 0.0
         self._refusals = Refusals(limit=self._limit)
+        self._to_recall = refused
         self._steady_since_seconds = -math.inf
         self._window: Window | None = None
         self._is_window_due = False
@@ -84,11 +87,20 @@ class AdaptiveLimit:
         """The limit."""
         return int(self._limit)
 
+    @property
+    def refused(self) -> Refused | None:
+        """Where calls were refused the last time, here or in an earlier command; None when none were."""
+        return self._to_recall or self._refusals.last
+
     def note_turn(self, *, now_seconds: float, in_flight: int, waited_seconds: float) -> None:
         """Learn, before further calls start, how full the limit was.
 
         waited_seconds: how long this process has slept in all, waiting for answers.
         """
+        if self._to_recall is not None:
+            self._refusals.recall(self._to_recall, now_seconds=now_seconds)
+            self._to_recall = None
+            self._go_to(min(self._target, self._highest(now_seconds)), now_seconds=now_seconds)
         self._climb.note_turn(limit=self.current, in_flight=in_flight)
         self._refusals.note_limit(self._limit, in_flight=in_flight, now_seconds=now_seconds)
         if self._is_window_due:

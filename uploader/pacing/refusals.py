@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from uploader.pacing.ceiling import Ceiling
+from uploader.pacing.ceiling import Ceiling, Refused
 
 _MOST_TOO_MANY = 1 / 8  # of the limit: the climb never goes further past what the backend holds
 _SPARED_SECONDS = 10.0  # a row in doubt costs a person longer than that, and a limit a little too low costs little
@@ -21,6 +21,15 @@ class Refusals:
         self._first_seconds = -math.inf
         self._count = 0
         self._spared_until_seconds = -math.inf
+
+    @property
+    def last(self) -> Refused | None:
+        """Where calls were refused the last time; None when none were."""
+        return self._ceiling.refused
+
+    def recall(self, refused: Refused, *, now_seconds: float) -> None:
+        """Begin with what an earlier command found."""
+        self._ceiling.recall(refused, until_seconds=now_seconds + max(refused.seconds, _SPARED_SECONDS))
 
     def note_limit(self, limit: float, *, in_flight: int, now_seconds: float) -> None:
         """Learn the limit under which calls start now; a lower one holds only once a call may start under it."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from uploader.ledger.found_limits import found_limit, keep_limit
 from uploader.ledger.ledger import History, Ledger
 from uploader.ledger.run_file import has_accepted_rows
 from uploader.model.errors import UploaderError
@@ -121,6 +122,11 @@ class Desk:
             Note("posting begins", "posting_begun", path=path, run_id=ledger.identity.run_id, counts=counts)
         )
 
+    def keep_limit(self) -> None:
+        """Have the next command to this backend know where it refused calls."""
+        if self.pacing.refused is not None:
+            keep_limit(self.plan.ledger_folder, self.pacing.refused, base_url=self.plan.settings.base_url)
+
     def report_of_error(self, path: Path, error: UploaderError, start: Start) -> FileReport:
         """Report a file that could not be finished, with the calls that were made for it all the same."""
         if self._begun is None or self._begun[0].path != path:
@@ -183,6 +189,7 @@ def open_desk(plan: Plan, watcher: Watcher) -> Iterator[Desk]:
         chance=random.Random(),  # noqa: S311 -- jitter, not a secret
         was_good_before=lambda: has_accepted_rows(plan.ledger_folder, base_url=settings.base_url),
         max_rate_per_second=settings.max_rate,
+        refused=found_limit(plan.ledger_folder, base_url=settings.base_url),
     )
     with contextlib.closing(sender):
         yield Desk(

@@ -36,7 +36,9 @@ def upload(paths: Sequence[Path], *, plan: Plan, watcher: Watcher) -> list[FileR
     """
     logs = each_once(paths, plan, say=watcher.say)
     with open_desk(plan, watcher) as desk:
-        return [_with_its_last_word(_upload_or_say_why_not(path, desk), desk) for path in logs]
+        reports = [_with_its_last_word(_upload_or_say_why_not(path, desk), desk) for path in logs]
+        desk.keep_limit()
+        return reports
 
 
 def each_once(paths: Sequence[Path], plan: Plan, *, say: Callable[[Note], None]) -> list[Path]:

@@ -12,10 +12,14 @@ from tests.benchmark.bench import Bench, upload_command
 from tests.benchmark.process import Cost, measured
 from tests.benchmark.table import Grid, Row, Section, UnmeasuredError, at_least, unmeasured
 from tests.command import Home
+from uploader.ledger.found_limits import found_limit, keep_limit
+from uploader.model.settings import normalised_base_url
+from uploader.pacing.ceiling import Refused
 
 NAME = "pacing"
 TITLE = "Pacing: `--concurrency auto` beside fixed settings"
 _AUTO = "auto"
+_NEXT_NIGHT = "auto, the night after"
 _FIXED = ("8", "32", "64", "128", "256")
 _LEAST_SHARE = 0.9
 _TIMEOUT_SECONDS = "1"
@@ -55,11 +59,12 @@ _SERVERS = {
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What one run came to; ``is_stopped`` when the uploader gave up."""
+    """What one run came to; ``is_stopped`` when the uploader gave up, ``refused`` what it found of the server."""
 
     rows_per_second: float
     in_doubt: int
     is_stopped: bool
+    refused: Refused | None
 
 
 @dataclass(slots=True)
@@ -96,16 +101,25 @@ class _Trial:
 def measure(bench: Bench) -> Section:
     """Run every setting on every server, in turn, round by round; the hopeless ones once."""
     trials = {(name, setting): _Trial() for name in _SERVERS for setting in (_AUTO, *_FIXED)}
+    next_nights = {name: _Trial() for name in _SERVERS}
     for number in range(bench.scale.pacing_rounds):
         for (name, setting), trial in trials.items():
             if setting != _AUTO and _is_hopeless(name, setting, trials):
                 continue
             bench.say(f"round {number + 1}: {name} server, {setting}")
             try:
-                trial.runs.append(_run(bench, _SERVERS[name], setting))
+                run = _run(bench, _SERVERS[name], setting)
+                trial.runs.append(run)
+                if run.refused is not None:
+                    bench.say(f"round {number + 1}: {name} server, {_NEXT_NIGHT}")
+                    next_nights[name].runs.append(_run(bench, _SERVERS[name], setting, refused=run.refused))
             except UnmeasuredError as error:
                 trial.why_not = error
     rows = [row for name in _SERVERS for row in _verdicts(name, trials)]
+    for name, trial in next_nights.items():
+        if trial.runs:
+            rows += _verdicts(name, trials | {(name, _AUTO): trial}, when=", the night after")
+            trials[name, _NEXT_NIGHT] = trial
     header = ("server", *(f"`{setting}`" for setting in (_AUTO, *_FIXED)))
     lines = [
         (f"{name}: {server.words}", *(trials[name, setting].told for setting in (_AUTO, *_FIXED)))
@@ -125,11 +139,15 @@ def _is_hopeless(name: str, setting: str, trials: dict[tuple[str, str], _Trial])
     return setting in rates and rates[setting] < _HOPELESS_SHARE * max(rates.values())
 
 
-def _run(bench: Bench, server: _Server, setting: str) -> _Run:
+def _run(bench: Bench, server: _Server, setting: str, *, refused: Refused | None = None) -> _Run:
+    """Post to a fresh copy of a server; ``refused`` is what the ledger knows of it from a night before."""
     share = bench.scale.pacing_share
     rows = int(server.rows * share)
     log = bench.log(rows=rows, tenants=_TENANTS)
     with backend(server.behaviour) as running, bench.home(running.base_url) as home:
+        base_url = normalised_base_url(running.base_url)
+        if refused is not None:
+            keep_limit(home.ledger, refused, base_url=base_url)
         command = upload_command(log, "--concurrency", setting, "--timeout", _TIMEOUT_SECONDS)
         cost = measured(
             home.command(*command),
@@ -139,7 +157,12 @@ def _run(bench: Bench, server: _Server, setting: str) -> _Run:
         )
         if cost.exit_code not in (*_FINISHED, _STOPPED_EARLY, _INTERRUPTED):
             cost.demand_success(f"uploader upload --concurrency {setting}")
-        return _Run(running.seen().recorded_per_second, _rows_in_doubt(home, cost), cost.exit_code == _STOPPED_EARLY)
+        return _Run(
+            rows_per_second=running.seen().recorded_per_second,
+            in_doubt=_rows_in_doubt(home, cost),
+            is_stopped=cost.exit_code == _STOPPED_EARLY,
+            refused=found_limit(home.ledger, base_url=base_url),
+        )
 
 
 class _TimeIsOver:
@@ -171,9 +194,9 @@ def _rows_in_doubt(home: Home, cost: Cost) -> int:
         return sum(row["upload_reason"] == "in_doubt" for row in csv.DictReader(file))
 
 
-def _verdicts(name: str, trials: dict[tuple[str, str], _Trial]) -> list[Row]:
+def _verdicts(name: str, trials: dict[tuple[str, str], _Trial], *, when: str = "") -> list[Row]:
     """Compare ``auto`` with the quickest fixed setting, among those with which no run gave up if there are such."""
-    what = f"{name}: rows/s of `auto` / of the best fixed setting"
+    what = f"{name}{when}: rows/s of `auto` / of the best fixed setting"
     auto = trials[name, _AUTO]
     if auto.why_not:
         return [unmeasured(what, auto.why_not, target=f"at least {_LEAST_SHARE}")]
@@ -184,7 +207,7 @@ def _verdicts(name: str, trials: dict[tuple[str, str], _Trial]) -> list[Row]:
     return [
         at_least(what, auto.rows_per_second / fixed[best].rows_per_second, _LEAST_SHARE, note=f"the best is {best}"),
         Row(
-            what=f"{name}: rows in doubt with `auto`",
+            what=f"{name}{when}: rows in doubt with `auto`",
             value=f"{ours:,.0f}",
             target=f"fewer than with {best}: {theirs:,.0f}" if theirs else f"none, as with {best}",
             is_met=ours < theirs or ours == theirs == 0,
