@@ -13,20 +13,25 @@ PACKAGE = Path(__file__).parents[1] / "uploader"
 
 HOUSE: list[dict[str, list[str]]] = [
     {"": ["cli"]},
-    {"commands": ["cli_look cli_post", "ending options", "commands console effective log_lines"]},
+    {"commands": ["cli_look cli_post", "ending options", "console effective for_programs log_lines"]},
     {
         "checks": ["dry_run", "doctor dry_events validate"],
         "sandbox": ["sandboxed", "sandbox", "sandbox_backend"],
     },
     {
-        "replays": ["replay_run", "replay_admission", "adoption judge moved_cells replay_sketch"],
-        "reports": ["export report", "charts documents findings frames runs workbook"],
+        "replays": [
+            "replay_run",
+            "replay_admission",
+            "adoption judge moved_cells replay_sketch",
+            "moved_cells_guard replay_log spreadsheets",
+        ],
+        "reports": ["export report", "charts documents findings frames runs summary workbook"],
     },
     {
         "uploads": [
             "upload_run",
             "admission due_rows settled_rows",
-            "guards naming overlap_guard own_events summary writing",
+            "guards naming overlap_guard own_events",
         ]
     },
     {
@@ -34,17 +39,17 @@ HOUSE: list[dict[str, list[str]]] = [
             "desk",
             "file_report posting",
             "progress",
-            "calls customers pacing_notes plan timings",
+            "calls customers pacing_notes timings",
         ]
     },
-    {"results": ["replay_log", "books results", "amounts reservation spreadsheets"]},
+    {"results": ["writing", "books results", "amounts own_files reservation"]},
     {
         "ledger": [
-            "glance",
+            "glance ledger_folder",
             "ledger",
-            "adopted edits run_totals seen",
-            "claims found_limits marker run_file seen_events",
-            "sketch_files",
+            "edits run_totals seen",
+            "adopted found_limits run_file seen_events",
+            "claims marker run_facts sketch_files",
             "database durable local_disk lock overlap",
         ],
         "readers": [
@@ -62,13 +67,13 @@ HOUSE: list[dict[str, list[str]]] = [
             "sender",
             "dialling",
             "connecting link proxies",
-            "answer_body steps",
-            "answer_head client descriptors origin resolver socks tls",
+            "answer_body client steps",
+            "answer_head descriptors origin resolver route socks tls",
         ],
     },
     {
         "model": [
-            "api identity",
+            "api identity plan",
             "configuration mapping model settings",
             "errors notes records shell wording",
         ]
@@ -93,7 +98,7 @@ FILES_BY_LIBRARY = {
     "jsonschema_rs": "schema",
     "sqlite3": "database",
     "datasketches": "overlap",
-    "requests": "client",
+    "requests": "client route",
     "openpyxl": "xlsx_log",
     "xlsxwriter": "workbook",
     "backports": "content",

@@ -20,7 +20,8 @@ from tests.billing_server import BillingServer
 from tests.dead_ports import refusing_port, silent_port
 from tests.socks_proxy import SocksProxy
 from uploader.model.errors import SettingsError
-from uploader.sender.client import MeterClient, Route, post_meter_usage, settle_route
+from uploader.sender.client import MeterClient, post_meter_usage
+from uploader.sender.route import Route, settle_route
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 

@@ -22,7 +22,7 @@ from tests.billing_contract import Received, contract
 from tests.command import EVENT_COLUMNS, Home, cells, ended, read_rows
 from uploader.model.errors import InputChangedError, InputError
 from uploader.readers.xlsx_log import NoText, XlsxLog
-from uploader.results.replay_log import open_own_file
+from uploader.results.own_files import open_own_file
 from uploader.results.results import OWN_COLUMNS
 
 HOSTILE_TEXTS = {

@@ -18,7 +18,7 @@ from tests.billing_contract import Received, contract
 from tests.billing_server import BillingServer
 from tests.command import EVENT_COLUMNS, Home, cells, read_rows, write_csv
 from tests.test_export import HOSTILE_TEXTS, uploaded
-from uploader.results.replay_log import open_own_file
+from uploader.results.own_files import open_own_file
 
 SESSION = Path(__file__).with_name("libreoffice_session.py")
 ITS_PYTHON = "/usr/bin/python3"

@@ -20,7 +20,7 @@ from uploader.model.model import Row
 from uploader.readers.readers import open_usage_log
 from uploader.results.books import Books
 from uploader.schema.schema import RowSchema
-from uploader.sender.client import Route, settle_route
+from uploader.sender.route import Route, settle_route
 
 NOT_NEEDED = {"requests", "urllib3", "charset_normalizer", "rich", "pandas", "pyarrow", "openpyxl", "jinja2", "pygal"}
 _OWN_THREADS = Path("/proc/self/task")

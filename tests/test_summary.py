@@ -22,8 +22,8 @@ from tests.held_back import HeldBack
 from uploader.model.errors import ImbalanceError
 from uploader.model.model import Outcome, Reason, RowState, Units
 from uploader.posting.file_report import FileReport
+from uploader.reports.summary import exit_code_of, summarize
 from uploader.results.books import Books
-from uploader.uploads.summary import exit_code_of, summarize
 
 SCHEMA = jsonschema_rs.Draft202012Validator(
     json.loads((Path(__file__).parents[1] / "schemas" / "summary.schema.json").read_text(encoding="utf-8")),

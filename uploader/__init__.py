@@ -6,11 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from uploader.commands.commands import replay, upload
+    from uploader.commands.for_programs import replay, upload
     from uploader.model.errors import RefusedError, UploaderError
     from uploader.reports.frames import read_results
+    from uploader.reports.summary import FileSummary, Summary
     from uploader.sender.client import MeterClient, post_meter_usage
-    from uploader.uploads.summary import FileSummary, Summary
 
 __all__ = [
     "FileSummary",
@@ -25,15 +25,15 @@ __all__ = [
 ]
 
 _MODULE_BY_NAME = {
-    "FileSummary": "uploads.summary",
+    "FileSummary": "reports.summary",
     "MeterClient": "sender.client",
     "RefusedError": "model.errors",
-    "Summary": "uploads.summary",
+    "Summary": "reports.summary",
     "UploaderError": "model.errors",
     "post_meter_usage": "sender.client",
     "read_results": "reports.frames",
-    "replay": "commands.commands",
-    "upload": "commands.commands",
+    "replay": "commands.for_programs",
+    "upload": "commands.for_programs",
 }
 
 

@@ -21,10 +21,10 @@ from tests.billing_contract import Received, contract
 from tests.billing_server import BillingServer
 from uploader.model.errors import UploaderError
 from uploader.model.notes import Level, Note
+from uploader.model.plan import Plan
 from uploader.model.settings import Settings
 from uploader.posting.desk import Watcher
 from uploader.posting.file_report import FileReport
-from uploader.posting.plan import Plan
 from uploader.replays.judge import Permissions
 from uploader.replays.replay_run import replay
 from uploader.uploads.upload_run import upload

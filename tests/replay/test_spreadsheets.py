@@ -32,7 +32,7 @@ from tests.replay.scene import (
     setting,
     whichever,
 )
-from uploader.results.spreadsheets import damaged_columns, edited_columns
+from uploader.replays.spreadsheets import damaged_columns, edited_columns
 
 DAMAGE = [
     ("00123", "123"),

@@ -20,9 +20,9 @@ from tests.billing_contract import Received
 from tests.billing_server import BillingServer
 from tests.results.written import HEADER, QUICK_FOLDER, Run, column, rejected, reread, usage_log
 from uploader.model.errors import InputError
+from uploader.model.plan import Plan
 from uploader.model.settings import Settings
 from uploader.posting.desk import Watcher
-from uploader.posting.plan import Plan
 from uploader.results.results import OWN_COLUMNS
 from uploader.uploads.upload_run import upload
 

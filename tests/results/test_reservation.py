@@ -121,7 +121,7 @@ WRITER = """
 import sys
 from pathlib import Path
 
-from uploader.uploads.writing import reserved, write_out
+from uploader.results.writing import reserved, write_out
 from uploader.model.identity import RunIdentity
 from uploader.ledger.ledger import Ledger
 from uploader.model.model import Outcome, Reason, RowState

@@ -21,7 +21,7 @@ from uploader.readers.parquet_log import AnnotatedParquetWriter, ParquetLog
 from uploader.readers.readers import UsageLog, open_usage_log
 from uploader.results.reservation import Names, Reservation, choose_names
 from uploader.results.results import OWN_COLUMNS, write_results
-from uploader.uploads.writing import reserved, write_out
+from uploader.results.writing import reserved, write_out
 
 HEADER = "tenant_id,device_id,meter_id,total_usage"
 INPUT = f"{HEADER}\nacme,d1,api,1\nglobex,d2,api,2\ninitech,d3,api,3\n"

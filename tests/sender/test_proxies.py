@@ -32,7 +32,7 @@ from tests.sender.calls import (
 )
 from tests.socks_proxy import SocksProxy
 from uploader.model.model import Reason
-from uploader.sender.client import settle_route
+from uploader.sender.route import settle_route
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 

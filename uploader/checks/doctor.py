@@ -17,22 +17,22 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from uploader.ledger.glance import nearest_folder, try_ledger_folder
+from uploader.ledger.ledger_folder import nearest_folder, try_ledger_folder
 from uploader.ledger.local_disk import fleeting_file_system
 from uploader.model import api
 from uploader.model.errors import UploaderError
 from uploader.model.model import Reason, UsageEvent
+from uploader.model.plan import Plan
 from uploader.model.settings import Settings
 from uploader.model.shell import as_argument
 from uploader.model.wording import shown
-from uploader.posting.plan import Plan
 from uploader.readers.log_check import fitted_reader
 from uploader.readers.readers import open_usage_log
 from uploader.schema.schema import RowSchema
-from uploader.sender.client import Route, settle_route
 from uploader.sender.origin import origin_of
 from uploader.sender.proxies import proxy_of
 from uploader.sender.resolver import Resolver
+from uploader.sender.route import Route, settle_route
 from uploader.sender.sender import Connection, Sender
 from uploader.sender.tls import context_for, in_words
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from uploader.checks.dry_events import dry_events
-from uploader.ledger.glance import Glance, try_ledger_folder
+from uploader.ledger.glance import Glance
 from uploader.ledger.ledger import Sending
+from uploader.ledger.ledger_folder import try_ledger_folder
 from uploader.ledger.overlap import RowSketches
 from uploader.ledger.run_file import remembered
 from uploader.ledger.seen import COMPARED_WITH_NONE, SeenRows
@@ -22,10 +23,10 @@ from uploader.model.api import Verdict
 from uploader.model.errors import StoppedError, UploaderError
 from uploader.model.identity import EventIds, RunIdentity
 from uploader.model.model import REPLAY_BY_REASON, Outcome, Reason, RowState
+from uploader.model.plan import Plan
 from uploader.posting.customers import Customers
 from uploader.posting.desk import Desk, Watcher, open_desk
 from uploader.posting.file_report import FileReport, Start, complaint_about
-from uploader.posting.plan import Plan
 from uploader.posting.progress import Progress
 from uploader.readers.readers import UsageLog, open_usage_log
 from uploader.results.books import Books, Entry

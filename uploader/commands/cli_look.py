@@ -45,7 +45,7 @@ def validate(files: tuple[Path, ...], *, max_failed: str | None, report: Path | 
     from uploader.checks.validate import validate as run  # noqa: PLC0415 -- likewise
     from uploader.posting.file_report import FileReport, complaint_about  # noqa: PLC0415 -- likewise
     from uploader.reports import documents  # noqa: PLC0415 -- heavy, see the top
-    from uploader.uploads.summary import exit_code_of  # noqa: PLC0415 -- likewise
+    from uploader.reports.summary import exit_code_of  # noqa: PLC0415 -- likewise
 
     if report:
         documents.demand_place(report, documents.REPORT)

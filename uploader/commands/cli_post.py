@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from uploader.commands.console import Display
     from uploader.commands.log_lines import LogLines
     from uploader.model.notes import Note
+    from uploader.model.plan import Plan
     from uploader.posting.desk import Watcher
     from uploader.posting.file_report import FileReport
-    from uploader.posting.plan import Plan
 
 
 @click.command(short_help="Post each row of usage logs once.")
@@ -86,7 +86,7 @@ def _sandboxed(options: dict[str, Any]) -> AbstractContextManager[Callable[[], s
 
 def _run_dry(files: tuple[Path, ...], options: dict[str, Any], noted: list[int]) -> NoReturn:
     from uploader.checks.dry_run import dry_run, told  # noqa: PLC0415 -- heavy, see the top
-    from uploader.uploads.summary import exit_code_of  # noqa: PLC0415 -- likewise
+    from uploader.reports.summary import exit_code_of  # noqa: PLC0415 -- likewise
 
     _demand_places(options)
     display = _display(options["log_format"])
@@ -140,7 +140,7 @@ def _run(
     and_say: Callable[[], str] | None = None,
 ) -> None:
     from uploader.commands.console import next_steps, summary  # noqa: PLC0415 -- heavy, see the top
-    from uploader.uploads.summary import exit_code_of  # noqa: PLC0415 -- likewise
+    from uploader.reports.summary import exit_code_of  # noqa: PLC0415 -- likewise
 
     begun_at = datetime.now(timezone.utc)
     _demand_places(options)
@@ -208,7 +208,7 @@ def _write_documents(
 ) -> int:
     """Write summary and report, and give the exit code: to lack one is a stop, and the same command mends it."""
     from uploader.reports import documents  # noqa: PLC0415 -- heavy, see the top
-    from uploader.uploads.summary import summarize  # noqa: PLC0415 -- likewise
+    from uploader.reports.summary import summarize  # noqa: PLC0415 -- likewise
 
     summary = summarize(
         reports,

@@ -17,8 +17,8 @@ from click.core import ParameterSource
 from uploader.model.configuration import Configuration, Kind, default_ledger_folder, find_configuration
 from uploader.model.errors import SettingsError
 from uploader.model.mapping import ColumnMap
+from uploader.model.plan import Plan
 from uploader.model.settings import Settings, key_in, key_of_environment, normalised_base_url, parse_concurrency
-from uploader.posting.plan import Plan
 
 _NOTED = "uploader.model.settings"
 _OF_UPLOADS = ("results", "period", "event_id", "max_failed", "again", "allow_overlap")

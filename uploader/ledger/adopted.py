@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from uploader.ledger.database import Database
-from uploader.ledger.run_file import RunFacts, keep_facts
+from uploader.ledger.run_facts import RunFacts, keep_facts
 from uploader.model.errors import InputError
 from uploader.model.identity import RunIdentity
 from uploader.model.model import RowState

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from uploader.ledger.database import Database, unusable
+from uploader.ledger.database import Database
 from uploader.ledger.edits import own_ids_in
-from uploader.ledger.ledger import History, Ledger, is_in
-from uploader.ledger.run_file import facts_in, in_a_range, islands, looked_at
+from uploader.ledger.ledger import History, is_in
+from uploader.ledger.run_facts import facts_in
+from uploader.ledger.run_file import in_a_range, islands, looked_at
 from uploader.model.identity import RunIdentity
 from uploader.model.model import Outcome, Reason, RowState
 
@@ -83,28 +81,6 @@ class Glance:
             last_row=max((last for _, last in (*accepted, *self.in_doubt)), default=0),
             at_milliseconds=0,
         )
-
-
-def try_ledger_folder(folder: Path) -> None:
-    """Begin a throw-away run on the disk where the ledger is, or would be, and take it away again.
-
-    Raises:
-        LedgerRefusal: no run could begin there.
-    """
-    identity = RunIdentity(base_url="", period="", content_sha256="")
-    try:
-        for kept in (folder / "beginning.lock", folder / "claims.sqlite", *folder.glob("seen/*"), folder / "seen"):
-            if kept.exists() and not os.access(kept, os.R_OK | os.W_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(kept))
-        with tempfile.TemporaryDirectory(prefix=".uploader-try-", dir=nearest_folder(folder)) as scratch:
-            Ledger(Path(scratch), identity).close()
-    except OSError as error:
-        raise unusable(folder, error) from error
-
-
-def nearest_folder(folder: Path) -> Path:
-    """Give the folder, or the nearest one above it that is there: where it would be made."""
-    return next(place for place in (folder, *folder.absolute().parents) if place.exists())
 
 
 def _ranges(database: Database, query: str) -> list[tuple[int, int]]:

@@ -21,16 +21,8 @@ from uploader.ledger.database import Database, question_marks, unusable
 from uploader.ledger.edits import Edits
 from uploader.ledger.local_disk import network_file_system
 from uploader.ledger.lock import Lock
-from uploader.ledger.run_file import (
-    LEDGER_VERSION,
-    TABLES,
-    RunFacts,
-    accepted_in,
-    facts_in,
-    islands,
-    keep_facts,
-    ledger_path,
-)
+from uploader.ledger.run_facts import RunFacts, accepted_in, facts_in, keep_facts
+from uploader.ledger.run_file import LEDGER_VERSION, TABLES, islands, ledger_path
 from uploader.ledger.run_totals import keep_units_uploaded, run_totals
 from uploader.model.errors import LedgerRefusal
 from uploader.model.identity import EventIds, RunIdentity

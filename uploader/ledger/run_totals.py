@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from uploader.ledger.database import Database
-from uploader.ledger.run_file import in_a_range, keep_facts
+from uploader.ledger.run_facts import keep_facts
+from uploader.ledger.run_file import in_a_range
 from uploader.model.model import Reason
 
 _ACCEPTED = "accepted"

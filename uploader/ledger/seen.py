@@ -8,7 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from uploader.ledger.durable import disk_faults
-from uploader.ledger.run_file import accepted_in, remembered
+from uploader.ledger.run_facts import accepted_in
+from uploader.ledger.run_file import remembered
 from uploader.ledger.seen_events import SeenEvents
 from uploader.ledger.sketch_files import (
     LogName,

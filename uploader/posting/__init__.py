@@ -1,1 +1,1 @@
-"""Rows that are due: customer known, marked as sending, posted, recorded."""
+"""Rows that are due: customer known, marked as sending, posted, recorded; and what lives for a whole command."""

@@ -14,20 +14,20 @@ from uploader.ledger.ledger import History, Ledger
 from uploader.ledger.run_file import has_accepted_rows
 from uploader.model.errors import UploaderError
 from uploader.model.notes import Note
+from uploader.model.plan import Plan
 from uploader.pacing.pacing import Pacing
 from uploader.posting.calls import Call
 from uploader.posting.customers import Customers
 from uploader.posting.file_report import FileReport, Start
 from uploader.posting.pacing_notes import PacingNotes
-from uploader.posting.plan import Plan
 from uploader.posting.posting import Posting, Recorder, over_budget
 from uploader.posting.progress import Progress
 from uploader.readers.event_reader import EventReader
 from uploader.readers.log_check import fitted_reader
 from uploader.readers.readers import UsageLog
 from uploader.schema.schema import RowSchema
-from uploader.sender.client import settle_route
 from uploader.sender.descriptors import most_connections
+from uploader.sender.route import settle_route
 from uploader.sender.sender import Connection, Sender
 
 

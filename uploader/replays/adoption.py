@@ -17,15 +17,17 @@ from uploader.ledger.adopted import AdoptedRow
 from uploader.ledger.ledger import Ledger
 from uploader.ledger.marker import mark_of
 from uploader.ledger.overlap import RowSketches
-from uploader.ledger.run_file import accepted_in, is_known
+from uploader.ledger.run_facts import accepted_in
+from uploader.ledger.run_file import is_known
 from uploader.ledger.seen import SeenRows
 from uploader.model.errors import InputError, LedgerRefusal
 from uploader.model.identity import RUN_ID, RunIdentity
 from uploader.model.model import Outcome, Reason, Replay, RowState, Status, now_milliseconds
 from uploader.model.notes import Level, Note
-from uploader.posting.plan import Plan
+from uploader.model.plan import Plan
+from uploader.replays.replay_log import ReplayEntry, ReplayLog
 from uploader.results.books import Books
-from uploader.results.replay_log import ReplayEntry, ReplayLog, open_own_file
+from uploader.results.own_files import open_own_file
 from uploader.results.reservation import name_reserved_by
 from uploader.schema.schema import RowCheck
 

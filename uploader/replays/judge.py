@@ -17,9 +17,9 @@ from uploader.model.model import EVENT_COLUMNS, Outcome, Reason, Row, RowState, 
 from uploader.model.wording import shown, values_in_words
 from uploader.posting.calls import Due
 from uploader.readers.event_reader import EventReader
-from uploader.results.replay_log import ReplayEntry
+from uploader.replays.replay_log import ReplayEntry
+from uploader.replays.spreadsheets import damaged_columns, edited_columns
 from uploader.results.results import NOT_SENT
-from uploader.results.spreadsheets import damaged_columns, edited_columns
 
 _OTHERS_HAVE_THE_EVENT = frozenset({Reason.DUPLICATE, Reason.CONFLICT})
 _WORDS_THAT_SEND = frozenset({"", "yes", "fix", "confirm", "resend"})

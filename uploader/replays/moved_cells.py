@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from uploader.model.model import EVENT_COLUMNS
-from uploader.results.spreadsheets import edited_columns
+from uploader.replays.spreadsheets import edited_columns
 
 _MANY_CELLS = 10
 """More than are by chance what other rows had."""

@@ -15,26 +15,23 @@ from uploader.model.identity import RunIdentity
 from uploader.model.mapping import ColumnMap
 from uploader.model.model import UsageEvent
 from uploader.model.notes import Note
+from uploader.model.plan import Plan
 from uploader.posting.desk import Watcher
-from uploader.posting.plan import Plan
 from uploader.readers.event_reader import EventReader
 from uploader.replays.judge import Judge, Permissions
 from uploader.replays.moved_cells import MovedCells
+from uploader.replays.moved_cells_guard import demand_cells_in_their_rows
+from uploader.replays.replay_log import NOBODYS, ReplayLog
 from uploader.replays.replay_sketch import ReplaySketch
+from uploader.replays.spreadsheets import edited_columns
 from uploader.results.books import Books
-from uploader.results.replay_log import NOBODYS, ReplayLog
 from uploader.results.reservation import Reservation, choose_replay_names
-from uploader.results.spreadsheets import edited_columns
+from uploader.results.writing import reserved
 from uploader.schema.schema import RowCheck, RowSchema
 from uploader.uploads.admission import turn_to_begin
 from uploader.uploads.guards import demand_schema
-from uploader.uploads.overlap_guard import (
-    demand_cells_in_their_rows,
-    demand_little_overlap_since,
-    demand_other_events_since,
-)
+from uploader.uploads.overlap_guard import demand_little_overlap_since, demand_other_events_since
 from uploader.uploads.own_events import OwnEvents, own_events_of
-from uploader.uploads.writing import reserved
 
 
 def mapping_of(log: ReplayLog, plan: Plan) -> ColumnMap:

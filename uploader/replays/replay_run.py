@@ -7,24 +7,25 @@ from dataclasses import replace
 from pathlib import Path
 
 from uploader.ledger.ledger import Ledger
-from uploader.ledger.run_file import failed_in
+from uploader.ledger.run_facts import failed_in
 from uploader.model.errors import UploaderError
 from uploader.model.model import Batch, RowState
 from uploader.model.notes import Level, Note
+from uploader.model.plan import Plan
 from uploader.posting.calls import Due
 from uploader.posting.desk import Desk, Watcher, open_desk
 from uploader.posting.file_report import FileReport, Start, report_of_run
-from uploader.posting.plan import Plan
 from uploader.posting.progress import Progress
 from uploader.replays.adoption import adopt
 from uploader.replays.judge import Judge, Kept, Permissions
 from uploader.replays.replay_admission import AdmittedReplay, admitted_replay, fitted_check, mapping_of, read_through
+from uploader.replays.replay_log import ReplayLog
 from uploader.replays.replay_sketch import ReplaySketch, keep_log_if_posted
 from uploader.results.books import Books
-from uploader.results.replay_log import ReplayLog, open_own_file
+from uploader.results.own_files import open_own_file
+from uploader.results.writing import results_note, write_out
 from uploader.schema.schema import RowCheck
 from uploader.uploads.own_events import OwnEvents
-from uploader.uploads.writing import results_note, write_out
 
 
 def replay(path: Path, *, plan: Plan, watcher: Watcher, permissions: Permissions) -> FileReport:

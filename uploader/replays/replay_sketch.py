@@ -9,7 +9,7 @@ from uploader.ledger.ledger import Ledger
 from uploader.ledger.overlap import RowSketches, merged
 from uploader.ledger.seen import SeenRows
 from uploader.model.model import EVENT_COLUMNS, Cell
-from uploader.results.replay_log import ReplayEntry, ReplayLog
+from uploader.replays.replay_log import ReplayEntry, ReplayLog
 from uploader.uploads.overlap_guard import take_place_if_posted
 
 

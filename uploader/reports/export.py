@@ -17,7 +17,7 @@ from uploader.model.model import Row
 from uploader.model.shell import as_argument
 from uploader.readers.readers import UsageLog
 from uploader.reports.workbook import MOST_CHARACTERS, MOST_COLUMNS, MOST_ROWS, Workbook
-from uploader.results.replay_log import demand_own_columns, open_own_file
+from uploader.results.own_files import demand_own_columns, open_own_file
 
 _WORKBOOK = ".xlsx"
 _LOST_EXTENSIONS = frozenset({".csv", ".tsv", ".parquet", ".pq", ".gz", ".bz2", ".zst"})

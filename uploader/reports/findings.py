@@ -11,7 +11,7 @@ from pathlib import Path
 from uploader.model.mapping import ColumnMap
 from uploader.model.model import EVENT_COLUMNS, Outcome, Reason, Row, Status, Units, UsageEvent, cell_text
 from uploader.results.books import Entry
-from uploader.results.replay_log import demand_own_columns, open_own_file
+from uploader.results.own_files import demand_own_columns, open_own_file
 from uploader.results.results import OWN_COLUMNS
 from uploader.schema.schema import RowSchema
 

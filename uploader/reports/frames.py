@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uploader.model.model import cell_text
-from uploader.results.replay_log import demand_own_columns, open_own_file
+from uploader.results.own_files import demand_own_columns, open_own_file
 from uploader.results.results import OWN_COLUMNS
 
 if TYPE_CHECKING:

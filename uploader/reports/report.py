@@ -20,7 +20,7 @@ from uploader.model.shell import as_argument
 from uploader.posting.timings import Interval
 from uploader.reports.charts import lines, stacked_bars
 from uploader.reports.findings import CheckFindings, Findings, ReasonGroup, Tally, read_findings
-from uploader.uploads.summary import FileSummary, Summary
+from uploader.reports.summary import FileSummary, Summary
 
 _TENANTS = 10
 _WORDINGS = 3

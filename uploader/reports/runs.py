@@ -6,7 +6,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from uploader.ledger.lock import holder
-from uploader.ledger.run_file import RunFacts, accepted_in, failed_in, has_begun, ledger_path, remembered, run_ids
+from uploader.ledger.run_facts import RunFacts, accepted_in, failed_in, has_begun
+from uploader.ledger.run_file import ledger_path, remembered, run_ids
 from uploader.model.errors import LedgerRefusal, UploaderError
 from uploader.model.identity import RunIdentity
 

@@ -1,1 +1,1 @@
-"""Results and failed files: their names, what stands in them, how they come back; and books that must balance."""
+"""Results and failed files: their names, what stands in them, how they are opened again; and books that balance."""

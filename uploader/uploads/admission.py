@@ -10,22 +10,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from uploader.ledger.database import unusable
-from uploader.ledger.glance import Glance, nearest_folder
+from uploader.ledger.glance import Glance
 from uploader.ledger.ledger import Knowledge, Ledger
+from uploader.ledger.ledger_folder import nearest_folder
 from uploader.ledger.lock import turn
 from uploader.ledger.marker import demand_known_marks
 from uploader.ledger.overlap import RowSketches, merged
-from uploader.ledger.run_file import RunFacts, is_known, remembered
+from uploader.ledger.run_facts import RunFacts
+from uploader.ledger.run_file import is_known, remembered
 from uploader.ledger.seen import SeenRows
 from uploader.model.identity import RunIdentity
 from uploader.model.model import Outcome, UsageEvent
 from uploader.model.notes import Level, Note
-from uploader.posting.plan import Plan
+from uploader.model.plan import Plan
 from uploader.readers.event_reader import EventReader
 from uploader.readers.log_check import demand_within_budget
 from uploader.readers.readers import UsageLog
 from uploader.results.books import Books
 from uploader.results.reservation import Names, Reservation, choose_names, files_beside, results_folder
+from uploader.results.writing import reserved
 from uploader.uploads.guards import (
     InputFacts,
     choose_run,
@@ -44,7 +47,6 @@ from uploader.uploads.overlap_guard import (
     distinct,
 )
 from uploader.uploads.own_events import OwnEvents, demand_known_claims, own_events_of
-from uploader.uploads.writing import reserved
 
 
 def sketches_of(log: UsageLog, plan: Plan) -> RowSketches:

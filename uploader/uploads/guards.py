@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from uploader.ledger.run_file import RunFacts, has_begun, ledger_path, remembered
+from uploader.ledger.run_facts import RunFacts, has_begun
+from uploader.ledger.run_file import ledger_path, remembered
 from uploader.model.errors import InputError, LedgerRefusal, UploaderError
 from uploader.model.identity import RunIdentity
 from uploader.model.model import Batch
 from uploader.model.notes import Level, Note
-from uploader.results.replay_log import open_own_file
+from uploader.results.own_files import open_own_file
 
 _RUNS_OF_A_CONTENT = 2
 """The first, and the one that ``--again`` may begin."""

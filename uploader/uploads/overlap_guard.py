@@ -23,9 +23,6 @@ _REPLAY_OR_APART = (
 _OR_ALLOW = "; if they are other events that look the same, use --allow-overlap"
 _MOST_SHARE = 0.5
 _SHARE_WORTH_A_WORD = 0.05
-_ALL = 1.0
-_MANY_ROWS = 10
-"""More than a person corrects so that they are by chance like others."""
 
 
 def demand_not_grown(seen: SeenRows, rows: bytes, *, path: Path) -> None:
@@ -180,40 +177,6 @@ def demand_little_overlap_since(
     )
 
 
-def demand_cells_in_their_rows(
-    seen: SeenRows, edited: Sequence[bytes], moved_by_column: Mapping[str, int], *, path: Path
-) -> None:
-    """Refuse to replay edited rows of which many have the cells of other rows.
-
-    So it is when only some columns of the file were sorted. Other rows of the file tell by themselves; of those that
-    their upload has posted its sketch does, but for after a kill, when all rows of the log count as posted.
-
-    moved_by_column: the cells that stand in other rows of the file than they did, see ``MovedCells``.
-
-    Raises:
-        LedgerRefusal: nothing was posted.
-    """
-    for column, cells in moved_by_column.items():
-        raise _moved(f"{path}: in {column}, {cells:,} cells that were edited are those of other rows of the file")
-    log, posted = seen.own_log(), seen.own_posted()
-    if not log or posted is None:
-        return
-    from uploader.ledger.overlap import overlap_with  # noqa: PLC0415 -- see demand_not_grown
-
-    if overlap_with(log[0], {"": posted}).share >= _ALL:
-        return
-    for sketch in edited:
-        overlap = overlap_with(sketch, {"": posted})
-        rows = overlap.rows_by_run_id.get("", 0)
-        if rows >= _MANY_ROWS and overlap.share > _SHARE_WORTH_A_WORD:
-            raise LedgerRefusal(
-                f"{path}: some {rows:,.0f} of its edited rows have the cells of other rows, which were posted, "
-                "as when only some of the columns are sorted",
-                remedy="if they were, take the file as it was written, and sort whole rows; if "
-                f"these are events that were posted, take those rows out of the file{_OR_ALLOW}",
-            )
-
-
 def distinct(notes: Iterable[Note | None]) -> list[Note]:
     """Give the notes that there are; each text once, since rows may be sketched in two ways."""
     return list({note.text: note for note in notes if note is not None}.values())
@@ -238,13 +201,6 @@ def _refuse_if_posted(seen: SeenRows, path: Path, run: str, events: float, *, wa
         f"{path}: some {events:,.0f} of its events (tenant, device, meter and usage) are those of another log, which "
         f"was in the same place under other columns, and of which {named} posted some or all",
         remedy=f"{first}{way_on}{_OR_ALLOW}",
-    )
-
-
-def _moved(what: str) -> LedgerRefusal:
-    return LedgerRefusal(
-        f"{what}: cells were moved to other rows, as when only some of the columns are sorted",
-        remedy="take the file as it was written, and sort whole rows; if it is right as it is, use --allow-overlap",
     )
 
 

@@ -12,20 +12,20 @@ from uploader.ledger.sketch_files import place_of
 from uploader.model.errors import LedgerFault, SettingsError, StoppedError, UploaderError
 from uploader.model.identity import EventIds
 from uploader.model.notes import Level, Note
+from uploader.model.plan import Plan
 from uploader.posting.desk import Desk, Watcher, open_desk
 from uploader.posting.file_report import FileReport, Start, report_of_run
-from uploader.posting.plan import Plan
 from uploader.posting.progress import Progress
 from uploader.readers.readers import UsageLog, open_usage_log
 from uploader.results.books import Books
 from uploader.results.reservation import Reservation
+from uploader.results.writing import results_note, write_out
 from uploader.uploads.admission import Admitted, admitted, read_through, sketches_of
 from uploader.uploads.due_rows import due_rows
 from uploader.uploads.guards import InputFacts
 from uploader.uploads.naming import Naming
 from uploader.uploads.overlap_guard import take_place_if_posted
 from uploader.uploads.settled_rows import SettledRows
-from uploader.uploads.writing import results_note, write_out
 
 
 def upload(paths: Sequence[Path], *, plan: Plan, watcher: Watcher) -> list[FileReport]:

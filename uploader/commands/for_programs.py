@@ -21,6 +21,7 @@ from uploader.model.configuration import default_ledger_folder
 from uploader.model.errors import SettingsError
 from uploader.model.mapping import ColumnMap
 from uploader.model.notes import LOGGING_LEVEL_BY_LEVEL
+from uploader.model.plan import Plan
 from uploader.model.settings import (
     DEFAULT_BASE_URL,
     DEFAULT_PATIENCE_SECONDS,
@@ -32,10 +33,9 @@ from uploader.model.settings import (
 )
 from uploader.posting.desk import Watcher
 from uploader.posting.file_report import FileReport
-from uploader.posting.plan import Plan
 from uploader.replays.judge import Permissions
 from uploader.replays.replay_run import replay as _replay
-from uploader.uploads.summary import Summary, exit_code_of, summarize
+from uploader.reports.summary import Summary, exit_code_of, summarize
 from uploader.uploads.upload_run import upload as _upload
 
 log = logging.getLogger(__name__)

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from uploader.model.errors import InputError
 from uploader.model.model import Reason, Row, Status, cell_text
-from uploader.model.shell import as_argument
 from uploader.readers.csv_record import csv_record
-from uploader.readers.readers import UsageLog, open_usage_log, open_workbook
+from uploader.readers.readers import UsageLog
+from uploader.results.own_files import demand_own_columns
 from uploader.results.results import OWN_COLUMNS
 
-_NEEDED_COLUMNS = ("upload_row", "upload_status", "upload_reason", "upload_replay", "upload_event_id", "upload_run")
-_DELIMITERS = (",", ";", "\t", "|")
-_OTHER_WORKBOOKS = frozenset({".ods", ".xls", ".xlsb", ".xlsm"})
-_BETWEEN_COLUMNS = re.compile(rb'upload_row"?([\x01-\x7f])"?upload_status')
-_LONGEST_HEADER_BYTES = 1 << 20
 NOBODYS = (
     "upload_row and upload_run do not say whose row this is; put them back as they were, or, if it is new usage, "
     "upload it in a file of its own"
@@ -48,26 +41,6 @@ class ReplayEntry:
     word: str = ""
     seems_recorded: bool = False
     row: Row
-
-
-def demand_own_columns(log: UsageLog) -> None:
-    """Refuse a file that is no results or failed file.
-
-    Raises:
-        InputError: our columns are not there.
-    """
-    missing = [column for column in _NEEDED_COLUMNS if column not in log.columns]
-    if not missing:
-        return
-    remedy = "put its upload_... columns back as they were, each under its own name: they say whose row each is"
-    if len(missing) == len(_NEEDED_COLUMNS):
-        remedy = (
-            f"if it was one, {remedy}, and uploaded as a new log, rows in doubt could be billed twice; "
-            f"a log of new usage alone: uploader upload {as_argument(log.path)}"
-        )
-    raise InputError(
-        f"{log.path}: no column named {missing[0]!r}, so it is not a results or failed file", remedy=remedy
-    )
 
 
 @dataclass(slots=True)
@@ -166,31 +139,3 @@ class ReplayLog:
     def _own(self, row: Row, column: str) -> str:
         at = self._own_at.get(column)
         return "" if at is None else cell_text(row.cells[at]).strip()
-
-
-def open_own_file(path: Path, *, delimiter: str | None) -> UsageLog:
-    """Open a file that a spreadsheet may have saved with another delimiter, as it does in many countries.
-
-    Raises:
-        InputError: the file cannot be taken as it is.
-    """
-    if path.suffix.lower() == ".xlsx":
-        return open_workbook(path)
-    if path.suffix.lower() in _OTHER_WORKBOOKS:
-        raise InputError(f"{path} is a workbook of another kind", remedy="save it as .xlsx, or as CSV UTF-8")
-    for choice in (*filter(None, [delimiter]), None, *_delimiters_in(path)):
-        with contextlib.suppress(InputError):
-            log = open_usage_log(path, delimiter=choice)
-            if "upload_row" in log.columns:
-                return log
-            log.close()
-    return open_usage_log(path, delimiter=delimiter)  # which says what is wrong with it, or else ReplayLog does
-
-
-def _delimiters_in(path: Path) -> tuple[str, ...]:
-    """Find the character between two of our columns; else give those that spreadsheets use."""
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        found = _BETWEEN_COLUMNS.search(file.readline(_LONGEST_HEADER_BYTES))
-        if found:
-            return (found[1].decode("latin-1"), *_DELIMITERS)
-    return _DELIMITERS
