@@ -112,7 +112,7 @@ class Scene:
             ),
             progress=self.progress,
             should_stop=self.should_stop,
-            watch=lambda _: self.watch(posting),
+            tell=lambda _: self.watch(posting),
         )
         return posting
 

@@ -18,7 +18,7 @@ from uploader.ledger.claims import Claim, Claims
 from uploader.ledger.local_disk import fleeting_file_system
 from uploader.model.errors import InputError, SettingsError
 from uploader.model.model import UsageEvent
-from uploader.uploads.guards import InputFacts
+from uploader.uploads.guards import InputFile
 
 _AS_ANYBODY = (
     ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"]
@@ -213,7 +213,7 @@ def test_the_doctor_warns_of_a_ledger_in_memory(home: Home, billing_server: Bill
 def test_a_log_that_was_taken_away_is_said_so(tmp_path: Path) -> None:
     """Between its opening and a look at its time."""
     with pytest.raises(InputError, match=r"usage.csv: No such file .* put it back"):
-        InputFacts.of(tmp_path / "usage.csv")
+        InputFile.of(tmp_path / "usage.csv")
 
 
 @needs_linux

@@ -88,7 +88,7 @@ class Run:
             except LedgerFault:
                 reservation.release()
                 raise
-        self.own_files = reservation.facts()
+        self.own_files = reservation.own_files()
         return reservation.names
 
 

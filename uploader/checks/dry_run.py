@@ -20,12 +20,12 @@ from uploader.ledger.overlap import RowSketches
 from uploader.ledger.run_file import remembered
 from uploader.ledger.seen import COMPARED_WITH_NONE, SeenRows
 from uploader.model.api import Verdict
-from uploader.model.errors import StoppedError, UploaderError
+from uploader.model.errors import UploaderError
 from uploader.model.identity import EventIds, RunIdentity
 from uploader.model.model import REPLAY_BY_REASON, Outcome, Reason, RowState
 from uploader.model.plan import Plan
 from uploader.posting.customers import Customers
-from uploader.posting.desk import Desk, Watcher, open_desk
+from uploader.posting.desk import Desk, Watcher, not_begun, open_desk
 from uploader.posting.file_report import FileReport, Start, complaint_about
 from uploader.posting.progress import Progress
 from uploader.readers.readers import UsageLog, open_usage_log
@@ -33,9 +33,8 @@ from uploader.results.books import Books, Entry
 from uploader.results.reservation import Reservation, room_needed_bytes
 from uploader.results.results import NOT_SENT
 from uploader.schema.schema import RowCheck
-from uploader.uploads.admission import admitted_run, demand_fit_to_go_on, names_for, read_through
+from uploader.uploads.admission import chosen_run, demand_fit_to_go_on, names_for, read_through
 from uploader.uploads.due_rows import due_rows
-from uploader.uploads.guards import InputFacts
 from uploader.uploads.naming import Naming
 from uploader.uploads.overlap_guard import demand_little_overlap
 from uploader.uploads.upload_run import each_once
@@ -186,8 +185,7 @@ class _DryLedger:
 
 def _try_or_say_why_not(path: Path, desk: Desk, earlier: _EarlierFiles) -> DryReport:
     if why := desk.why_stopped():
-        error = StoppedError(f"{path}: not begun, because {why}", remedy="run the same command again")
-        return DryReport(path=path, error=error)
+        return DryReport(path=path, error=not_begun(path, why))
     try:
         return _try_file(path, desk, earlier)
     except UploaderError as error:
@@ -198,24 +196,23 @@ def _try_file(path: Path, desk: Desk, earlier: _EarlierFiles) -> DryReport:
     start = Start()
     with open_usage_log(path, delimiter=desk.plan.delimiter) as log:
         reader = desk.fitted_reader(log)
-        input_facts = InputFacts.of(path)
         first_pass = read_through(log, reader, desk.plan, say=desk.watcher.say)
         books = first_pass.books
-        identity, seen = admitted_run(
-            log, input_facts, first_pass, desk.plan, path_by_run_id=earlier.path_by_run_id, say=desk.watcher.say
+        identity, seen = chosen_run(
+            log, first_pass, desk.plan, path_by_run_id=earlier.path_by_run_id, say=desk.watcher.say
         )
         earlier.admit(path, identity, first_pass.sketches, desk.plan)
         try_ledger_folder(desk.plan.ledger_folder)
         known = Glance.at(desk.plan.ledger_folder, identity)
         facts = remembered(desk.plan.ledger_folder, identity.run_id)
-        for note in demand_fit_to_go_on(log, reader, input_facts, desk.plan, seen, known=known, facts=facts):
+        for note in demand_fit_to_go_on(log, reader, first_pass.file, desk.plan, seen, known=known, facts=facts):
             desk.watcher.say(replace(note, run_id=identity.run_id))
         _try_names(log, identity, desk.plan)
         progress = Progress(rows=log.row_count)
         ledger = _DryLedger(rows=log.row_count)
         with dry_events(desk.plan.ledger_folder, known, scratch=earlier.scratch) as events:
             naming = Naming(reader, EventIds(identity))
-            posting = desk.posting_into(ledger, progress, known.history(), watch=_pacing_watch(path, desk))
+            posting = desk.silent_posting(ledger, progress, known.history(), tell=_tell_of_pacing(path, desk))
             posting.post_all(due_rows(log, naming, events, known, progress))
         to_post, accepted_before, tenants = _summed_up(log, reader.check, known, books, ledger)
         # Rows settle as soon as their tenant is known here; an upload would have some left to post.
@@ -258,7 +255,7 @@ def _try_names(log: UsageLog, identity: RunIdentity, plan: Plan) -> None:
                 place.rmdir()
 
 
-def _pacing_watch(path: Path, desk: Desk) -> Callable[[Progress], None]:
+def _tell_of_pacing(path: Path, desk: Desk) -> Callable[[Progress], None]:
     # The counts are not shown: they would speak of rows as accepted.
     return lambda progress: desk.pacing_notes.look(path, stop=desk.why_stopped(progress))
 

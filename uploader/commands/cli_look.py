@@ -42,9 +42,9 @@ def validate(files: tuple[Path, ...], *, max_failed: str | None, report: Path | 
       2  no file can be taken, or the schema cannot
       3  one of several files cannot be taken
     """
-    from uploader.checks.validate import validate as run  # noqa: PLC0415 -- likewise
+    from uploader.checks.validate import validate as run  # noqa: PLC0415 -- heavy, see the top
     from uploader.posting.file_report import FileReport, complaint_about  # noqa: PLC0415 -- likewise
-    from uploader.reports import documents  # noqa: PLC0415 -- heavy, see the top
+    from uploader.reports import documents  # noqa: PLC0415 -- likewise
     from uploader.reports.summary import exit_code_of  # noqa: PLC0415 -- likewise
 
     if report:

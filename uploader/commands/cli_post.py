@@ -252,7 +252,7 @@ def _display(log_format: str | None) -> Display | LogLines:
         from uploader.commands.console import Display  # noqa: PLC0415 -- heavy, see the top
 
         return Display()
-    from uploader.commands.log_lines import LogLines  # noqa: PLC0415 -- likewise
+    from uploader.commands.log_lines import LogLines  # noqa: PLC0415 -- heavy, see the top
 
     return LogLines(log_format or "text")
 

@@ -40,7 +40,7 @@ class Edits:
     def keep_originals(self, cells_by_row: CellsByRow, *, as_text_by_row: CellsByRow) -> None:
         """Keep failed rows' cells as they were, so that a replay can tell what was edited; the first ones stay.
 
-        as_text_by_row: those cells that are read as something else once they are written as text, as that is read.
+        as_text_by_row: those cells that read otherwise once a file has them as text: what that text is read as.
         """
         cells_by_row |= {row: {**cells_by_row[row], _AS_TEXT: as_text} for row, as_text in as_text_by_row.items()}
         self._keep("insert or ignore into original values (?, ?)", cells_by_row)

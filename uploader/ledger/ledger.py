@@ -140,7 +140,8 @@ class Ledger:
         *,
         path: Path,
         columns: Sequence[str],
-        facts: list[Any],
+        input_name: str,
+        input_modified_nanoseconds: int,
         rows: int,
         event_id: str | None,
         schema_path: Path | None,
@@ -148,26 +149,25 @@ class Ledger:
     ) -> None:
         """Note that an upload begins or continues the run.
 
-        path:        of the usage log, which has ``columns``.
-        facts:       tell the usage log from a copy of it.
+        path:        of the usage log, which has ``columns``; its name and when it was modified tell it from a copy.
         event_id:    the column of the log's own ids; None without.
         schema_path: None for the schema that ships.
         compared:    the checksums of the sketches of other runs that it was compared with.
         """
-        started = self.facts().get("started_milliseconds") or now_milliseconds()
+        before = self.facts()
         self.edits.forget_what_was_not_recorded(event_id=event_id)
         self.remember(
             {
                 "path": str(path),
-                "input": facts,
+                "input": [input_name, input_modified_nanoseconds],
                 "input_path": str(path.absolute()),
                 "columns": list(columns),
                 "rows": rows,
                 "event_id": event_id,
                 "schema": "" if schema_path is None else str(schema_path.absolute()),
                 "compared": compared,
-                "compared_first": self.facts().get("compared_first", compared),
-                "started_milliseconds": started,
+                "compared_first": before.get("compared_first", compared),
+                "started_milliseconds": before.get("started_milliseconds") or now_milliseconds(),
                 "is_finished": False,
             }
         )

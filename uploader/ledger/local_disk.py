@@ -75,4 +75,4 @@ def _mounts_of_macos() -> list[tuple[str, str]]:
     """Read ``mount``'s lines: ``SOURCE on POINT (TYPE, ...)``."""
     listed = subprocess.run(["/sbin/mount"], capture_output=True, text=True, check=True)
     lines = [line.partition(" on ")[2].rpartition(" (") for line in listed.stdout.splitlines()]
-    return [(point, facts.split(",")[0].rstrip(")")) for point, _, facts in lines]
+    return [(point, options.split(",")[0].rstrip(")")) for point, _, options in lines]

@@ -23,7 +23,7 @@ class Marker:
         Raises:
             LedgerFault: the folder cannot be written to.
         """
-        facts = {
+        mark = {
             "run": run_id,
             "host": socket.gethostname(),
             "ledger": str(ledger_folder.resolve()),
@@ -31,7 +31,7 @@ class Marker:
         }
         # At no moment half written: what names no run would stop the very upload that it belongs to.
         draft = folder / f".{run_id}.uploading"  # shorter than the names of the results, which could be had
-        write_durably(draft, (json.dumps(facts, indent=1) + "\n").encode(), is_private=False)
+        write_durably(draft, (json.dumps(mark, indent=1) + "\n").encode(), is_private=False)
         with disk_faults(draft):
             self._path = _laid(draft, folder, input_name, run_id)
             draft.unlink(missing_ok=True)
@@ -51,18 +51,18 @@ def demand_known_marks(folder: Path, *, input_name: str, knows: Callable[[str], 
         LedgerRefusal: there is such a mark.
     """
     for path in _marks(folder, input_name):
-        facts = _facts(path)
-        if not knows(str(facts.get("run"))):
+        mark = _mark_in(path)
+        if not knows(str(mark.get("run"))):
             raise LedgerRefusal(
-                f"{path}: an upload on host {facts.get('host', '?')} (run {facts.get('run', '?')}, ledger "
-                f"{facts.get('ledger', '?')}) has not finished, and the ledger in {ledger_folder} does not know it",
+                f"{path}: an upload on host {mark.get('host', '?')} (run {mark.get('run', '?')}, ledger "
+                f"{mark.get('ledger', '?')}) has not finished, and the ledger in {ledger_folder} does not know it",
                 remedy="continue it there, or give --ledger that folder; remove the mark only if it never posted",
             )
 
 
 def mark_of(folder: Path, run_id: str) -> Path | None:
     """Find the mark that an unfinished run left in a folder; None when there is none."""
-    return next((path for path in sorted(folder.glob("*.uploading")) if _facts(path).get("run") == run_id), None)
+    return next((path for path in sorted(folder.glob("*.uploading")) if _mark_in(path).get("run") == run_id), None)
 
 
 def _marks(folder: Path, input_name: str) -> Iterator[Path]:
@@ -82,7 +82,7 @@ def _laid(draft: Path, folder: Path, input_name: str, run_id: str) -> Path:
     """Lay a mark as ``NAME.uploading``, or under a number where another unfinished run has that."""
     for number in itertools.count(1):
         path = folder / (f"{input_name}.uploading" if number == 1 else f"{input_name}.{number}.uploading")
-        if _facts(path).get("run") == run_id:
+        if _mark_in(path).get("run") == run_id:
             draft.replace(path)
             break
         with contextlib.suppress(FileExistsError):
@@ -91,9 +91,9 @@ def _laid(draft: Path, folder: Path, input_name: str, run_id: str) -> Path:
     return path
 
 
-def _facts(path: Path) -> dict[str, str]:
+def _mark_in(path: Path) -> dict[str, str]:
     try:
-        facts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None  # a pipe would be waited for
+        mark = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None  # a pipe would be waited for
     except (OSError, ValueError):
         return {}
-    return facts if isinstance(facts, dict) else {}
+    return mark if isinstance(mark, dict) else {}

@@ -56,7 +56,7 @@ def run_totals(database: Database, *, rows: int, units_uploaded: int) -> dict[st
 def keep_units_uploaded(database: Database, *, units_of_log: int) -> int:
     """Keep the units of all accepted rows, and which of them need not be counted by their cells any more.
 
-    Those that a replay edited are counted by what it posted, ever; gives how many they are.
+    Those that a replay edited are always counted by what the replay posted; gives their number.
 
     units_of_log: of all accepted rows, as the log states them.
     """

@@ -15,6 +15,7 @@ from uploader.ledger.sketch_files import (
     LogName,
     PostedName,
     as_it_can_be_read,
+    is_of_replays,
     places,
     read_if_there,
     replays_of,
@@ -69,14 +70,14 @@ class SeenRows:
 
     def is_unfinished(self, run: str) -> bool:
         """Tell whether a run, named as in ``kept_by_run``, may post rows yet."""
-        if " " in run:
+        if is_of_replays(run):
             return False
         try:
             facts = remembered(self._ledger_folder, run)
         except LedgerRefusal:  # it is at work
             return True
         accepted, _ = accepted_in(facts.get("totals", {}))
-        return not ("input" not in facts or facts.get("is_finished") or accepted == facts["rows"])
+        return "input" in facts and not facts.get("is_finished") and accepted != facts["rows"]
 
     def may_have_posted(self, run: str) -> bool:
         """Tell whether any row of a run was accepted or left in doubt, or may be yet."""

@@ -95,6 +95,11 @@ def replays_of(run_id: str) -> str:
     return f"{run_id} (replays)"
 
 
+def is_of_replays(label: str) -> bool:
+    """Tell whether a label is that of a run's replays."""
+    return " " in label
+
+
 def short(texts: Sequence[str]) -> str:
     """Name some texts in few characters."""
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
@@ -117,7 +122,7 @@ def place_of(path: Path) -> str:
 
 
 def read_if_there(kept: Path) -> bytes | None:
-    """Read a sketch that a run which ends just now may give up, or move to where it is read later."""
+    """Read a sketch; None if its run has removed or moved it this moment (a moved one is read where it went)."""
     try:
         return kept.read_bytes()
     except FileNotFoundError:
@@ -137,7 +142,7 @@ def write_sketch(path: Path, rows: bytes) -> None:
 
 @contextlib.contextmanager
 def as_it_can_be_read(folder: Path) -> Iterator[None]:
-    """Have a folder of sketches that may not be read be one that forbids the run, not one without any.
+    """Refuse where a folder of sketches cannot be read: it must not look empty.
 
     Raises:
         LedgerRefusal: it cannot be read.

@@ -67,8 +67,8 @@ class Ceiling:
         self._step_past *= 2
         return True
 
-    def highest(self, *, now_seconds: float) -> float:
+    def highest(self, *, now_seconds: float, may_go_past: bool) -> float:
         """Give the highest limit to try now: below the ceiling, or once its time is over a little past it."""
-        if now_seconds < self._until_seconds:
+        if not may_go_past or now_seconds < self._until_seconds:
             return max(1.0, self._at * _BELOW)
         return max(self._at + 1, self._at * (1 + self._step_past))

@@ -160,7 +160,7 @@ class AdaptiveLimit:
 
     def _cut(self, factor: float, *, began_seconds: float, now_seconds: float) -> None:
         """Fall to a part of what the limit was when the call began, so that one round trip's troubles count once."""
-        at_the_time = self._refusals.note(began_seconds=began_seconds, now_seconds=now_seconds)
+        at_the_time = self._refusals.note_refused(began_seconds=began_seconds, now_seconds=now_seconds)
         self._phase = _Phase.RECOVERING
         self._anchor = None
         self._go_to(min(self._limit, at_the_time * factor), now_seconds=now_seconds)

@@ -313,6 +313,6 @@ class Pacing:
 
 
 def _is_trouble(verdict: Verdict) -> bool:
-    """Tell whether a call got no good answer. That a tenant may not be looked up is one, and stays it."""
+    """Tell whether a call got no good answer; a look-up that was refused for good, as with 403, got one."""
     reason = verdict.outcome.reason
     return reason in _TROUBLE and (reason is not Reason.LOOKUP_FAILED or verdict.retry)

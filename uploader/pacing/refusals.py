@@ -18,8 +18,8 @@ class Refusals:
     def __init__(self, *, limit: float) -> None:
         self._ceiling = Ceiling()
         self._limits: deque[tuple[float, float]] = deque([(-math.inf, limit)], maxlen=_LIMITS_REMEMBERED)
-        self._first_seconds = -math.inf
-        self._count = 0
+        self._burst_began_seconds = -math.inf
+        self._refused_in_burst = 0
         self._spared_until_seconds = -math.inf
 
     @property
@@ -37,14 +37,15 @@ class Refusals:
         if limit > last or in_flight < limit < last:
             self._limits.append((now_seconds, limit))
 
-    def note(self, *, began_seconds: float, now_seconds: float) -> float:
+    def note_refused(self, *, began_seconds: float, now_seconds: float) -> float:
         """Learn of a call that was refused or lost, and give the limit under which it began."""
         limit = next((limit for at, limit in reversed(self._limits) if at <= began_seconds), self._limits[0][1])
-        if began_seconds > self._first_seconds:
-            self._first_seconds, self._count = now_seconds, 0
-        self._count += 1
-        # As many as are refused at once are too many; but when all are, it is another trouble.
-        self._ceiling.lay(limit - min(self._count, _MOST_TOO_MANY * limit), now_seconds=now_seconds)
+        if began_seconds > self._burst_began_seconds:
+            self._burst_began_seconds, self._refused_in_burst = now_seconds, 0
+        self._refused_in_burst += 1
+        # The refusals of one burst say by how much the limit was too high; capped, for when all are refused the cause
+        # is another.
+        self._ceiling.lay(limit - min(self._refused_in_burst, _MOST_TOO_MANY * limit), now_seconds=now_seconds)
         return limit
 
     def note_doubt(self, *, now_seconds: float) -> None:
@@ -61,5 +62,4 @@ class Refusals:
 
     def highest(self, *, now_seconds: float) -> float:
         """Give the highest limit to try now."""
-        asked_seconds = now_seconds if now_seconds >= self._spared_until_seconds else -math.inf
-        return self._ceiling.highest(now_seconds=asked_seconds)
+        return self._ceiling.highest(now_seconds=now_seconds, may_go_past=now_seconds >= self._spared_until_seconds)

@@ -12,7 +12,7 @@ from pathlib import Path
 from uploader.ledger.found_limits import found_limit, keep_limit
 from uploader.ledger.ledger import History, Ledger
 from uploader.ledger.run_file import has_accepted_rows
-from uploader.model.errors import UploaderError
+from uploader.model.errors import StoppedError, UploaderError
 from uploader.model.notes import Note
 from uploader.model.plan import Plan
 from uploader.pacing.pacing import Pacing
@@ -83,15 +83,15 @@ class Desk:
         plan = self.plan
         return fitted_reader(log, self.schema, plan.mapping, event_id=plan.event_id, base_url=plan.settings.base_url)
 
-    def posting(self, log: UsageLog, ledger: Ledger, progress: Progress) -> Posting:
-        """Set up the posting of one file."""
+    def begin_posting(self, log: UsageLog, ledger: Ledger, progress: Progress) -> Posting:
+        """Set up the posting of one file, and say that it begins."""
         self._begun = (log, ledger, progress)
         self.watcher.begin(log.path, progress)
         self._say_that_posting_begins(log.path, ledger, progress)
-        return self.posting_into(ledger, progress, ledger.history(), watch=_Watch(self, log.path, ledger).watch)
+        return self.silent_posting(ledger, progress, ledger.history(), tell=_EveryRound(self, log.path, ledger).tell)
 
-    def posting_into(
-        self, ledger: Recorder, progress: Progress, history: History, *, watch: Callable[[Progress], None]
+    def silent_posting(
+        self, ledger: Recorder, progress: Progress, history: History, *, tell: Callable[[Progress], None]
     ) -> Posting:
         """Set up a posting, of which nothing is said and whose outcomes any recorder may take.
 
@@ -112,7 +112,7 @@ class Desk:
             pacing=self.pacing,
             progress=progress,
             should_stop=self.watcher.should_stop,
-            watch=watch,
+            tell=tell,
             most_failed=most_failed,
         )
 
@@ -146,8 +146,8 @@ class Desk:
         )
 
 
-class _Watch:
-    """Passes progress on, and has the run's lock file say it to other processes, once a second."""
+class _EveryRound:
+    """What is told in each round: the counts, what the pacing does, and once a second, by the lock file, to others."""
 
     def __init__(self, desk: Desk, path: Path, ledger: Ledger) -> None:
         self._desk = desk
@@ -155,7 +155,7 @@ class _Watch:
         self._ledger = ledger
         self._next_seconds = 0.0
 
-    def watch(self, progress: Progress) -> None:
+    def tell(self, progress: Progress) -> None:
         self._desk.watcher.watch(progress)
         self._desk.pacing_notes.look(self._path, stop=self._desk.why_stopped(progress))
         now_seconds = time.monotonic()
@@ -165,6 +165,11 @@ class _Watch:
                 f"on {self._path}: {progress.settled:,} of {progress.rows:,} rows, {progress.accepted:,} accepted, "
                 f"{progress.failed:,} failed, {progress.in_doubt:,} in doubt"
             )
+
+
+def not_begun(path: Path, why: str) -> StoppedError:
+    """Say that the command ended before a file's turn."""
+    return StoppedError(f"{path}: not begun, because {why}", remedy="run the same command again")
 
 
 @contextlib.contextmanager

@@ -128,6 +128,7 @@ def report_of_run(
     mapping: ColumnMap,
     stop: str,
     imbalance: UploaderError | None,
+    rows_posted_otherwise: int,
 ) -> FileReport:
     """Report a file whose results are durable."""
     return FileReport(
@@ -135,7 +136,7 @@ def report_of_run(
         run_id=ledger.identity.run_id,
         names=reservation.names,
         entry_by_reason=books.entry_by_reason(),
-        rows_posted_otherwise=progress.posted_otherwise,
+        rows_posted_otherwise=rows_posted_otherwise,
         posts=progress.posts,
         look_ups=progress.look_ups,
         content_sha256=log.content_sha256,

@@ -47,7 +47,7 @@ class Posting:
     """Posts the rows of one file. What it is handed lives for the whole command, but for the ledger and the progress.
 
     should_stop: asked in every round; True after a signal. Calls in flight are then waited for, none is started.
-    watch:       called in every round.
+    tell:        called in every round.
     most_failed: the failure budget, in rows; one more ends the posting of this file. None for none.
     """
 
@@ -58,7 +58,7 @@ class Posting:
     pacing: Pacing
     progress: Progress
     should_stop: Callable[[], bool]
-    watch: Callable[[Progress], None]
+    tell: Callable[[Progress], None]
     most_failed: int | None = None
     _ready: deque[Due] = field(default_factory=deque)
     _waiting_by_tenant: dict[str, list[Due]] = field(default_factory=dict)
@@ -86,11 +86,11 @@ class Posting:
             if not self._is_stopping():
                 self._take_in(rows)
             self._commit_and_start(self._choose_calls())
-            self.watch(self.progress)
+            self.tell(self.progress)
             if self._is_over():
                 break
             self._wait_for_answers()
-        # Else the next file would wait for an answer that nobody asks for any more.
+        # The rows that asked are gone: the next file must ask for its tenants anew.
         self.customers.forget_questions()
         if self._fault is not None:
             raise self._fault
@@ -107,7 +107,7 @@ class Posting:
         enough_ready = self._enough_ready()
         left = _MOST_ROWS_A_TURN
         # Rows that need no post, such as all of an unknown tenant's, must not be gathered in memory.
-        while left and not self._is_full() and len(self._ready) < enough_ready > len(self._settled):
+        while left and not self._is_full() and max(len(self._ready), len(self._settled)) < enough_ready:
             taken = self._read(rows, most=min(left, enough_ready - len(self._ready), _MOST_ROWS_HELD - self._rows_held))
             left -= len(taken)
             for row in taken:

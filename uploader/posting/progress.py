@@ -12,7 +12,6 @@ from uploader.posting.timings import Timings
 class Progress:
     """Counts of one file's posting so far. ``rows`` is all of its rows; look-ups, posts and retries are calls.
 
-    posted_otherwise: accepted rows that were posted with other values than the file has; known in the end.
     stop:             why no further call starts for this file, whatever becomes of others; empty while it goes on.
     """
 
@@ -24,7 +23,6 @@ class Progress:
     look_ups: int = 0
     posts: int = 0
     retries: int = 0
-    posted_otherwise: int = 0
     stop: str = ""
     timings: Timings = field(default_factory=Timings)
 

@@ -54,7 +54,7 @@ class _Case:
     state:    the same, in the light of what the file says; not sent when neither says anything.
     original: the cells that the upload had, as far as the ledger keeps them.
     posted:   those that a replay posted last; None without one.
-    as_text:  those of the upload that are read as something else once they are written as text, as that is read.
+    as_text:  those of the upload that read otherwise once the failed file has them as text: what that text is read as.
     """
 
     entry: ReplayEntry
@@ -110,9 +110,10 @@ class Judge:
         posted: dict[int, dict[str, Any]] = {}
         for case in self._cases(entries):
             entry = case.entry
-            decision = self._kept(case) or self._decide(case)
+            decision = self._first_look(case) or self._decide(case)
             if isinstance(decision, Kept) and decision.state is not case.recorded:
                 self._state_by_file_row[entry.row.number] = decision.state
+                # An accepted row is reworded only where its cells differ from what was posted: a late edit.
                 self.late_edits += decision.state.outcome.reason is None
             if isinstance(decision, Due):
                 values = {**self._reader.own_id_stated(entry.row), **asdict(decision.event)}
@@ -163,7 +164,7 @@ class Judge:
     def _state_in_the_end(self, case: _Case, *, ended_early: bool) -> RowState:
         number = case.entry.row.number
         if number > self._last_judged:
-            kept = self._kept(case)
+            kept = self._first_look(case)
             state = kept.state if kept else None
         else:
             state = self._state_by_file_row.get(number)
@@ -190,8 +191,11 @@ class Judge:
         words = f"the replay ended before its turn; until then: {outcome.reason.value}, {outcome.detail}"
         return replace(state, outcome=Outcome(Reason.NOT_SENT, words))
 
-    def _kept(self, case: _Case) -> Kept | None:
-        """Keep a row that is of no run, stands in the file twice or was accepted; None for one to decide of."""
+    def _first_look(self, case: _Case) -> Kept | None:
+        """Keep a row that is of no run, stands in the file twice or was accepted; None for one to decide of.
+
+        Remembers that the row was seen.
+        """
         entry = case.entry
         if entry.number == 0:
             return Kept(RowState(0, Outcome(Reason.MALFORMED, entry.row.fault)))
@@ -304,26 +308,10 @@ class Judge:
         if entry.row.fault:
             return Kept(replace(state, outcome=Outcome(Reason.MALFORMED, entry.row.fault)))
         stated = self._reader.stated(entry.row)
-        may_be_meant = self._permissions.accept_changes
-        if unedited := [
-            column
-            for column, cell in case.as_text.items()
-            if stated.get(column) == cell and not (may_be_meant and column != "total_usage")
-        ]:
-            words = "; ".join(
-                f"{column}: {shown(stated[column])} is how this file spells a cell that was no such text or number; "
-                f"write what is meant{'' if column == 'total_usage' else ', or use --accept-changes'}"
-                for column in unedited
-            )
-            return Kept(replace(state, outcome=Outcome(Reason.INVALID, words)))
-        damaged = damaged_columns(original, stated)
-        if damaged and not self._permissions.accept_changes:
-            words = "; ".join(
-                f"{column}: {shown(original[column])} has become {shown(stated[column])}, as spreadsheets do"
-                for column in damaged
-            )
-            outcome = Outcome(Reason.CHANGED, f"{words}; put it back, or use --accept-changes")
-            return replace(state, outcome=outcome, at_milliseconds=now_milliseconds())
+        if why := self._why_unedited(case, stated):
+            return Kept(replace(state, outcome=Outcome(Reason.INVALID, why)))
+        if why := self._why_damaged(original, stated):
+            return replace(state, outcome=Outcome(Reason.CHANGED, why), at_milliseconds=now_milliseconds())
         event = self._reader.event(entry.row)
         if isinstance(event, Outcome):
             return replace(state, outcome=event, at_milliseconds=now_milliseconds())
@@ -331,6 +319,25 @@ class Judge:
         edits = [column for column, value in values.items() if original.get(column) != value]
         note = f"accepted as edited for the replay ({', '.join(edits)})" if edits else ""
         return Due(entry.number, event, self.event_id_of(entry.row, state), attempts=state.attempts, note=note)
+
+    def _why_unedited(self, case: _Case, stated: Mapping[str, Any]) -> str:
+        """Say which cells stand as this program spelled what was no text or number; empty for none."""
+        may_be_meant = self._permissions.accept_changes
+        return "; ".join(
+            f"{column}: {shown(cell)} is how this file spells a cell that was no such text or number; "
+            f"write what is meant{'' if column == 'total_usage' else ', or use --accept-changes'}"
+            for column, cell in case.as_text.items()
+            if stated.get(column) == cell and not (may_be_meant and column != "total_usage")
+        )
+
+    def _why_damaged(self, original: Mapping[str, Any], stated: Mapping[str, Any]) -> str:
+        """Say which cells a spreadsheet seems to have changed by itself; empty for none, or where that is accepted."""
+        damaged = [] if self._permissions.accept_changes else damaged_columns(original, stated)
+        words = "; ".join(
+            f"{column}: {shown(original[column])} has become {shown(stated[column])}, as spreadsheets do"
+            for column in damaged
+        )
+        return f"{words}; put it back, or use --accept-changes" if damaged else ""
 
 
 def _state(entry: ReplayEntry, recorded: RowState | None) -> RowState:

@@ -148,7 +148,7 @@ def admitted_replay(
         seen = SeenRows(plan.ledger_folder, identity, event_id=event_id)
         replayed_before = seen.own_replays()
         own_events = held.enter_context(own_events_of(ledger, reader))
-        with turn_to_begin(log.path, plan.ledger_folder, say=watcher.say, should_stop=watcher.should_stop):
+        with turn_to_begin(log.path, plan.ledger_folder, watcher):
             to_send, edited, moved = _rows_to_send(log, reader, ledger)
             if not plan.allow_overlap:
                 demand_cells_in_their_rows(seen, edited.each(), moved.cells_by_column(), path=log.path)
@@ -188,7 +188,7 @@ def _what_others_sent(log: ReplayLog, to_send: ReplaySketch, seen: SeenRows, led
     if "input_path" in facts:  # which an adopted run does not know
         place = Path(facts["input_path"])
         demand_other_events_since(
-            seen, to_send.events, facts["compared_first"], path=log.path, place=place, way_on=way_on
+            seen, facts["compared_first"], to_send.events, path=log.path, place=place, way_on=way_on
         )
     notes = demand_little_overlap_since(
         seen,

@@ -59,10 +59,9 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions, start: Start)
         with admitted_replay(log, check, desk.plan, permissions, run_id=run_id, watcher=desk.watcher) as run:
             progress = Progress(rows=log.row_count)
             due = _due_rows(log, run.judge, run.own_events, progress)
-            desk.posting(source, run.ledger, progress).post_all(due)
+            desk.begin_posting(source, run.ledger, progress).post_all(due)
             stop = desk.why_stopped(progress)
             rows_elsewhere = _end_run(log, check, run, books, desk, ended_early=bool(stop))
-            progress.posted_otherwise = run.judge.late_edits
         imbalance = books.imbalance(accepted=None, may_leave_unsent=True)
     report = report_of_run(
         source,
@@ -74,6 +73,7 @@ def _replay_file(path: Path, desk: Desk, permissions: Permissions, start: Start)
         mapping=mapping,
         stop=stop,
         imbalance=imbalance,
+        rows_posted_otherwise=run.judge.late_edits,
     )
     rows_of_no_run = report.failed_rows - run.judge.failed_rows
     return replace(report, rows_of_no_run=rows_of_no_run, rows_elsewhere=rows_elsewhere)

@@ -121,7 +121,7 @@ class Reservation:
         """
         self._run_id = run_id
         self._announce = announce
-        placed = {path: facts for path, facts in announced_files.items() if _facts(Path(path)) == facts}
+        placed = {path: stamp for path, stamp in announced_files.items() if _stamp(Path(path)) == stamp}
         self._own_files = {**own_files, **placed}
         for names in choices:
             if self._is_free(names.results) and self._is_free(names.failed) and self._reserve(names, room_bytes):
@@ -151,8 +151,8 @@ class Reservation:
             OSError: somebody made a file of that name meanwhile, or the folder cannot be written to.
         """
         coming = [self.names.results, self.names.failed] if some_failed else [self.names.results]
-        drafts = {_key(path): _facts(self._draft(path)) for path in coming}
-        self._announce({key: facts for key, facts in drafts.items() if facts is not None})
+        drafts = {_key(path): _stamp(self._draft(path)) for path in coming}
+        self._announce({key: stamp for key, stamp in drafts.items() if stamp is not None})
         self._place(self.names.results)
         if some_failed:
             self._place(self.names.failed)
@@ -161,27 +161,27 @@ class Reservation:
         fsync_folder(self.names.results.parent)
         self.release()
 
-    def facts(self) -> dict[str, list[int]]:
+    def own_files(self) -> dict[str, list[int]]:
         """Give, by path, what tells the files that this run wrote from edited ones: size and modification time (ns)."""
         return self._own_files
 
     def _place(self, path: Path) -> None:
         draft = self._draft(path)
-        facts = _facts(draft)
+        stamp = _stamp(draft)
         if self.is_own(path):
             draft.replace(path)
         else:
             os.link(draft, path)  # unlike a rename it never replaces a file
-        if facts is not None:
-            self._own_files[_key(path)] = facts
+        if stamp is not None:
+            self._own_files[_key(path)] = stamp
 
     def _is_free(self, path: Path) -> bool:
         return not os.path.lexists(path) or self.is_own(path)
 
     def is_own(self, path: Path) -> bool:
         """Tell whether a file is there as this run wrote it."""
-        facts = _facts(path)
-        return facts is not None and self._own_files.get(_key(path)) == facts
+        stamp = _stamp(path)
+        return stamp is not None and self._own_files.get(_key(path)) == stamp
 
     def _reserve(self, names: Names, room_bytes: int) -> bool:
         folder = names.results.parent
@@ -260,7 +260,7 @@ def _mark(run_id: str) -> bytes:
 
 
 def _begins(part: Path, mark: bytes) -> bool:
-    if _facts(part) is None:
+    if _stamp(part) is None:
         return False
     with part.open("rb") as file:  # a draft of results may be of any size
         return file.read(len(mark) + 1) == mark
@@ -274,7 +274,7 @@ def _key(path: Path) -> str:
     return str(path.parent.resolve() / path.name)
 
 
-def _facts(path: Path) -> list[int] | None:
+def _stamp(path: Path) -> list[int] | None:
     """Give size and modification time (ns) of a plain file; None for anything else, a link to one too."""
     try:
         found = path.lstat()

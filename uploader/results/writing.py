@@ -29,7 +29,7 @@ def reserved(choices: Iterator[Names], log: Log, ledger: Ledger, *, rows: int) -
         announce=lambda files: ledger.remember({"announced_files": files}),
     )
     try:
-        ledger.remember({"files": reservation.facts()})
+        ledger.remember({"files": reservation.own_files()})
         yield reservation
     except BaseException:
         reservation.release()
@@ -59,7 +59,7 @@ def write_out(
             earlier=earlier,
             parquet_table=_parquet_table(log) if log.kind == "parquet" else None,
         )
-    ledger.remember({"files": reservation.facts()})
+    ledger.remember({"files": reservation.own_files()})
 
 
 def results_note(path: Path, reservation: Reservation, *, run_id: str) -> Note:

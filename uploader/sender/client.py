@@ -1,7 +1,7 @@
 """One call at a time, for programs that report usage as it happens.
 
-`requests` is imported when a client is made: it takes 0.1 s. It follows no redirect (a POST's 302 would be repeated as a
-GET and its 200 taken for an acceptance) and reads no .netrc (which would replace the Authorization header).
+`requests` is imported when a client is made: it takes 0.1 s. It follows no redirect (a POST's 302 would be repeated as
+a GET and its 200 taken for an acceptance) and reads no .netrc (which would replace the Authorization header).
 """
 
 from __future__ import annotations

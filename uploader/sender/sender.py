@@ -60,7 +60,7 @@ class _Call(Generic[Key]):
     """One attempt at a call.
 
     link: the connection that carries it; None before there is one.
-    dial: makes one, and ``waits`` is what for just now.
+    dial: makes one, and ``waits`` is what it waits for now.
     """
 
     __slots__ = ("began_seconds", "dial", "is_over", "key", "link", "request", "waits")
@@ -78,7 +78,7 @@ class _Call(Generic[Key]):
 class Sender(Generic[Key]):
     """Up to ``most_in_flight`` calls at once; the caller starts them and waits for what they came to.
 
-    A call's time begins when it starts, or once it is its turn while the backend is not known to be there.
+    A call's time begins when it starts or, until a first connection came about, with its turn to connect.
 
     in_flight:      calls that were started and not yet handed back.
     waited_seconds: how long in all this process has slept, waiting for answers.
@@ -101,7 +101,7 @@ class Sender(Generic[Key]):
         self._most_idle_seconds = _MOST_IDLE_SECONDS
         self._learned_until_seconds = math.inf
         self._held_back: deque[_Call[Key]] = deque()
-        self._holds_none_back = False
+        self._may_begin_all = False
         self._begun: deque[_Call[Key]] = deque()
         self._connecting: set[_Call[Key]] = set()
         self._ended: list[tuple[Key, Exchange]] = []
@@ -119,7 +119,7 @@ class Sender(Generic[Key]):
             raise RuntimeError("as many calls as may be are in flight")
         self.in_flight += 1
         call = _Call(key, request)
-        if self._holds_none_back:
+        if self._may_begin_all:
             self._begin(call)
         else:
             self._held_back.append(call)
@@ -162,11 +162,13 @@ class Sender(Generic[Key]):
         ready = self._selector.select(max(0.0, wait_seconds))
         now_seconds = time.monotonic()
         self.waited_seconds += now_seconds - began_seconds
-        for at, events in ready:
-            if isinstance(at.data, Link):
-                self._go_on(at.data, events)
+        for registered, events in ready:
+            if isinstance(registered.data, Link):
+                self._go_on(registered.data, events)
+            elif registered.data is not None:
+                self._go_on_connecting(registered.data)
             else:
-                self._see_to_connecting(at.data)
+                self._hear_bell()
         self._see_to_clocks(now_seconds)
         self._begin_held_back()
 
@@ -179,13 +181,11 @@ class Sender(Generic[Key]):
                 due_seconds = min(due_seconds, call.waits.until_seconds)
         return due_seconds
 
-    def _see_to_connecting(self, call: _Call[Key] | None) -> None:
-        if call is not None:
-            self._go_on_connecting(call)
-        else:  # a name was answered
-            self._dialling.resolver.silence_bell()
-            for waiting in [call for call in self._connecting if not call.waits.sockets]:
-                self._go_on_connecting(waiting)
+    def _hear_bell(self) -> None:
+        """Go on with those calls that may wait for a name: one was answered."""
+        self._dialling.resolver.silence_bell()
+        for waiting in [call for call in self._connecting if not call.waits.sockets]:
+            self._go_on_connecting(waiting)
 
     def _see_to_clocks(self, now_seconds: float) -> None:
         for call in [*self._connecting]:
@@ -201,7 +201,7 @@ class Sender(Generic[Key]):
     def _begin_held_back(self) -> None:
         while self._held_back:
             begun = self.in_flight - len(self._held_back) - len(self._ended)
-            if not self._holds_none_back and begun >= _MOST_BEFORE_A_CONNECTION:
+            if not self._may_begin_all and begun >= _MOST_BEFORE_A_CONNECTION:
                 return
             self._begin(self._held_back.popleft())
 
@@ -232,7 +232,7 @@ class Sender(Generic[Key]):
             self._most_idle_seconds = _MOST_IDLE_SECONDS
         idle = self._idle_by_origin.get(origin)
         while idle:
-            link = idle.popleft()  # that of which there has been the most time to hear that it is closed
+            link = idle.popleft()  # the one idle longest: had it been closed, that would most likely be known
             if now_seconds - link.idle_since_seconds > self._most_idle_seconds:
                 self._close(link)
             elif link.is_still_idle():
@@ -292,7 +292,7 @@ class Sender(Generic[Key]):
     # Its request goes out, its answer comes in.
 
     def _send(self, call: _Call[Key], link: Link[_Call[Key]]) -> None:
-        self._holds_none_back = True
+        self._may_begin_all = True
         call.link = link
         try:
             proxy_lines = self._proxy_lines if link.origin.scheme == "http" else None
@@ -361,7 +361,7 @@ class Sender(Generic[Key]):
     def _end(self, call: _Call[Key], exchange: Exchange) -> None:
         call.is_over = True
         # Else a silent backend would have its time again and again, and keep a run from ending.
-        self._holds_none_back = True
+        self._may_begin_all = True
         if call.dial is not None:
             self._stop_waiting(call)
             self._connecting.discard(call)

@@ -23,6 +23,7 @@ from uploader.model.identity import RunIdentity
 from uploader.model.model import Outcome, UsageEvent
 from uploader.model.notes import Level, Note
 from uploader.model.plan import Plan
+from uploader.posting.desk import Watcher
 from uploader.readers.event_reader import EventReader
 from uploader.readers.log_check import demand_within_budget
 from uploader.readers.readers import UsageLog
@@ -30,7 +31,7 @@ from uploader.results.books import Books
 from uploader.results.reservation import Names, Reservation, choose_names, files_beside, results_folder
 from uploader.results.writing import reserved
 from uploader.uploads.guards import (
-    InputFacts,
+    InputFile,
     choose_run,
     demand_another,
     demand_known_results,
@@ -58,9 +59,11 @@ def sketches_of(log: UsageLog, plan: Plan) -> RowSketches:
 class FirstPass:
     """What the first pass over a log finds.
 
-    bad: the numbers of the rows that are invalid or malformed; of a run with a failure budget alone.
+    file: as it was when the pass began.
+    bad:  the numbers of the rows that are invalid or malformed; of a run with a failure budget alone.
     """
 
+    file: InputFile
     books: Books
     sketches: RowSketches
     bad: array[int]
@@ -72,6 +75,7 @@ def read_through(log: UsageLog, reader: EventReader, plan: Plan, *, say: Callabl
     Raises:
         InputError: the file is broken.
     """
+    file = InputFile.of(log.path)
     books = Books()
     sketches = sketches_of(log, plan)
     bad = array("Q")
@@ -83,7 +87,7 @@ def read_through(log: UsageLog, reader: EventReader, plan: Plan, *, say: Callabl
     say(Note(f"{log.row_count:,} rows read", "file_read", path=log.path, counts={"rows": log.row_count}))
     if log.row_count == 0:
         say(Note("it has no row: is its export whole?", "no_rows", level=Level.WARNING, path=log.path))
-    return FirstPass(books=books, sketches=sketches, bad=bad)
+    return FirstPass(file=file, books=books, sketches=sketches, bad=bad)
 
 
 def _demand_few_bad(log: UsageLog, bad: array[int], plan: Plan, identity: RunIdentity) -> None:
@@ -97,9 +101,8 @@ def _demand_few_bad(log: UsageLog, bad: array[int], plan: Plan, identity: RunIde
         demand_within_budget(log, len(bad) - len(corrected), plan.max_failed)
 
 
-def admitted_run(
+def chosen_run(
     log: UsageLog,
-    input_facts: InputFacts,
     first_pass: FirstPass,
     plan: Plan,
     *,
@@ -116,18 +119,35 @@ def admitted_run(
         LedgerRefusal: a guard forbids it; nothing was posted.
         InputError: more of its rows are bad than the failure budget allows.
     """
-    rows = first_pass.sketches
     first = RunIdentity(
         base_url=plan.settings.base_url,
         period=plan.period,
         content_sha256=log.content_sha256,
         mapping=plan.mapping,
     )
-    identity = choose_run(plan.ledger_folder, first, input_facts, asks_for_all_again=plan.again, event_id=plan.event_id)
+    identity = choose_run(
+        plan.ledger_folder, first, first_pass.file, asks_for_all_again=plan.again, event_id=plan.event_id
+    )
     demand_schema(log.path, _latest_known(plan.ledger_folder, identity), schema_path=plan.schema_path)
     demand_another(log.path, identity, rows=log.row_count, path_by_run_id=path_by_run_id)
     _demand_few_bad(log, first_pass.bad, plan, identity)
-    if plan.event_id is not None:  # before anything is made, though the claims' own door asks too
+    _demand_ledger_not_lost(log, first, plan)
+    seen = SeenRows(plan.ledger_folder, identity, event_id=plan.event_id)
+    if not is_known(plan.ledger_folder, identity.run_id) and not plan.again and not plan.allow_overlap:
+        for note in _compared_with_others(log.path, first_pass.sketches, seen):
+            say(replace(note, run_id=identity.run_id))
+    return identity, seen
+
+
+def _demand_ledger_not_lost(log: UsageLog, first: RunIdentity, plan: Plan) -> None:
+    """Refuse where claims, results or marks name a run that this ledger lacks.
+
+    first: the first run of the log's content.
+
+    Raises:
+        LedgerRefusal: they do; nothing was posted.
+    """
+    if plan.event_id is not None:  # asked again when they are opened; here, so that a refusal leaves no file behind
         demand_known_claims(plan.ledger_folder)
     knows = functools.partial(is_known, plan.ledger_folder)
     best = next(names_for(log, plan)).results
@@ -141,14 +161,18 @@ def admitted_run(
             ledger_folder=plan.ledger_folder,
         )
         demand_known_marks(best.parent, input_name=log.path.name, knows=knows, ledger_folder=plan.ledger_folder)
-    seen = SeenRows(plan.ledger_folder, identity, event_id=plan.event_id)
-    if not knows(identity.run_id) and not plan.again and not plan.allow_overlap:
-        for sketch in rows.each():
-            demand_not_grown(seen, sketch, path=log.path)
-        demand_other_events(seen, rows.events, path=log.path, columns=rows.columns)
-        for note in distinct(demand_little_overlap(seen, sketch, path=log.path) for sketch in rows.each()):
-            say(replace(note, run_id=identity.run_id))
-    return identity, seen
+
+
+def _compared_with_others(path: Path, sketches: RowSketches, seen: SeenRows) -> list[Note]:
+    """Compare the rows of a run that begins with those of others; give what is odd and no reason to refuse.
+
+    Raises:
+        LedgerRefusal: they are mostly the same rows, or events.
+    """
+    for sketch in sketches.each():
+        demand_not_grown(seen, sketch, path=path)
+    demand_other_events(seen, sketches.events, path=path, columns=sketches.columns)
+    return distinct(demand_little_overlap(seen, sketch, path=path) for sketch in sketches.each())
 
 
 def _latest_known(folder: Path, identity: RunIdentity) -> RunFacts:
@@ -177,7 +201,7 @@ def _rows_to_go(log: UsageLog, reader: EventReader, known: Knowledge, plan: Plan
 def demand_fit_to_go_on(
     log: UsageLog,
     reader: EventReader,
-    input_facts: InputFacts,
+    file: InputFile,
     plan: Plan,
     seen: SeenRows,
     *,
@@ -194,7 +218,7 @@ def demand_fit_to_go_on(
         LedgerRefusal: others posted most of its rows, or there is no room; nothing was posted by this command.
     """
     notes = _others_since(log, reader, plan, seen, known=known, facts=facts)
-    copy = note_of_copy(input_facts, facts.get("input_path"), event_id=plan.event_id) if log.row_count else None
+    copy = note_of_copy(file, facts.get("input_path"), event_id=plan.event_id) if log.row_count else None
     demand_room(nearest_folder(plan.ledger_folder), rows=log.row_count - known.history().may_be_recorded)
     return notes if copy is None else [*notes, copy]
 
@@ -216,11 +240,11 @@ def _others_since(
         "if these are the same events, put those that no run has posted into a file of their own and upload that with "
         "--allow-overlap"
     )
-    since = facts["compared"]
-    demand_other_events_since(seen, lambda: to_go().events(), since, path=log.path, place=log.path, way_on=way_on)
+    compared = facts["compared"]
+    demand_other_events_since(seen, compared, lambda: to_go().events(), path=log.path, place=log.path, way_on=way_on)
     return demand_little_overlap_since(
         seen,
-        since,
+        compared,
         lambda: to_go().each(),
         path=log.path,
         which="the rows that it has still to post",
@@ -248,11 +272,9 @@ def admitted(
     reader: EventReader,
     plan: Plan,
     *,
-    input_facts: InputFacts,
     first_pass: FirstPass,
     path_by_run_id: Mapping[str, Path],
-    say: Callable[[Note], None],
-    should_stop: Callable[[], bool],
+    watcher: Watcher,
 ) -> Iterator[Admitted]:
     """Begin or continue the run of a log that was read through; hold its ledger and its results' names meanwhile.
 
@@ -261,52 +283,51 @@ def admitted(
     Raises:
         LedgerRefusal: a guard forbids it, or the ledger cannot be used; nothing was posted.
         InputError: more of its rows are bad than the failure budget allows.
-        StoppedError: ``should_stop`` said so while others began.
+        StoppedError: the command was interrupted while others began.
     """
+    file, sketches = first_pass.file, first_pass.sketches
     with contextlib.ExitStack() as held:
-        with turn_to_begin(log.path, plan.ledger_folder, say=say, should_stop=should_stop):
-            identity, seen = admitted_run(log, input_facts, first_pass, plan, path_by_run_id=path_by_run_id, say=say)
+        with turn_to_begin(log.path, plan.ledger_folder, watcher):
+            identity, seen = chosen_run(log, first_pass, plan, path_by_run_id=path_by_run_id, say=watcher.say)
             ledger = held.enter_context(Ledger(plan.ledger_folder, identity))
-            for note in demand_fit_to_go_on(log, reader, input_facts, plan, seen, known=ledger, facts=ledger.facts()):
-                say(replace(note, run_id=identity.run_id))
+            for note in demand_fit_to_go_on(log, reader, file, plan, seen, known=ledger, facts=ledger.facts()):
+                watcher.say(replace(note, run_id=identity.run_id))
             own_events = held.enter_context(own_events_of(ledger, reader))
             reservation = held.enter_context(reserved(names_for(log, plan), log, ledger, rows=log.row_count))
             ledger.begin(
                 path=log.path,
                 columns=log.columns,
-                facts=[input_facts.name, input_facts.modified_nanoseconds],
+                input_name=file.name,
+                input_modified_nanoseconds=file.modified_nanoseconds,
                 rows=log.row_count,
                 event_id=plan.event_id,
                 schema_path=plan.schema_path,
                 compared=seen.checksums(),
             )
-            rows = first_pass.sketches
-            seen.keep(rows.to_bytes())
-            # Those that it has kept may be of replays, which corrected some.
-            seen.events.keep(merged([*seen.events.own(), rows.events()]), path=log.path, columns=rows.columns)
+            seen.keep(sketches.to_bytes())
+            # Merged with what this run kept before: its replays may have posted corrected events.
+            seen.events.keep(merged([*seen.events.own(), sketches.events()]), path=log.path, columns=sketches.columns)
             if ledger.history().may_be_recorded < log.row_count:
-                seen.keep_log(rows.each(), path=log.path)
+                seen.keep_log(sketches.each(), path=log.path)
         yield Admitted(ledger=ledger, own_events=own_events, reservation=reservation, seen=seen)
 
 
 @contextlib.contextmanager
-def turn_to_begin(
-    path: Path, ledger_folder: Path, *, say: Callable[[Note], None], should_stop: Callable[[], bool]
-) -> Iterator[None]:
+def turn_to_begin(path: Path, ledger_folder: Path, watcher: Watcher) -> Iterator[None]:
     """Hold the turn of those commands of a ledger that are about to post.
 
     path: the file that waits, to be said.
 
     Raises:
         LedgerRefusal: the turn cannot be had.
-        StoppedError: ``should_stop`` said so while others began.
+        StoppedError: the command was interrupted while others began.
     """
     waiting = Note("waits while another upload begins", "waiting_to_begin", path=path)
     lock = ledger_folder / "beginning.lock"
     with contextlib.ExitStack() as held:
         try:
             ledger_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            held.enter_context(turn(lock, waits=lambda: say(waiting), should_stop=should_stop))
+            held.enter_context(turn(lock, waits=lambda: watcher.say(waiting), should_stop=watcher.should_stop))
         except OSError as error:
             raise unusable(ledger_folder, error) from error
         yield

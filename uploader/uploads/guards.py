@@ -27,14 +27,14 @@ _RUNS_OF_A_CONTENT = 2
 """The first, and the one that ``--again`` may begin."""
 _LEAST_BYTES_A_ROW = 75
 """What an accepted row takes of the ledger's disk while a run is under way."""
-_LOG_BYTES_A_ROW = 2_100
-"""What a row takes of SQLite's write-ahead log, which comes to no more than ``_MOST_LOG_BYTES``."""
-_MOST_LOG_BYTES = 4_200_000
+_WAL_BYTES_A_ROW = 2_100
+"""What a row takes of SQLite's write-ahead log, which comes to no more than ``_MOST_WAL_BYTES``."""
+_MOST_WAL_BYTES = 4_200_000
 _OR_AGAIN = "; to bill all of it again, use --again"
 
 
 @dataclass(frozen=True, slots=True)
-class InputFacts:
+class InputFile:
     """What tells one usage log from a copy: its file name, when it was last modified (ns since 1970), its path."""
 
     name: str
@@ -42,7 +42,7 @@ class InputFacts:
     path: Path
 
     @classmethod
-    def of(cls, path: Path) -> InputFacts:
+    def of(cls, path: Path) -> InputFile:
         """Look at a file.
 
         Raises:
@@ -56,7 +56,7 @@ class InputFacts:
             ) from error
 
     def is_copy_of(self, other: Path) -> bool:
-        """Tell whether another file, of the same content once, is there still: it was not moved here."""
+        """Tell whether a run's own file is still there, as old as this one: this is a copy, not that file moved."""
         try:
             return other.stat().st_mtime_ns == self.modified_nanoseconds and not other.samefile(self.path)
         except OSError:
@@ -64,7 +64,7 @@ class InputFacts:
 
 
 def choose_run(
-    folder: Path, identity: RunIdentity, facts: InputFacts, *, asks_for_all_again: bool, event_id: str | None
+    folder: Path, identity: RunIdentity, file: InputFile, *, asks_for_all_again: bool, event_id: str | None
 ) -> RunIdentity:
     """Choose the run that an upload begins or continues.
 
@@ -75,16 +75,17 @@ def choose_run(
         LedgerRefusal: the same content is known under another name, was modified since or adopted from its results, its
             events were named otherwise, or ``--again`` cannot be had, as a second time.
     """
-    latest, knowledge = None, None
-    while has_begun(found := remembered(folder, identity.run_id)):
-        _demand_not_adopted(facts, identity, found)
-        latest, knowledge = identity, found
+    begun: list[tuple[RunIdentity, RunFacts]] = []
+    while has_begun(facts := remembered(folder, identity.run_id)):
+        _demand_not_adopted(file, identity, facts)
+        begun.append((identity, facts))
         identity = replace(identity, again=identity.again + 1)
-    _demand_none_adopted(folder, facts, identity)
-    if latest is None or knowledge is None:
+    _demand_none_adopted(folder, file, identity)
+    if not begun:
         return identity
+    latest, facts = begun[-1]
     if asks_for_all_again:
-        if not knowledge.get("is_finished"):
+        if not facts.get("is_finished"):
             raise LedgerRefusal(
                 f"--again: the last run of this content ({latest.run_id}) has not finished",
                 remedy="run the command without --again to continue it",
@@ -96,11 +97,11 @@ def choose_run(
                 "with --period",
             )
         return identity
-    if knowledge.get("event_id") != event_id:
-        raise _otherwise_named(facts, latest, knowledge.get("event_id"))
-    is_another_file = knowledge["input"] != [facts.name, facts.modified_nanoseconds]
-    if event_id is None and is_another_file and knowledge["rows"]:  # a header alone is nothing to be billed
-        raise _same_content(facts, latest, knowledge)
+    if facts.get("event_id") != event_id:
+        raise _otherwise_named(file, latest, facts.get("event_id"))
+    is_another_file = facts["input"] != [file.name, file.modified_nanoseconds]
+    if event_id is None and is_another_file and facts["rows"]:  # a header alone is nothing to be billed
+        raise _same_content(file, latest, facts)
     return latest
 
 
@@ -126,7 +127,7 @@ def demand_room(folder: Path, *, rows: int) -> None:
         LedgerRefusal: less is free than they take at the least.
     """
     room_bytes = shutil.disk_usage(folder).free
-    needed_bytes = rows * _LEAST_BYTES_A_ROW + min(rows * _LOG_BYTES_A_ROW, _MOST_LOG_BYTES)
+    needed_bytes = rows * _LEAST_BYTES_A_ROW + min(rows * _WAL_BYTES_A_ROW, _MOST_WAL_BYTES)
     if room_bytes < needed_bytes:
         raise LedgerRefusal(
             f"{folder}: {room_bytes:,} bytes are free, and the ledger needs {needed_bytes:,} for {rows:,} rows",
@@ -152,18 +153,18 @@ def demand_another(path: Path, run: RunIdentity, *, rows: int, path_by_run_id: M
         )
 
 
-def note_of_copy(facts: InputFacts, there: str | None, *, event_id: str | None) -> Note | None:
+def note_of_copy(file: InputFile, there: str | None, *, event_id: str | None) -> Note | None:
     """Warn of a file that continues a run whose own file is still there, elsewhere: two flat days may be alike.
 
     there: the path of the run's own file.
     """
-    if event_id is not None or there is None or not facts.is_copy_of(Path(there)):
+    if event_id is not None or there is None or not file.is_copy_of(Path(there)):
         return None
     text = (
         f"the same content was uploaded as {there}, which is there still: this is taken for the same usage; if it is "
         "another period's, say which with --period LABEL"
     )
-    return Note(text, "same_content", level=Level.WARNING, path=facts.path)
+    return Note(text, "same_content", level=Level.WARNING, path=file.path)
 
 
 def demand_known_results(
@@ -210,24 +211,24 @@ def _run_named_in(path: Path, delimiter: str) -> str:
         return ""
 
 
-def _otherwise_named(facts: InputFacts, latest: RunIdentity, event_id: str | None) -> LedgerRefusal:
+def _otherwise_named(file: InputFile, latest: RunIdentity, event_id: str | None) -> LedgerRefusal:
     with_it = "without --event-id" if event_id is None else f"with --event-id {event_id}"
     return LedgerRefusal(
-        f"{facts.name}: the same content was uploaded {with_it} ({latest.run_id}): its events have other ids",
+        f"{file.name}: the same content was uploaded {with_it} ({latest.run_id}): its events have other ids",
         remedy=f"nothing was posted; run the command {with_it}",
     )
 
 
-def _demand_not_adopted(facts: InputFacts, identity: RunIdentity, knowledge: RunFacts) -> None:
-    if "adopted" in knowledge:
+def _demand_not_adopted(file: InputFile, identity: RunIdentity, facts: RunFacts) -> None:
+    if "adopted" in facts:
         raise LedgerRefusal(
-            f"{facts.name}: its run {identity.run_id} was adopted by this ledger from {knowledge['adopted']}, and what "
+            f"{file.name}: its run {identity.run_id} was adopted by this ledger from {facts['adopted']}, and what "
             "that file does not say of the run's rows is not known here",
             remedy="nothing was posted; replay the newest failed file of the run instead",
         )
 
 
-def _demand_none_adopted(folder: Path, facts: InputFacts, identity: RunIdentity) -> None:
+def _demand_none_adopted(folder: Path, file: InputFile, identity: RunIdentity) -> None:
     """Look for an adopted run among those that ``--again`` would have begun, though the ones before it are not known.
 
     Raises:
@@ -236,28 +237,28 @@ def _demand_none_adopted(folder: Path, facts: InputFacts, identity: RunIdentity)
     for again in range(identity.again, _RUNS_OF_A_CONTENT):
         later = replace(identity, again=again)
         if ledger_path(folder, later.run_id).exists():
-            _demand_not_adopted(facts, later, remembered(folder, later.run_id))
+            _demand_not_adopted(file, later, remembered(folder, later.run_id))
 
 
-def _same_content(facts: InputFacts, latest: RunIdentity, knowledge: RunFacts) -> LedgerRefusal:
-    name, modified_nanoseconds = knowledge["input"]
+def _same_content(file: InputFile, latest: RunIdentity, facts: RunFacts) -> LedgerRefusal:
+    name, modified_nanoseconds = facts["input"]
     then, now = (
         datetime.fromtimestamp(nanoseconds // 10**9, timezone.utc).isoformat()
-        for nanoseconds in (modified_nanoseconds, facts.modified_nanoseconds)
+        for nanoseconds in (modified_nanoseconds, file.modified_nanoseconds)
     )
-    is_it = name == facts.name
+    is_it = name == file.name
     exactly = f"@{modified_nanoseconds // 10**9}.{modified_nanoseconds % 10**9:09}"
-    state = "finished" if knowledge.get("is_finished") else "unfinished"
+    state = "finished" if facts.get("is_finished") else "unfinished"
     period = f" for period {latest.period!r}" if latest.period else ""
     other_label = "another --period LABEL" if latest.period else "--period LABEL"
     finish = (
         ""
-        if knowledge.get("is_finished")
+        if facts.get("is_finished")
         else f"to continue that run, {'' if is_it else f'call the file {name} again and '}touch -d {exactly} it; "
     )
     return LedgerRefusal(
-        f"{facts.name}: the same content was uploaded{period} as {name!r}, modified {then}"
+        f"{file.name}: the same content was uploaded{period} as {name!r}, modified {then}"
         f"{f', and this one was modified since, {now}' if is_it else ''}; {state} {latest.run_id}",
         remedy=f"nothing was posted; {finish}if this is another period's usage, say which with {other_label}"
-        f"{_OR_AGAIN if knowledge.get('is_finished') else ''}",
+        f"{_OR_AGAIN if facts.get('is_finished') else ''}",
     )

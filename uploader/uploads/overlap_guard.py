@@ -25,7 +25,7 @@ _MOST_SHARE = 0.5
 _SHARE_WORTH_A_WORD = 0.05
 
 
-def demand_not_grown(seen: SeenRows, rows: bytes, *, path: Path) -> None:
+def demand_not_grown(seen: SeenRows, sketch: bytes, *, path: Path) -> None:
     """Refuse a log that has most rows of another, which was in its place and of which some were posted, but not all.
 
     Whatever share of its own rows they are: a log that grew, or was corrected, while its upload stood still.
@@ -37,7 +37,7 @@ def demand_not_grown(seen: SeenRows, rows: bytes, *, path: Path) -> None:
         # datasketches takes 0.15 s to import, and a fresh ledger has nothing to compare with.
         from uploader.ledger.overlap import rows_of_log_again  # noqa: PLC0415 -- see above
 
-        again = rows_of_log_again(rows, run_id=run, log=log, posted=posted, most_share=_MOST_SHARE)
+        again = rows_of_log_again(sketch, run_id=run, log=log, posted=posted, most_share=_MOST_SHARE)
         if again:
             raise _grown(path, run, again, is_unfinished=seen.is_unfinished(run))
 
@@ -61,19 +61,19 @@ def demand_other_events(seen: SeenRows, events: Callable[[], bytes], *, path: Pa
 
 
 def demand_other_events_since(
-    seen: SeenRows, events: Callable[[], bytes], since: Mapping[str, int], *, path: Path, place: Path, way_on: str
+    seen: SeenRows, compared: Mapping[str, int], events: Callable[[], bytes], *, path: Path, place: Path, way_on: str
 ) -> None:
     """Refuse to send rows that went up since in their log's place, under other columns.
 
-    since:  what ``SeenRows.checksums`` gave when they were compared.
-    place:  where their log is.
-    way_on: what to do with them.
+    compared: what ``SeenRows.checksums`` gave when they were compared with others.
+    place:    where their log is.
+    way_on:   what to do with them.
 
     Raises:
         LedgerRefusal: nothing was posted.
     """
     for run, later in seen.events.all_at(place):
-        if seen.has_posted_since(run, since) and (count := _events_again(events(), run, later)):
+        if seen.has_posted_since(run, compared) and (count := _events_again(events(), run, later)):
             _refuse_if_posted(seen, path, run, count, way_on=way_on)
 
 
@@ -113,7 +113,7 @@ def _events_again(events: bytes, run: str, earlier: bytes) -> float:
 
 def demand_little_overlap(
     seen: SeenRows,
-    rows: bytes,
+    sketch: bytes,
     *,
     path: Path,
     which: str = "its rows",
@@ -135,7 +135,7 @@ def demand_little_overlap(
         return None
     from uploader.ledger.overlap import overlap_with  # noqa: PLC0415 -- see demand_not_grown
 
-    overlap = overlap_with(rows, earlier)
+    overlap = overlap_with(sketch, earlier)
     if overlap.share <= _SHARE_WORTH_A_WORD:
         return _too_few(path, overlap.too_large) if overlap.too_large else None
     largest = sorted(overlap.rows_by_run_id.items(), key=lambda item: -item[1])[:3]
@@ -155,7 +155,7 @@ def demand_little_overlap(
 def demand_little_overlap_since(
     seen: SeenRows,
     compared: Mapping[str, int],
-    rows: Callable[[], Sequence[bytes]],
+    sketches: Callable[[], Sequence[bytes]],
     *,
     path: Path,
     which: str,
@@ -164,7 +164,7 @@ def demand_little_overlap_since(
     """Refuse to send rows most of which other runs posted since these were compared with them; else give notes.
 
     compared: what ``SeenRows.checksums`` gave then.
-    rows:     sketches them; not called when no other run posted anything since.
+    sketches: sketches them; not called when no other run posted anything since.
 
     Raises:
         LedgerRefusal: nothing was posted.
@@ -173,7 +173,7 @@ def demand_little_overlap_since(
         return []
     return distinct(
         demand_little_overlap(seen, sketch, path=path, which=which, way_on=way_on, but_for=compared)
-        for sketch in rows()
+        for sketch in sketches()
     )
 
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from uploader.ledger.ledger import Ledger
+from uploader.ledger.ledger import History, Ledger
 from uploader.ledger.marker import Marker
 from uploader.ledger.sketch_files import place_of
-from uploader.model.errors import LedgerFault, SettingsError, StoppedError, UploaderError
+from uploader.model.errors import LedgerFault, SettingsError, UploaderError
 from uploader.model.identity import EventIds
 from uploader.model.notes import Level, Note
 from uploader.model.plan import Plan
-from uploader.posting.desk import Desk, Watcher, open_desk
+from uploader.posting.desk import Desk, Watcher, not_begun, open_desk
 from uploader.posting.file_report import FileReport, Start, report_of_run
 from uploader.posting.progress import Progress
 from uploader.readers.readers import UsageLog, open_usage_log
@@ -22,7 +22,6 @@ from uploader.results.reservation import Reservation
 from uploader.results.writing import results_note, write_out
 from uploader.uploads.admission import Admitted, admitted, read_through, sketches_of
 from uploader.uploads.due_rows import due_rows
-from uploader.uploads.guards import InputFacts
 from uploader.uploads.naming import Naming
 from uploader.uploads.overlap_guard import take_place_if_posted
 from uploader.uploads.settled_rows import SettledRows
@@ -36,7 +35,10 @@ def upload(paths: Sequence[Path], *, plan: Plan, watcher: Watcher) -> list[FileR
     """
     logs = each_once(paths, plan, say=watcher.say)
     with open_desk(plan, watcher) as desk:
-        reports = [_with_its_last_word(_upload_or_say_why_not(path, desk), desk) for path in logs]
+        reports = []
+        for path in logs:
+            reports.append(_upload_or_say_why_not(path, desk))
+            watcher.say(reports[-1].as_note())
         desk.keep_limit()
         return reports
 
@@ -51,7 +53,7 @@ def each_once(paths: Sequence[Path], plan: Plan, *, say: Callable[[Note], None])
         raise SettingsError("no usage log is given", remedy="name one or more")
     log_by_place: dict[str, Path] = {}
     for path in paths:
-        first = log_by_place.setdefault(_place_of(path), path)
+        first = log_by_place.setdefault(_place_or_name(path), path)
         if first is not path:
             say(Note(f"is {first}, which is named before, and is taken once", "named_twice", path=path))
     logs = [*log_by_place.values()]
@@ -60,23 +62,16 @@ def each_once(paths: Sequence[Path], plan: Plan, *, say: Callable[[Note], None])
     return logs
 
 
-def _place_of(path: Path) -> str:
+def _place_or_name(path: Path) -> str:
     try:
         return place_of(path)  # a link by another name may be a stale one: it is refused as a copy is
     except (OSError, ValueError):  # which opening it will tell
         return str(path)
 
 
-def _with_its_last_word(report: FileReport, desk: Desk) -> FileReport:
-    desk.watcher.say(report.as_note())
-    return report
-
-
 def _upload_or_say_why_not(path: Path, desk: Desk) -> FileReport:
     if why := desk.why_stopped():
-        return FileReport(
-            path=path, error=StoppedError(f"{path}: not begun, because {why}", remedy="run the same command again")
-        )
+        return FileReport(path=path, error=not_begun(path, why))
     start = Start()
     try:
         return _upload_file(path, desk, start)
@@ -92,18 +87,15 @@ def _upload_file(path: Path, desk: Desk, start: Start) -> FileReport:
     desk.watcher.say(Note("being read", "file_begun", path=path))
     with open_usage_log(path, delimiter=desk.plan.delimiter) as log:
         reader = desk.fitted_reader(log)
-        input_facts = InputFacts.of(path)
         first_pass = read_through(log, reader, desk.plan, say=desk.watcher.say)
         books = first_pass.books
         with admitted(
             log,
             reader,
             desk.plan,
-            input_facts=input_facts,
             first_pass=first_pass,
             path_by_run_id=desk.path_by_run_id,
-            say=desk.watcher.say,
-            should_stop=desk.watcher.should_stop,
+            watcher=desk.watcher,
         ) as run:
             desk.path_by_run_id[run.ledger.identity.run_id] = path
             marker = _lay_marker(log, run.reservation, run.ledger)
@@ -111,12 +103,13 @@ def _upload_file(path: Path, desk: Desk, start: Start) -> FileReport:
             _say_what_is_known(path, run.ledger, progress, desk.watcher)
             naming = Naming(reader, EventIds(run.ledger.identity))
             due = due_rows(log, naming, run.own_events, run.ledger, progress)
-            desk.posting(log, run.ledger, progress).post_all(due)
+            desk.begin_posting(log, run.ledger, progress).post_all(due)
             stop = desk.why_stopped(progress)
             _say_what_others_had(log, run, desk)
-            accepted = _end_run(log, run, naming, books, progress, desk=desk, stop=stop)
+            history = run.ledger.history()
+            edited = _end_run(log, run, naming, books, history, desk=desk, stop=stop)
             marker.remove()
-        imbalance = books.imbalance(accepted=accepted, may_leave_unsent=bool(stop))
+        imbalance = books.imbalance(accepted=history.accepted, may_leave_unsent=bool(stop))
     return report_of_run(
         log,
         run.ledger,
@@ -127,14 +120,14 @@ def _upload_file(path: Path, desk: Desk, start: Start) -> FileReport:
         mapping=desk.plan.mapping,
         stop=stop,
         imbalance=imbalance,
+        rows_posted_otherwise=edited,
     )
 
 
 def _end_run(
-    log: UsageLog, run: Admitted, naming: Naming, books: Books, progress: Progress, *, desk: Desk, stop: str
+    log: UsageLog, run: Admitted, naming: Naming, books: Books, history: History, *, desk: Desk, stop: str
 ) -> int:
-    """Write the results, and have the ledger know that they are durable; give how many rows it has as accepted."""
-    history = run.ledger.history()
+    """Write the results, and have the ledger know that they are durable; give how many rows were accepted as edited."""
     # The sketch of the first pass stands when every row was posted.
     posted = None if history.may_be_recorded == log.row_count else sketches_of(log, desk.plan)
     settled = SettledRows(naming, run.ledger, books, own_events=run.own_events, posted=posted)
@@ -152,10 +145,10 @@ def _end_run(
         posted=history.may_be_recorded,
         compared=run.ledger.facts()["compared_first"],
     )
-    progress.posted_otherwise = run.ledger.end(is_finished=not stop, totals=books.totals())
-    if progress.posted_otherwise:
-        desk.watcher.say(_note_of_edits(log.path, progress.posted_otherwise, run_id=run_id))
-    return history.accepted
+    edited = run.ledger.end(is_finished=not stop, totals=books.totals())
+    if edited:
+        desk.watcher.say(_note_of_edits(log.path, edited, run_id=run_id))
+    return edited
 
 
 def _lay_marker(log: UsageLog, reservation: Reservation, ledger: Ledger) -> Marker:
