@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.simulated_backend import Answered, Backend, Story, always, simulate, stepwise
-from uploader.pacing.ceiling import Refused
+from uploader.pacing.lesson import KnownCeiling
 
 FIXED = (8, 32, 64, 128)
 
@@ -23,10 +23,10 @@ class Scene:
     commit_seconds: float = 300e-6
     stall_seconds: float = 0.0
 
-    def run(self, concurrency: int | None, *, refused: Refused | None = None) -> Story:
+    def run(self, concurrency: int | None, *, known_ceiling: KnownCeiling | None = None) -> Story:
         """Post to a fresh copy of the backend; None for the adaptive limit.
 
-        refused: what an earlier run found of it.
+        known_ceiling: what an earlier run left of it.
         """
         return simulate(
             self.backend(),
@@ -35,7 +35,7 @@ class Scene:
             row_seconds=self.row_seconds,
             commit_seconds=self.commit_seconds,
             stall_seconds=self.stall_seconds,
-            refused=refused,
+            known_ceiling=known_ceiling,
         )
 
     def rate(self, story: Story) -> float:

@@ -14,7 +14,7 @@ from enum import Enum, auto
 
 from uploader.model.api import Verdict
 from uploader.model.model import Outcome, Reason
-from uploader.pacing.ceiling import Refused
+from uploader.pacing.lesson import KnownCeiling
 from uploader.pacing.pacing import Pacing
 
 ByTime = Callable[[float], float]
@@ -140,7 +140,7 @@ class Story:
 
     moments: list[Moment] = field(default_factory=list)
     stop: str = ""
-    refused: Refused | None = None
+    known_ceiling: KnownCeiling | None = None
     most_in_flight: int = 0
 
     def between(self, first_seconds: float, last_seconds: float) -> list[Moment]:
@@ -171,14 +171,14 @@ def simulate(
     commit_seconds: float = 300e-6,
     stall_seconds: float = 0.0,
     max_rate_per_second: float | None = None,
-    refused: Refused | None = None,
+    known_ceiling: KnownCeiling | None = None,
 ) -> Story:
     """Post for so many seconds, or until the run stops.
 
     row_seconds:    what a row costs this process, its one thread.
     commit_seconds: what each turn of its loop costs beside that: a commit to the disk.
     stall_seconds:  what one commit in eight takes longer: the disk is busy, and answers lie unread.
-    refused:        what the command before found.
+    known_ceiling:  what the command before left.
     """
     pacing = Pacing(
         concurrency=concurrency,
@@ -187,7 +187,7 @@ def simulate(
         chance=random.Random(2),  # noqa: S311 -- a simulation
         was_good_before=lambda: False,
         max_rate_per_second=max_rate_per_second,
-        refused=refused,
+        known_ceiling=known_ceiling,
     )
     story = Story()
     serial = itertools.count()
@@ -223,5 +223,5 @@ def simulate(
                 continue
             pacing.note_post(_VERDICTS[ended], now_seconds=now, elapsed_seconds=now - began)
             story.moments.append(Moment(now, ended, now - began, pacing.limit))
-    story.stop, story.refused = pacing.stop, pacing.refused
+    story.stop, story.known_ceiling = pacing.stop, pacing.known_ceiling
     return story

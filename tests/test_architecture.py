@@ -48,7 +48,7 @@ HOUSE: list[dict[str, list[str]]] = [
             "glance ledger_folder",
             "ledger",
             "edits run_totals seen",
-            "adopted found_limits run_file seen_events",
+            "adopted known_ceilings run_file seen_events",
             "claims marker run_facts sketch_files",
             "database durable local_disk lock overlap",
         ],
@@ -61,7 +61,7 @@ HOUSE: list[dict[str, list[str]]] = [
         ],
     },
     {
-        "pacing": ["pacing", "limit", "refusals trials", "bucket ceiling climb measured"],
+        "pacing": ["pacing", "lesson limit", "refusals trials", "bucket ceiling climb measured"],
         "schema": ["schema", "cell_readers known_cells"],
         "sender": [
             "sender",

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 
 import pytest
 
 from tests.pacing_scenes import FIXED, SCENES
 from tests.simulated_backend import Answered, Backend, Story, always, simulate, stepwise
 from uploader.model.settings import MOST_IN_FLIGHT
-from uploader.pacing.ceiling import Refused
+from uploader.pacing.lesson import KnownCeiling
 from uploader.pacing.limit import FIRST_LIMIT, AdaptiveLimit
 
 TAKEN = dict.fromkeys(SCENES, 0.9) | {"shedding earlier": 0.8}
@@ -126,33 +125,48 @@ def test_refusals_become_rarer() -> None:
     assert long.in_doubt <= 25
 
 
-@pytest.mark.parametrize("scene", ["shedding", "shedding soon", "losing", "pacing"])
-def test_the_next_command_knows_where_the_backend_refused(scene: str) -> None:
-    """It leaves fewer rows in doubt than the first, none within its first ten seconds, and is as fast."""
-    first = story(scene)
-    assert first.refused is not None
-    second = SCENES[scene].run(None, refused=first.refused)
-    assert second.in_doubt < first.in_doubt or first.in_doubt == 0
-    assert all(moment.answered is Answered.ACCEPTED for moment in second.between(0, 10))
-    assert SCENES[scene].rate(second) >= 0.99 * SCENES[scene].rate(first)
+@pytest.mark.parametrize("scene", ["shedding", "shedding soon", "losing"])
+def test_the_next_commands_leave_no_row_in_doubt_where_the_first_did(scene: str) -> None:
+    """For a week of nights they stay below the limit that it met, as fast as it was; then it is found out anew."""
+    night = story(scene)
+    assert night.in_doubt
+    for _ in range(7):
+        assert night.known_ceiling is not None
+        night = SCENES[scene].run(None, known_ceiling=night.known_ceiling)
+        assert night.in_doubt == 0
+        assert SCENES[scene].rate(night) >= 0.99 * SCENES[scene].rate(story(scene))
+    assert night.known_ceiling is None
 
 
-def test_what_was_found_holds_for_a_while_alone() -> None:
-    """A backend that takes far more than the last command found is asked again after ten seconds."""
-    run = replace(SCENES["far"], seconds=40).run(None, refused=Refused(calls=2.0, seconds=2.0))
-    assert max(run.limits(0, 10)) == 1
-    assert run.in_doubt == 0
-    assert min(run.limits(39, 40)) > 100
+def test_a_ceiling_that_is_no_more_is_forgotten() -> None:
+    """After five minutes the next command asks for more; where that goes well, the one after it is told nothing."""
+    backend = Backend(workers=always(1000), service_seconds=always(0.5), noise=0)
+    night = simulate(backend, seconds=400, known_ceiling=KnownCeiling(20.0))
+    assert max(night.limits(0, 300)) < 20
+    assert max(night.limits(300, 400)) > 100
+    assert night.in_doubt == 0
+    assert night.known_ceiling is None
 
 
-def test_nothing_is_known_of_a_backend_that_refused_nothing_or_is_in_trouble() -> None:
-    """The next command finds out by itself, then; and after a fixed limit, which finds nothing out."""
-    assert story("queueing").refused is None
-    assert SCENES["shedding"].run(128).refused is None
-    lost = Backend(workers=always(100), service_seconds=always(0.1), most_held=stepwise((0, 40), (2, 0)))
-    gone = simulate(lost, seconds=40)
-    assert gone.refused is None
-    assert gone.in_doubt
+def test_what_was_no_limit_of_the_backend_is_not_handed_on() -> None:
+    """That it asked to wait leaves no doubt; so few calls, trouble in the end, and a fixed limit tell of no limit."""
+    assert story("queueing").known_ceiling is None
+    assert story("pacing").known_ceiling is None
+    assert SCENES["shedding"].run(128).known_ceiling is None
+    for most_held in (always(10), stepwise((0, 40), (2, 0))):
+        backend = Backend(workers=always(100), service_seconds=always(0.1), most_held=most_held)
+        run = simulate(backend, seconds=40)
+        assert run.in_doubt
+        assert run.known_ceiling is None
+
+
+def test_a_command_that_learns_nothing_hands_on_what_it_was_told() -> None:
+    """One that posts nothing, has a fixed limit, or meets a backend that is down."""
+    told = KnownCeiling(40.0, 3)
+    down = Backend(workers=always(100), service_seconds=always(0.1), most_held=always(0))
+    assert simulate(down, seconds=0, known_ceiling=told).known_ceiling == told
+    assert simulate(down, seconds=40, known_ceiling=told).known_ceiling == told
+    assert simulate(SCENES["far"].backend(), seconds=5, concurrency=8, known_ceiling=told).known_ceiling == told
 
 
 def test_a_capped_rate_keeps_the_limit_small() -> None:

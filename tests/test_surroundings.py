@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.billing_answers import reply
+from tests.billing_contract import contract
 from tests.billing_server import BillingServer
 from tests.command import Ended, Home, ended, usage_rows, write_csv
 from uploader import upload
@@ -188,6 +189,19 @@ def test_a_part_of_the_ledger_of_another_user_is_noticed(
     assert run.exit_code in (1, 2)
     assert "Permission denied" in run.said
     assert "do not give --ledger another folder instead" in run.said
+    assert len(billing_server.posts) == 6
+
+
+def test_a_replay_notices_it_too(home: Home, billing_server: BillingServer, log: Path) -> None:
+    """What others posted since cannot be told: nothing is posted."""
+    billing_server.respond = lambda received: reply(422) if received.method == "POST" else contract(received)
+    assert home.run_here("upload", log).exit_code == 1
+    (home.ledger / "seen").chmod(0)
+    run = run_as_anybody(home, "replay", "usage.failed.csv")
+    (home.ledger / "seen").chmod(0o700)
+    assert run.exit_code == 2
+    assert "Permission denied" in run.said
+    assert "Traceback" not in run.said
     assert len(billing_server.posts) == 6
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 
 import pytest
@@ -12,8 +13,8 @@ from tests.billing_contract import contract
 from tests.billing_server import BillingServer
 from tests.command import Home, cells, ended, read_rows, usage_rows, write_csv
 from tests.held_back import HeldBack
-from uploader.ledger.found_limits import found_limit, keep_limit
-from uploader.pacing.ceiling import Refused
+from uploader.ledger.known_ceilings import keep_ceiling, known_ceiling
+from uploader.pacing.lesson import KnownCeiling
 
 FIRST_LIMIT = 4
 
@@ -45,51 +46,96 @@ def test_the_limit_rises_with_the_answers(home: Home, billing_server: BillingSer
     assert billing_server.billed() == dict.fromkeys(rows, 1)
 
 
-def test_the_next_command_begins_below_where_the_backend_refused(home: Home, billing_server: BillingServer) -> None:
-    """When the third post was asked to wait, no more than three are in flight in another file's upload thereafter."""
-    posts = itertools.count(1)
-    asked_to_wait = reply(429, {"detail": "slow down"})
-    billing_server.respond = lambda received: (
-        asked_to_wait if received.method == "POST" and next(posts) == 3 else contract(received)
-    )
-    write_csv(home.folder / "monday.csv", usage_rows(8))
-    assert home.run_here("upload", "monday.csv").exit_code == 0
-    before = len(billing_server.posts)
-    billing_server.respond = held_back = HeldBack(answered=100)
-    write_csv(home.folder / "tuesday.csv", usage_rows(300, tenants=["acme"]))
-    with home.started("upload", "tuesday.csv") as process:
-        billing_server.wait_for(posts=before + 101)
+def ceiling_kept(home: Home) -> KnownCeiling | None:
+    """Give what the ledger has of the backend's limit."""
+    return known_ceiling(home.ledger, base_url=home.base_url)
+
+
+def test_a_limit_that_left_a_row_in_doubt_is_kept(home: Home, billing_server: BillingServer) -> None:
+    """When a call of many is answered 503, and posts are accepted after it, the next command will know."""
+    billing_server.respond = held_back = HeldBack(answered=3000)
+    write_csv(home.folder / "usage.csv", usage_rows(4000, tenants=["acme"]))
+    with home.started("upload", "usage.csv") as process:
+        billing_server.wait_for(posts=3000 + 18)
+        others = itertools.count()
+        billing_server.respond = lambda received: contract(received) if next(others) else reply(503)
+        held_back.release()
+        assert ended(process).exit_code == 1
+    known = ceiling_kept(home)
+    assert known is not None
+    assert known.calls >= 16
+    assert known.quiet_commands == 0
+
+
+def test_the_next_command_begins_below_what_is_known(home: Home, billing_server: BillingServer) -> None:
+    """However many posts are accepted, fewer are in flight; and it says so, and that there was no doubt."""
+    keep_ceiling(home.ledger, KnownCeiling(16.0), base_url=home.base_url)
+    billing_server.respond = held_back = HeldBack(answered=400)
+    write_csv(home.folder / "usage.csv", usage_rows(500, tenants=["acme"]))
+    with home.started("upload", "usage.csv") as process:
+        billing_server.wait_for(posts=400 + 15)
         process.send_signal(signal.SIGINT)
         held_back.release()
-        assert ended(process).exit_code == 130
-    assert len(billing_server.posts) <= before + 100 + 3
+        done = ended(process)
+    assert done.exit_code == 130
+    assert "fewer than 16 calls at once for the first minutes" in done.said
+    assert len(billing_server.posts) == 400 + 15
+    assert ceiling_kept(home) == (16.0, 1)
 
 
-def test_a_dry_run_keeps_nothing_of_the_backend(home: Home, billing_server: BillingServer) -> None:
-    """As it writes nothing else."""
-    look_ups = itertools.count(1)
-    asked_to_wait = reply(429, {"detail": "slow down"})
-    billing_server.respond = lambda received: asked_to_wait if next(look_ups) == 2 else contract(received)
+def test_a_dry_run_and_one_that_posts_nothing_keep_nothing(home: Home, billing_server: BillingServer) -> None:
+    """What an earlier command left stays as it is."""
     write_csv(home.folder / "usage.csv", usage_rows(20))
-    done = home.run_here("upload", "usage.csv", "--dry-run")
-    assert done.exit_code == 0, done.said
-    assert not [*home.ledger.rglob("*.json")]
+    assert home.run_here("upload", "usage.csv").exit_code == 0
+    assert ceiling_kept(home) is None
+    told = KnownCeiling(40.0, 3)
+    keep_ceiling(home.ledger, told, base_url=home.base_url)
+    for arguments in (["usage.csv"], ["usage.csv", "--dry-run"], ["gone.csv"]):
+        home.run_here("upload", *arguments)
+        assert ceiling_kept(home) == told
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"[0, 2]", b"[NaN, 2]", b"[8, -1]", b"[8, Infinity]", b"\xff"])
-def test_what_was_found_is_left_aside_when_it_makes_no_sense(
-    home: Home, billing_server: BillingServer, content: bytes
-) -> None:
-    """A damaged file of it stops nothing, and holds nothing back; nor does one that cannot be written."""
-    keep_limit(home.ledger, Refused(8.0, 2.0), base_url=billing_server.base_url)
-    assert found_limit(home.ledger, base_url=billing_server.base_url) == (8.0, 2.0)
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"7",
+        b"[" * 100_000,
+        b'{"calls": 40}',
+        b'{"calls": 1, "quiet_commands": 0}',
+        b'{"calls": NaN, "quiet_commands": 0}',
+        b'{"calls": 1e400, "quiet_commands": 0}',
+        b'{"calls": 40, "quiet_commands": -1}',
+        b'{"calls": 40, "quiet_commands": Infinity}',
+        b'{"calls": 4' + b"0" * 400 + b', "quiet_commands": 0}',
+        b"\xff",
+    ],
+    ids=range(12),
+)
+def test_a_ceiling_that_makes_no_sense_is_left_aside(home: Home, billing_server: BillingServer, content: bytes) -> None:
+    """A damaged file of it stops nothing, and holds nothing back."""
+    keep_ceiling(home.ledger, KnownCeiling(40.0), base_url=home.base_url)
+    assert ceiling_kept(home) == (40.0, 0)
     (kept,) = home.ledger.glob("limits/*.json")
     kept.write_bytes(content)
-    assert found_limit(home.ledger, base_url=billing_server.base_url) is None
+    assert ceiling_kept(home) is None
+    write_csv(home.folder / "usage.csv", usage_rows(3))
+    assert home.run_here("upload", "usage.csv").exit_code == 0
+
+
+def test_a_ceiling_that_cannot_be_kept_stops_nothing(home: Home, billing_server: BillingServer) -> None:
+    """Nor does a pipe in its place, for which a command would wait."""
+    keep_ceiling(home.ledger, KnownCeiling(40.0), base_url=home.base_url)
+    (kept,) = home.ledger.glob("limits/*.json")
+    kept.unlink()
+    os.mkfifo(kept)
+    assert ceiling_kept(home) is None
     kept.unlink()
     kept.parent.rmdir()
     kept.parent.touch()
-    keep_limit(home.ledger, Refused(8.0, 2.0), base_url=billing_server.base_url)
+    keep_ceiling(home.ledger, KnownCeiling(40.0), base_url=home.base_url)
+    keep_ceiling(home.ledger, None, base_url=home.base_url)
     write_csv(home.folder / "usage.csv", usage_rows(3))
     assert home.run_here("upload", "usage.csv").exit_code == 0
 

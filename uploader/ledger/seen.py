@@ -109,15 +109,18 @@ class SeenRows:
 
     def own_posted(self) -> bytes | None:
         """Give the sketch of this run's rows that ``keep`` kept; None when there is none."""
-        return read_if_there(self._path(is_of_replays=False))
+        with as_it_can_be_read(self._folder):
+            return read_if_there(self._path(is_of_replays=False))
 
     def own_replays(self) -> bytes | None:
         """Give the sketch of what this run's replays posted; None when there is none."""
-        return read_if_there(self._path(is_of_replays=True))
+        with as_it_can_be_read(self._folder):
+            return read_if_there(self._path(is_of_replays=True))
 
     def own_log(self) -> list[bytes]:
         """Give the sketches of this run's whole log, first that of its rows as they stand; none when all was posted."""
-        return [kept.read_bytes() for kept in self._own_logs()]
+        with as_it_can_be_read(self._folder):
+            return [kept.read_bytes() for kept in self._own_logs()]
 
     def keep(self, rows: bytes) -> None:
         """Keep the sketch of this run's rows, in the place of an earlier one.

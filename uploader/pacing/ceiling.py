@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 _BELOW = 0.95
 _SAME = 0.8
@@ -11,17 +10,6 @@ _FIRST_SECONDS = 2.0
 _LONGEST_SECONDS = 320.0
 _LONGER = 1.5
 _FIRST_STEP_PAST = 0.05
-
-
-class Refused(NamedTuple):
-    """Where a backend refused calls, or lost them.
-
-    calls:   in flight.
-    seconds: how long it was left in peace, the last time.
-    """
-
-    calls: float
-    seconds: float
 
 
 class Ceiling:
@@ -38,14 +26,13 @@ class Ceiling:
         self._step_past = _FIRST_STEP_PAST
 
     @property
-    def refused(self) -> Refused | None:
-        """Where calls were refused the last time; None when none were."""
-        return None if math.isinf(self._at) else Refused(self._at, self._seconds)
+    def at(self) -> float:
+        """The limit; infinity when there is none."""
+        return self._at
 
-    def recall(self, refused: Refused, *, until_seconds: float) -> None:
-        """Begin with what an earlier command found."""
-        self._at, self._seconds = refused
-        self._until_seconds = until_seconds
+    def recall(self, at: float, *, until_seconds: float) -> None:
+        """Begin with the limit that an earlier command met."""
+        self._at, self._until_seconds = at, until_seconds
 
     def lay(self, limit: float, *, now_seconds: float) -> None:
         """Note that calls were refused or lost at a limit; of one call at a time, at the least."""

@@ -20,7 +20,6 @@ import enum
 import math
 from dataclasses import replace
 
-from uploader.pacing.ceiling import Refused
 from uploader.pacing.climb import UNQUESTIONED, Climb
 from uploader.pacing.measured import MeasuredLevel, Window
 from uploader.pacing.refusals import Refusals
@@ -60,10 +59,10 @@ class AdaptiveLimit:
     """The number of calls that may be in flight, look-ups and posts together.
 
     most:    it never goes above this.
-    refused: where an earlier command met refusals; it stays below that for a while.
+    ceiling: where an earlier command met refusals; it stays below that for a while. None for nowhere.
     """
 
-    def __init__(self, *, most: int, refused: Refused | None = None) -> None:
+    def __init__(self, *, most: int, ceiling: float | None = None) -> None:
         self._most = float(most)
         self._limit = float(min(FIRST_LIMIT, most))
         self._target = float(min(UNQUESTIONED, most))
@@ -76,7 +75,7 @@ class AdaptiveLimit:
         self._hold_seconds = _FIRST_HOLD_SECONDS
         self._next_trial_seconds = 0.0
         self._refusals = Refusals(limit=self._limit)
-        self._to_recall = refused
+        self._to_recall = ceiling
         self._steady_since_seconds = -math.inf
         self._window: Window | None = None
         self._is_window_due = False
@@ -88,9 +87,9 @@ class AdaptiveLimit:
         return int(self._limit)
 
     @property
-    def refused(self) -> Refused | None:
-        """Where calls were refused the last time, here or in an earlier command; None when none were."""
-        return self._to_recall or self._refusals.last
+    def ceiling(self) -> float:
+        """The limit at which calls were refused, here or in an earlier command; infinity when none were."""
+        return self._refusals.ceiling if self._to_recall is None else self._to_recall
 
     def note_turn(self, *, now_seconds: float, in_flight: int, waited_seconds: float) -> None:
         """Learn, before further calls start, how full the limit was.

@@ -15,7 +15,7 @@ from uploader.model.api import Verdict
 from uploader.model.model import Outcome, Reason
 from uploader.model.settings import MOST_IN_FLIGHT
 from uploader.pacing.bucket import TokenBucket
-from uploader.pacing.ceiling import Refused
+from uploader.pacing.lesson import KnownCeiling, Lesson
 from uploader.pacing.limit import AdaptiveLimit
 
 _TROUBLES_IN_A_ROW = 5
@@ -50,7 +50,7 @@ class Pacing:
     concurrency:         calls in flight at the most; None to find out what the backend takes.
     was_good_before:     whether posts were accepted there before; asked when first answers speak against the set-up.
     max_rate_per_second: posts started a second at the most; None for no cap.
-    refused:             where an earlier command met refusals; None for nowhere, or to find it out anew.
+    known_ceiling:       what an earlier command left; None for nothing.
     stop:                why no further call may start; empty while the run may go on.
     trouble:             what the last call came to that got no good answer; empty while there was none.
     """
@@ -65,13 +65,16 @@ class Pacing:
         chance: random.Random,
         was_good_before: Callable[[], bool],
         max_rate_per_second: float | None = None,
-        refused: Refused | None = None,
+        known_ceiling: KnownCeiling | None = None,
     ) -> None:
         self.stop = ""
         self.trouble = ""
         self.mode = Mode.OPEN
         self._fixed_limit = concurrency
-        self._adaptive_limit = AdaptiveLimit(most=most_in_flight, refused=refused)
+        self._adaptive_limit = AdaptiveLimit(
+            most=most_in_flight, ceiling=None if known_ceiling is None else known_ceiling.calls
+        )
+        self._lesson = Lesson(known_ceiling)
         self._bucket = None if max_rate_per_second is None else TokenBucket(rate_per_second=max_rate_per_second)
         self._most_tries = retries + 1
         self._patience_seconds = patience_seconds
@@ -96,13 +99,11 @@ class Pacing:
         return self._adaptive_limit.current if self._fixed_limit is None else self._fixed_limit
 
     @property
-    def refused(self) -> Refused | None:
-        """Where the backend refused calls, for the next command to know; None when that is not known well.
-
-        It is not by a fixed limit, nor where the backend is in trouble at the end.
-        """
-        is_known_well = self._fixed_limit is None and self.mode is Mode.OPEN and not self.stop
-        return self._adaptive_limit.refused if is_known_well else None
+    def known_ceiling(self) -> KnownCeiling | None:
+        """What the next command should know; what this one was told, where it was stopped or its limit is fixed."""
+        if self._fixed_limit is not None or self.stop or self.mode is not Mode.OPEN:
+            return self._lesson.before
+        return self._lesson.for_the_next(self._adaptive_limit.ceiling)
 
     def note_turn(self, *, now_seconds: float, in_flight: int, waited_seconds: float) -> None:
         """Learn, before calls are chosen, how many are in flight, and how long in all the process slept for answers."""
@@ -201,6 +202,7 @@ class Pacing:
 
     def _note_accepted(self, *, now_seconds: float, elapsed_seconds: float) -> None:
         self._adaptive_limit.note_answer(now_seconds=now_seconds, elapsed_seconds=elapsed_seconds)
+        self._lesson.note_accepted()
         self._note_calm("post")
         self._first_answers = None
         self._trips = 0
@@ -213,6 +215,7 @@ class Pacing:
         if outcome.reason not in _TROUBLE or (outcome.http_status and outcome.http_status not in _OVERLOAD):
             return False
         if outcome.reason is Reason.IN_DOUBT:
+            self._lesson.note_doubt()
             self._adaptive_limit.note_lost(now_seconds=now_seconds, elapsed_seconds=elapsed_seconds)
         else:
             self._adaptive_limit.note_shed(now_seconds=now_seconds, elapsed_seconds=elapsed_seconds)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from uploader.pacing.ceiling import Ceiling, Refused
+from uploader.pacing.ceiling import Ceiling
 
 _MOST_TOO_MANY = 1 / 8  # of the limit: the climb never goes further past what the backend holds
 _SPARED_SECONDS = 10.0  # a row in doubt costs a person longer than that, and a limit a little too low costs little
+_RECALLED_SECONDS = 300.0  # what an earlier command paid for with questions is not asked again in most nights
 _LIMITS_REMEMBERED = 1000  # for longer than a call lasts
 
 
@@ -23,13 +24,13 @@ class Refusals:
         self._spared_until_seconds = -math.inf
 
     @property
-    def last(self) -> Refused | None:
-        """Where calls were refused the last time; None when none were."""
-        return self._ceiling.refused
+    def ceiling(self) -> float:
+        """The limit at which calls were refused, here or in an earlier command; infinity when none were."""
+        return self._ceiling.at
 
-    def recall(self, refused: Refused, *, now_seconds: float) -> None:
+    def recall(self, ceiling: float, *, now_seconds: float) -> None:
         """Begin with what an earlier command found."""
-        self._ceiling.recall(refused, until_seconds=now_seconds + max(refused.seconds, _SPARED_SECONDS))
+        self._ceiling.recall(ceiling, until_seconds=now_seconds + _RECALLED_SECONDS)
 
     def note_limit(self, limit: float, *, in_flight: int, now_seconds: float) -> None:
         """Learn the limit under which calls start now; a lower one holds only once a call may start under it."""

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from uploader.ledger.found_limits import found_limit, keep_limit
+from uploader.ledger.known_ceilings import keep_ceiling, known_ceiling
 from uploader.ledger.ledger import History, Ledger
 from uploader.ledger.run_file import has_accepted_rows
 from uploader.model.errors import StoppedError, UploaderError
 from uploader.model.notes import Note
 from uploader.model.plan import Plan
+from uploader.pacing.lesson import KnownCeiling
 from uploader.pacing.pacing import Pacing
 from uploader.posting.calls import Call
 from uploader.posting.customers import Customers
@@ -51,6 +52,7 @@ class Watcher:
 class Desk:
     """What lives for a whole command, whatever the number of files.
 
+    known_ceiling:  what an earlier command left of the backend's limit; None for nothing.
     path_by_run_id: the usage logs that were begun so far.
     """
 
@@ -61,6 +63,7 @@ class Desk:
     pacing: Pacing
     pacing_notes: PacingNotes = field(init=False)
     sender: Sender[Call]
+    known_ceiling: KnownCeiling | None
     path_by_run_id: dict[str, Path] = field(default_factory=dict)
     _begun: tuple[UsageLog, Ledger, Progress] | None = None
 
@@ -118,14 +121,17 @@ class Desk:
 
     def _say_that_posting_begins(self, path: Path, ledger: Ledger, progress: Progress) -> None:
         counts = {"rows": progress.rows}
-        self.watcher.say(
-            Note("posting begins", "posting_begun", path=path, run_id=ledger.identity.run_id, counts=counts)
-        )
+        run_id = ledger.identity.run_id
+        self.watcher.say(Note("posting begins", "posting_begun", path=path, run_id=run_id, counts=counts))
+        if self.known_ceiling is not None and self.plan.settings.concurrency is None:
+            calls = int(self.known_ceiling.calls)
+            text = f"fewer than {calls:,} calls at once for the first minutes: so many left rows in doubt before"
+            self.watcher.say(Note(text, "limit_known", path=path, run_id=run_id, counts={"calls": calls}))
 
-    def keep_limit(self) -> None:
-        """Have the next command to this backend know where it refused calls."""
-        if self.pacing.refused is not None:
-            keep_limit(self.plan.ledger_folder, self.pacing.refused, base_url=self.plan.settings.base_url)
+    def keep_ceiling(self) -> None:
+        """Have the next command to this backend know how many calls at once were too many for it."""
+        if self.pacing.known_ceiling != self.known_ceiling:
+            keep_ceiling(self.plan.ledger_folder, self.pacing.known_ceiling, base_url=self.plan.settings.base_url)
 
     def report_of_error(self, path: Path, error: UploaderError, start: Start) -> FileReport:
         """Report a file that could not be finished, with the calls that were made for it all the same."""
@@ -186,6 +192,7 @@ def open_desk(plan: Plan, watcher: Watcher) -> Iterator[Desk]:
             ca_bundle=route.ca_bundle,
         )
     )
+    known = known_ceiling(plan.ledger_folder, base_url=settings.base_url)
     pacing = Pacing(
         concurrency=settings.concurrency,
         most_in_flight=most_in_flight,
@@ -194,7 +201,7 @@ def open_desk(plan: Plan, watcher: Watcher) -> Iterator[Desk]:
         chance=random.Random(),  # noqa: S311 -- jitter, not a secret
         was_good_before=lambda: has_accepted_rows(plan.ledger_folder, base_url=settings.base_url),
         max_rate_per_second=settings.max_rate,
-        refused=found_limit(plan.ledger_folder, base_url=settings.base_url),
+        known_ceiling=known,
     )
     with contextlib.closing(sender):
         yield Desk(
@@ -204,4 +211,5 @@ def open_desk(plan: Plan, watcher: Watcher) -> Iterator[Desk]:
             customers=Customers(),
             pacing=pacing,
             sender=sender,
+            known_ceiling=known,
         )

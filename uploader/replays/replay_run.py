@@ -41,7 +41,7 @@ def replay(path: Path, *, plan: Plan, watcher: Watcher, permissions: Permissions
         except UploaderError as error:
             report = desk.report_of_error(path, error, start)
         watcher.say(report.as_note())
-        desk.keep_limit()
+        desk.keep_ceiling()
         return report
 
 

@@ -39,7 +39,7 @@ def upload(paths: Sequence[Path], *, plan: Plan, watcher: Watcher) -> list[FileR
         for path in logs:
             reports.append(_upload_or_say_why_not(path, desk))
             watcher.say(reports[-1].as_note())
-        desk.keep_limit()
+        desk.keep_ceiling()
         return reports
 
 

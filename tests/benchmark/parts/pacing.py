@@ -12,9 +12,9 @@ from tests.benchmark.bench import Bench, upload_command
 from tests.benchmark.process import Cost, measured
 from tests.benchmark.table import Grid, Row, Section, UnmeasuredError, at_least, unmeasured
 from tests.command import Home
-from uploader.ledger.found_limits import found_limit, keep_limit
+from uploader.ledger.known_ceilings import keep_ceiling, known_ceiling
 from uploader.model.settings import normalised_base_url
-from uploader.pacing.ceiling import Refused
+from uploader.pacing.lesson import KnownCeiling
 
 NAME = "pacing"
 TITLE = "Pacing: `--concurrency auto` beside fixed settings"
@@ -59,12 +59,12 @@ _SERVERS = {
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What one run came to; ``is_stopped`` when the uploader gave up, ``refused`` what it found of the server."""
+    """What one run came to; ``is_stopped`` when the uploader gave up, ``known`` what it left for the next."""
 
     rows_per_second: float
     in_doubt: int
     is_stopped: bool
-    refused: Refused | None
+    known: KnownCeiling | None
 
 
 @dataclass(slots=True)
@@ -110,9 +110,9 @@ def measure(bench: Bench) -> Section:
             try:
                 run = _run(bench, _SERVERS[name], setting)
                 trial.runs.append(run)
-                if run.refused is not None:
+                if run.known is not None:
                     bench.say(f"round {number + 1}: {name} server, {_NEXT_NIGHT}")
-                    next_nights[name].runs.append(_run(bench, _SERVERS[name], setting, refused=run.refused))
+                    next_nights[name].runs.append(_run(bench, _SERVERS[name], setting, known=run.known))
             except UnmeasuredError as error:
                 trial.why_not = error
     rows = [row for name in _SERVERS for row in _verdicts(name, trials)]
@@ -139,15 +139,14 @@ def _is_hopeless(name: str, setting: str, trials: dict[tuple[str, str], _Trial])
     return setting in rates and rates[setting] < _HOPELESS_SHARE * max(rates.values())
 
 
-def _run(bench: Bench, server: _Server, setting: str, *, refused: Refused | None = None) -> _Run:
-    """Post to a fresh copy of a server; ``refused`` is what the ledger knows of it from a night before."""
+def _run(bench: Bench, server: _Server, setting: str, *, known: KnownCeiling | None = None) -> _Run:
+    """Post to a fresh copy of a server; ``known`` is what the ledger has of it from a night before."""
     share = bench.scale.pacing_share
     rows = int(server.rows * share)
     log = bench.log(rows=rows, tenants=_TENANTS)
     with backend(server.behaviour) as running, bench.home(running.base_url) as home:
         base_url = normalised_base_url(running.base_url)
-        if refused is not None:
-            keep_limit(home.ledger, refused, base_url=base_url)
+        keep_ceiling(home.ledger, known, base_url=base_url)
         command = upload_command(log, "--concurrency", setting, "--timeout", _TIMEOUT_SECONDS)
         cost = measured(
             home.command(*command),
@@ -161,7 +160,7 @@ def _run(bench: Bench, server: _Server, setting: str, *, refused: Refused | None
             rows_per_second=running.seen().recorded_per_second,
             in_doubt=_rows_in_doubt(home, cost),
             is_stopped=cost.exit_code == _STOPPED_EARLY,
-            refused=found_limit(home.ledger, base_url=base_url),
+            known=known_ceiling(home.ledger, base_url=base_url),
         )
 
 
