@@ -9,7 +9,7 @@ import pytest
 from tests.pacing_scenes import FIXED, SCENES
 from tests.simulated_backend import Answered, Backend, Story, always, simulate, stepwise
 from uploader.model.settings import MOST_IN_FLIGHT
-from uploader.pacing.lesson import KnownCeiling
+from uploader.pacing.lesson import KnownCeiling, Lesson
 from uploader.pacing.limit import FIRST_LIMIT, AdaptiveLimit
 
 TAKEN = dict.fromkeys(SCENES, 0.9) | {"shedding earlier": 0.8}
@@ -158,6 +158,16 @@ def test_what_was_no_limit_of_the_backend_is_not_handed_on() -> None:
         run = simulate(backend, seconds=40)
         assert run.in_doubt
         assert run.known_ceiling is None
+
+
+def test_a_limit_is_handed_on_once_a_post_was_accepted_after_it() -> None:
+    """Until then the backend may simply be down."""
+    lesson = Lesson(None)
+    lesson.note_accepted()
+    lesson.note_doubt()
+    assert lesson.for_the_next(40.0) is None
+    lesson.note_accepted()
+    assert lesson.for_the_next(40.0) == KnownCeiling(40.0)
 
 
 def test_a_command_that_learns_nothing_hands_on_what_it_was_told() -> None:
